@@ -1,0 +1,98 @@
+"""Every error adapeff raises on purpose, and the exit code each one gives.
+
+    AdapeffError                     1
+    ├── ConfigError                  1   settings: unknown key, bad value, unusable place
+    ├── SpecError                    1   sweep or job: YAML, unknown name, bad parameter
+    │   └── UnknownNameError         1   a method, task, suite, metric, sweep ... nobody has registered
+    ├── DataError                    1   a data set that is missing, unreadable or not as declared
+    ├── ModelError                   1   a model that cannot be found, loaded or adapted
+    ├── JobError                     1   a job that does not exist or is not in the state asked for
+    │   └── LeaseLostError           1   the run is no longer the one that counts
+    ├── ResourceError                1   a device or a disk that is not there, full or read-only
+    ├── SchemaError                  1   the database has no tables of ours, or other ones than this version knows
+    ├── UnreachableError             3   PostgreSQL or Redis cannot be reached
+    └── JobsFailedError              4   `run`, `--wait`: a job ended failed or cancelled
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """What the command line exits with."""
+
+    OK = 0
+    ERROR = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    JOBS_FAILED = 4
+    INTERRUPTED = 130
+
+
+class AdapeffError(Exception):
+    """Root of the tree; its text is one line: what is wrong, what was expected, what to do."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.ERROR
+
+
+class ConfigError(AdapeffError):
+    """A setting is unknown, malformed, or names a place that cannot be used."""
+
+
+class SpecError(AdapeffError):
+    """A sweep or job specification is malformed."""
+
+
+class UnknownNameError(SpecError):
+    """A name that no installed distribution registers."""
+
+    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+        super().__init__(f"unknown {what} '{name}'; {suggest(name, known)}")
+
+
+class DataError(AdapeffError):
+    """A data set is missing, unreadable, or not as declared."""
+
+
+class ModelError(AdapeffError):
+    """A model cannot be found, loaded, or adapted in the way asked for."""
+
+
+class JobError(AdapeffError):
+    """A job does not exist or is not in a state that allows what was asked."""
+
+
+class LeaseLostError(JobError):
+    """A run tried to renew or write after its job was given to another run or ended."""
+
+
+class ResourceError(AdapeffError):
+    """A device, a disk, or a lock that the work needs cannot be had."""
+
+
+class SchemaError(AdapeffError):
+    """The database is not one this version can use as it stands."""
+
+
+class UnreachableError(AdapeffError):
+    """The database or the broker does not answer."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
+class JobsFailedError(AdapeffError):
+    """At least one of the jobs waited for ended failed or cancelled."""
+
+    exit_code = ExitCode.JOBS_FAILED
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Say which known name was probably meant, and list them all: "did you mean 'lora'?  known: ..."."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    hint = f"did you mean '{near[0]}'?  " if near else ""
+    return f"{hint}known: {', '.join(names) or 'none'}"

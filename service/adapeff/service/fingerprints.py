@@ -1,0 +1,35 @@
+"""Identify local content by what it holds, never by where it lies."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from adapeff.service.errors import DataError
+
+_CHUNK = 1 << 20
+
+
+def file_fingerprint(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; check that it is there and readable") from error
+    return digest.hexdigest()
+
+
+def files_fingerprint(root: Path, files: Iterable[Path]) -> str:
+    """SHA-256 over the relative names and contents of some files below `root`, whatever order they come in."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f"{path.relative_to(root).as_posix()}\0{file_fingerprint(path)}\n".encode())
+    return digest.hexdigest()

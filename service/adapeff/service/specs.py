@@ -1,0 +1,384 @@
+"""Sweeps and jobs as a user writes them, and the identity of a job.
+
+A sweep is a YAML file: a grid over models x tasks x methods x seeds, and over every setting given as a list. It expands
+to `JobSpec`s, each fully resolved: nothing about a job depends on the machine that later runs it.
+
+Identity (`train_hash`, `job_hash`) is the SHA-256 of canonical JSON. Fields that stand at their default are left out, so
+that a new field renames no old job; therefore **a default never changes** once released (a test holds the hashes).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
+
+from adapeff.service import catalog
+from adapeff.service.errors import SpecError, UnknownNameError, suggest
+from adapeff.service.plugins import DataIdentity, Frozen
+from adapeff.service.references import ModelReference, PluginReference, parse_plugin, resolve_model, scalars
+
+Device = Literal["any", "cpu", "cuda"]
+SWEEPS = Path(__file__).parent / "sweeps"
+
+
+class Training(Frozen):
+    """Everything that shapes training; all of it enters `train_hash`."""
+
+    learning_rate: PositiveFloat
+    epochs: PositiveFloat = 3.0
+    steps: PositiveInt | None = None
+    """Optimiser steps; where given, it takes the place of `epochs`."""
+    batch_size: PositiveInt = 32
+    max_length: int = Field(default=128, ge=8)
+    """Tokens an example is cut to."""
+    warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises linearly; then it falls linearly to zero."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_grad_norm: PositiveFloat = 1.0
+    head_dropout: float = Field(default=0.1, ge=0, lt=1)
+    evaluate_every_epochs: PositiveFloat = 1.0
+    evaluate_every_steps: PositiveInt | None = None
+    """Steps between validations; where given, it takes the place of `evaluate_every_epochs`."""
+    train_size: PositiveInt | None = None
+    """Train on that many examples, drawn by the seed 0 for all methods and seeds; None takes all."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto` is bf16 autocast where the device has it, else fp32."""
+    device: Device = "any"
+    cpu_threads: PositiveInt = 1
+    """Threads torch may use on a CPU; part of the settings because sums depend on it."""
+
+
+class Measuring(Frozen):
+    """What is measured around training; enters `job_hash` alone."""
+
+    test_languages: tuple[str, ...] | None = None
+    """Languages to test in; a sweep that names none gets all whose data are at hand."""
+    latency_batches: tuple[PositiveInt, ...] = (1, 32)
+    latency_length: int = Field(default=64, ge=8)
+    """Tokens of each example in the latency measurement (cut to what the model takes)."""
+    latency_seconds: float = Field(default=2.0, gt=0)
+    """Time budget of each latency cell; at least 5 samples are taken whatever it is."""
+    best_state: Literal["memory", "disk"] = "memory"
+    """Where the best state by validation is kept while training goes on."""
+    keep_weights: bool = False
+    """Keep what was trained (safetensors) as an artifact."""
+
+
+class JobSpec(Frozen):
+    """One cell of a sweep, fully resolved."""
+
+    kind: Literal["train"] = "train"
+    model: ModelReference
+    task: PluginReference
+    data: DataIdentity
+    method: PluginReference
+    seed: int = Field(ge=0, lt=2**31)
+    training: Training
+    learning_rate_source: str
+    measuring: Measuring = Measuring()
+    time_limit_minutes: PositiveFloat | None = None
+    repeat: int = Field(default=0, ge=0)
+    sources: tuple[str, ...] = ()
+    """Job hashes of the jobs whose artifacts this one needs."""
+
+    def train_identity(self) -> dict[str, Any]:
+        """What shapes training, as canonical JSON takes it."""
+        return {
+            "kind": self.kind,
+            "model": self.model.identity,
+            "task": self.task.name,
+            "task_parameters": self.task.parameters,
+            "data": self.data.fingerprint or f"{self.data.source}@{self.data.revision or 'main'}",
+            "method": self.method.name,
+            "method_parameters": self.method.parameters,
+            "seed": self.seed,
+            "training": self.training.model_dump(mode="json", exclude_defaults=True),
+            **({"sources": sorted(self.sources)} if self.sources else {}),
+        }
+
+    @property
+    def train_hash(self) -> str:
+        """SHA-256 of what shapes training."""
+        return _sha256(self.train_identity())
+
+    @property
+    def job_hash(self) -> str:
+        """SHA-256 of what shapes training and measuring, and the repeat."""
+        return _sha256(
+            {
+                "train": self.train_hash,
+                "measuring": self.measuring.model_dump(mode="json", exclude_defaults=True),
+                "test_data": self.data.test_fingerprint,
+                "repeat": self.repeat,
+            }
+        )
+
+    @property
+    def label(self) -> str:
+        """The cell in a few words, for logs and tables."""
+        return f"{self.model} {self.task} {self.method} seed {self.seed}"
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: one text per value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+class SweepSpec(Frozen):
+    """A sweep as written: the grid before it is expanded."""
+
+    name: str = Field(min_length=1, max_length=100)
+    description: str = ""
+    models: tuple[str, ...] = Field(min_length=1)
+    tasks: tuple[str, ...] = ()
+    suites: tuple[str, ...] = ()
+    methods: tuple[str, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    settings: dict[str, Any] = {}
+    exclude: tuple[dict[str, Any], ...] = ()
+    include: tuple[dict[str, Any], ...] = ()
+    time_limit_minutes: PositiveFloat | None = None
+    priority: int = Field(default=5, ge=0, le=9)
+    """0 is served first."""
+
+    @field_validator("models", "tasks", "suites", "methods", "seeds", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return (value,)
+        return split_list(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _known_keys(self) -> Self:
+        if not self.tasks and not self.suites:
+            raise ValueError("a sweep needs at least one task or suite; add a line such as `tasks: [sst2]`")
+        known = _setting_names()
+        for key in self.settings:
+            if key not in known:
+                raise ValueError(f"unknown setting '{key}'; {suggest(key, known)}")
+        for cell in (*self.exclude, *self.include):
+            for key in cell:
+                if key not in {"model", "task", "method", "seed", *known}:
+                    raise ValueError(f"unknown key '{key}' in exclude/include; {suggest(key, known)}")
+        for cell in self.include:
+            if missing := {"model", "task", "method"} - cell.keys():
+                raise ValueError(f"an include needs model, task and method; {', '.join(sorted(missing))} missing")
+        return self
+
+
+def split_list(text: str) -> tuple[str, ...]:
+    """Split `full,lora[rank=8,alpha=16]` at the commas outside brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "[") - (character == "]")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def _setting_names() -> set[str]:
+    return {*Training.model_fields, *Measuring.model_fields}
+
+
+_LIST_SETTINGS = {"test_languages", "latency_batches"}
+
+
+def find_sweep(name: str) -> Path:
+    """The file of a sweep: a path, or the name of a ready-made one.
+
+    Raises:
+        SpecError: if there is none.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        if not path.is_file():
+            raise SpecError(f"sweep file '{name}' does not exist; ready-made sweeps: {', '.join(ready_made_sweeps())}")
+        return path
+    if name not in ready_made_sweeps():
+        raise UnknownNameError("sweep", name, ready_made_sweeps())
+    return SWEEPS / f"{name}.yaml"
+
+
+def ready_made_sweeps() -> list[str]:
+    """The names of the sweeps that ship with adapeff."""
+    return sorted(path.stem for path in SWEEPS.glob("*.yaml"))
+
+
+def load_sweep(path: Path, overrides: Iterable[str] = ()) -> SweepSpec:
+    """Read a sweep file, apply `key=value` overrides (a sweep's key or a setting), and validate it.
+
+    Raises:
+        SpecError: if it cannot be read or is malformed.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise SpecError(f"{path}{where} is not YAML: {getattr(error, 'problem', None) or error}") from error
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise SpecError(f"cannot read sweep file {path}: {error.strerror}") from error
+    if not isinstance(raw, dict):
+        raise SpecError(f"{path} holds {_kind(raw)}, expected a mapping with keys such as models, tasks, methods")
+    raw = scalars(raw)
+    raw.setdefault("name", path.stem)
+    for override in overrides:
+        _apply_override(raw, override)
+    return parse_sweep(raw, origin=str(path))
+
+
+def parse_sweep(raw: Mapping[str, Any], *, origin: str = "sweep") -> SweepSpec:
+    """Validate a sweep given as a mapping.
+
+    Raises:
+        SpecError: naming the key, the value and what was expected.
+    """
+    for key in raw:
+        if key not in SweepSpec.model_fields:
+            known = {*SweepSpec.model_fields, *_setting_names()}
+            where = " (it belongs under `settings:`)" if key in _setting_names() else f"; {suggest(str(key), known)}"
+            raise SpecError(f"{origin}: unknown key '{key}'{where}")
+    try:
+        return SweepSpec.model_validate(raw)
+    except ValidationError as error:
+        raise SpecError(f"{origin}: {catalog.first_problem(error)}") from error
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals:
+        raise SpecError(f"override '{override}' is not of the form key=value")
+    known = {*SweepSpec.model_fields, *_setting_names()} - {"settings", "exclude", "include"}
+    if key not in known:
+        raise SpecError(f"unknown key '{key}' in override '{override}'; {suggest(key, known)}")
+    try:
+        value = text if key in {"methods", "tasks", "models", "suites"} else scalars(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise SpecError(f"the value of override '{override}' cannot be read") from error
+    if key == "seeds" and isinstance(value, str):
+        value = [scalars(yaml.safe_load(part)) for part in split_list(value)]
+    if key in _setting_names():
+        raw["settings"] = {**(raw.get("settings") or {}), key: value}
+    else:
+        raw[key] = value
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def expand(sweep: SweepSpec, *, data_root: Path | None) -> list[JobSpec]:
+    """All jobs of a sweep, each once, in the order models, tasks, methods, settings, seeds.
+
+    Raises:
+        SpecError: for a name or parameter nobody knows, or if nothing is left of the grid.
+        DataError, ModelError: if local data or a local model cannot be read.
+    """
+    tasks = [*sweep.tasks, *(task for name in sweep.suites for task in catalog.get_suite(name).tasks)]
+    axes = {key: value for key, value in sweep.settings.items() if key not in _LIST_SETTINGS and isinstance(value, list)}
+    for key, values in axes.items():
+        if not values:
+            raise SpecError(f"setting '{key}' is an empty list, so the grid is empty; give at least one value")
+    fixed = {key: value for key, value in sweep.settings.items() if key not in axes}
+    cells: list[dict[str, Any]] = [
+        {"model": model, "task": task, "method": method, **fixed, **dict(zip(axes, values, strict=True)), "seed": seed}
+        for model, task, method, values, seed in itertools.product(
+            sweep.models, tasks, sweep.methods, itertools.product(*axes.values()), sweep.seeds
+        )
+    ]
+    cells = [cell for cell in cells if not any(_matches(cell, rule) for rule in sweep.exclude)]
+    for extra in sweep.include:
+        seeds = (extra["seed"],) if "seed" in extra else sweep.seeds
+        cells += [{**fixed, **extra, "seed": seed} for seed in seeds]
+    if not cells:
+        raise SpecError(f"sweep '{sweep.name}' has no jobs left after its excludes; loosen `exclude`")
+    identify = _memoised_identity(data_root)
+    jobs = [_job(cell, sweep=sweep, identify=identify) for cell in cells]
+    return list({job.job_hash: job for job in jobs}.values())
+
+
+def _matches(cell: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
+    def same(key: str, wanted: Any) -> bool:
+        have = cell.get(key)
+        if isinstance(wanted, list):
+            return any(same(key, item) for item in wanted)
+        if key in ("method", "task") and isinstance(have, str) and isinstance(wanted, str) and "[" not in wanted:
+            return parse_plugin(have).name == wanted
+        return bool(have == wanted)
+
+    return all(same(key, wanted) for key, wanted in rule.items())
+
+
+_Languages = tuple[str, ...]
+_Identify = Callable[[str, _Languages | None], tuple[_Languages, DataIdentity]]
+
+
+def _memoised_identity(data_root: Path | None) -> _Identify:
+    seen: dict[tuple[str, _Languages | None], tuple[_Languages, DataIdentity]] = {}
+
+    def identify(text: str, asked: _Languages | None) -> tuple[_Languages, DataIdentity]:
+        if (text, asked) not in seen:
+            reference = parse_plugin(text)
+            task = catalog.get_task(reference.name, reference.parameters)
+            for language in asked or ():
+                if language not in task.languages:
+                    raise SpecError(
+                        f"task '{task.name}' has no test language '{language}'; {suggest(language, task.languages)}"
+                    )
+            languages = asked or task.available_languages(data_root)
+            seen[text, asked] = languages, task.identity(languages, data_root)
+        return seen[text, asked]
+
+    return identify
+
+
+def _job(
+    cell: Mapping[str, Any],
+    *,
+    sweep: SweepSpec,
+    identify: _Identify,
+) -> JobSpec:
+    method_reference = parse_plugin(str(cell["method"]))
+    method = catalog.get_method(method_reference.name, method_reference.parameters)
+    method_parameters = method.model_dump(mode="json", exclude_defaults=True)
+    task_reference = parse_plugin(str(cell["task"]))
+    settings = {key: value for key, value in cell.items() if key not in ("model", "task", "method", "seed")}
+    learning_rate = settings.get("learning_rate", "default")
+    source = "set in the sweep"
+    if learning_rate == "default":
+        learning_rate, source = method.default_learning_rate, method.learning_rate_source
+    training = {key: value for key, value in settings.items() if key in Training.model_fields}
+    measuring = {key: value for key, value in settings.items() if key in Measuring.model_fields}
+    try:
+        measured = Measuring.model_validate(measuring)
+        languages, data = identify(str(cell["task"]), measured.test_languages)
+        return JobSpec(
+            model=resolve_model(str(cell["model"])),
+            task=task_reference,
+            data=data,
+            method=PluginReference(name=method_reference.name, parameters=method_parameters),
+            seed=cell["seed"],
+            training=Training.model_validate({**training, "learning_rate": learning_rate}),
+            learning_rate_source=source,
+            measuring=measured.model_copy(update={"test_languages": languages}),
+            time_limit_minutes=sweep.time_limit_minutes,
+        )
+    except ValidationError as error:
+        raise SpecError(f"sweep '{sweep.name}': {catalog.first_problem(error)}") from error
+

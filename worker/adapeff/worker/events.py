@@ -1,0 +1,61 @@
+"""What a runner tells the world: one JSON object a line in `events.jsonl`, each written whole and at once.
+
+    {"event": "stage", "stage": "train"}
+    {"event": "progress", "step": 40, "steps": 750, "loss": 0.41, "eta_s": 93.0}
+    {"event": "measurement", "name": "accuracy", "value": 0.87, "unit": "1", "language": "en", "split": "test", ...}
+    {"event": "curve", "name": "train_loss", "points": [[1, 0.70], [2, 0.69], ...]}
+    {"event": "artifact", "name": "predictions", "path": "predictions.jsonl.gz", "sha256": "...", "bytes": 8123}
+    {"event": "environment", "values": {"torch": "2.13.0", ...}}
+    {"event": "end", "outcome": "succeeded", "message": ""}
+
+A measurement's value may be null; `reason` then says why it could not be had.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from adapeff.service.fingerprints import file_fingerprint
+
+
+class EventLog:
+    """Appends events to a file; a reader may follow it while the run goes on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file: TextIO = (folder / "events.jsonl").open("a", encoding="utf-8", buffering=1)
+
+    def emit(self, event: str, **values: Any) -> None:
+        """Write one event."""
+        self._file.write(json.dumps({"event": event, **values}, ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def measure(self, name: str, value: float | None, unit: str, *, reason: str = "", **where: Any) -> None:
+        """Write one number, and where it holds (statistic, phase, language, split, batch, length, dtype, variant).
+
+        Raises:
+            ValueError: for a null without a reason, or a number that is not finite.
+        """
+        if value is None and not reason:
+            raise ValueError(f"measurement '{name}' is null without a reason")
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"measurement '{name}' is {value}")
+        self.emit("measurement", name=name, value=value, unit=unit, reason=reason, **where)
+
+    def curve(self, name: str, points: Sequence[tuple[float, float]]) -> None:
+        """Write a curve of (step, value) points."""
+        self.emit("curve", name=name, points=[list(point) for point in points])
+
+    def artifact(self, name: str, path: Path) -> None:
+        """Announce a finished file in the run's folder."""
+        self.emit(
+            "artifact",
+            name=name,
+            path=path.relative_to(self.folder).as_posix(),
+            sha256=file_fingerprint(path),
+            bytes=path.stat().st_size,
+        )

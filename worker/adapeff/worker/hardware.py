@@ -1,0 +1,161 @@
+"""The device a run uses, its memory, and the record of everything a reader needs to doubt a number."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from adapeff.service.errors import ResourceError
+
+_PACKAGES = ("adapeff", "torch", "transformers", "peft", "tokenizers", "datasets", "numpy")
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device for `cpu`, `cuda` or `any` (a GPU where there is one).
+
+    Raises:
+        ResourceError: if a GPU is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ResourceError("a GPU was asked for (device: cuda), but torch sees none; use device: cpu or another host")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """`bf16` or `fp32`: `auto` is bf16 on a GPU that computes in it, else fp32."""
+    if name != "auto":
+        return name
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """The context a forward pass runs in."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+class Memory:
+    """Peaks since `start`: the allocator's two on a GPU, the process's own resident set everywhere.
+
+    The process figure is the high-water mark of resident memory above what was resident at the start. A child's
+    `ru_maxrss` would inherit its parent's peak, so the kernel's VmHWM is read, after resetting it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._baseline = 0
+
+    def start(self) -> None:
+        """Forget earlier peaks."""
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            pass  # not allowed in some containers: the mark then counts from the process's start
+        self._baseline = _status("VmRSS") or 0
+
+    def peaks(self) -> dict[str, tuple[int | None, str]]:
+        """Name -> (bytes or None, reason for None)."""
+        mark = _status("VmHWM")
+        process = (None, "no VmHWM on this system") if mark is None else (max(0, mark - self._baseline), "")
+        if self._device.type == "cuda":
+            allocated: tuple[int | None, str] = (torch.cuda.max_memory_allocated(self._device), "")
+            reserved: tuple[int | None, str] = (torch.cuda.max_memory_reserved(self._device), "")
+        else:
+            allocated = reserved = (None, "torch keeps no allocator statistics on a CPU")
+        return {
+            "peak_memory_allocated_bytes": allocated,
+            "peak_memory_reserved_bytes": reserved,
+            "peak_memory_process_bytes": process,
+        }
+
+
+def _status(key: str) -> int | None:
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
+def environment(device: torch.device, precision: str) -> dict[str, Any]:
+    """Device, driver, versions and revision of the code."""
+    values: dict[str, Any] = {
+        "device_type": device.type,
+        "device_name": _device_name(device),
+        "precision": precision,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": psutil.cpu_count(),
+        "cpu_affinity": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "memory_total_bytes": psutil.virtual_memory().total,
+        "load_average_1m": round(os.getloadavg()[0], 2),
+        "torch_threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "driver": _driver(device),
+        **{package: _version(package) for package in _PACKAGES},
+        **_git(),
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        values |= {"device_memory_bytes": properties.total_memory, "compute_capability": f"{properties.major}.{properties.minor}"}
+    return values
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _driver(device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return None
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except (ImportError, OSError, RuntimeError):
+        return None
+
+
+def _git() -> dict[str, Any]:
+    """Revision of the checkout this code runs from, and whether it was changed; nulls for an installed package."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    tracked = git("ls-files", "--error-unmatch", str(Path(__file__).resolve()))
+    if not tracked:
+        return {"git_revision": None, "git_dirty": None}
+    return {"git_revision": git("rev-parse", "HEAD"), "git_dirty": bool(git("status", "--porcelain", "-uno"))}

@@ -1,0 +1,152 @@
+"""Load an encoder with its tokenizer, and put the common head on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from adapeff.service.errors import ModelError
+from adapeff.service.plugins import Method
+from adapeff.service.references import ModelReference, model_folder, resolve_model
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """An encoder in fp32 on the CPU, without its pooler."""
+
+    encoder: nn.Module
+    tokenizer: Any
+    hidden_size: int
+    max_positions: int
+    revision: str
+    """The commit of a hub model, the content fingerprint of a local one."""
+
+
+def load_model(reference: ModelReference) -> LoadedModel:
+    """Load what a job's reference names, never running code that comes with it.
+
+    Raises:
+        ModelError: if it is absent, another one than was submitted, no encoder, or needs its own code.
+    """
+    folder = model_folder(reference.name) if reference.source == "folder" else None
+    if reference.source == "folder":
+        found = resolve_model(reference.name)
+        if folder is None or found.fingerprint != reference.fingerprint:
+            raise ModelError(
+                f"model '{reference.name}' here has the fingerprint {str(found.fingerprint)[:12]}, but the job was submitted "
+                f"with {str(reference.fingerprint)[:12]}; give every host the same files"
+            )
+    place = str(folder) if folder else reference.name
+    # A safe default everywhere: code that comes with a model is never run.
+    options: dict[str, Any] = {"revision": reference.revision or "main", "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(place, **options)
+        if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or getattr(config, "is_encoder_decoder", False):
+            raise ModelError(f"model '{reference}' is of type {config.model_type}, which is no encoder")
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+        encoder: Any = AutoModel.from_pretrained(place, config=config, dtype=torch.float32, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"model '{reference}' cannot be loaded: {_one_line(error)}") from error
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None  # the head reads the first token itself; an unused pooler would be counted as trained
+    commit = getattr(config, "_commit_hash", None)
+    return LoadedModel(
+        encoder=encoder,
+        tokenizer=tokenizer,
+        hidden_size=config.hidden_size if hasattr(config, "hidden_size") else config.dim,
+        max_positions=_max_positions(config, tokenizer),
+        revision=reference.fingerprint or commit or reference.revision or "unknown",
+    )
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{text[0] if text else type(error).__name__} (check the name, the revision and the connection)"
+
+
+def _max_positions(config: Any, tokenizer: Any) -> int:
+    """Tokens the model takes: RoBERTa types count positions from the padding index on."""
+    positions = int(getattr(config, "max_position_embeddings", 512))
+    if config.model_type in {"roberta", "xlm-roberta", "camembert", "mpnet"}:
+        positions -= int(config.pad_token_id) + 1
+    return min(positions, int(min(tokenizer.model_max_length, 10**6)))
+
+
+class ClassificationHead(nn.Module):
+    """Dropout, dense + tanh, linear on the first token: the same for every method.
+
+    Takes hidden states, batch x length x hidden; gives logits, batch x labels. (hidden + 1) * hidden +
+    (hidden + 1) * labels parameters.
+    """
+
+    def __init__(self, hidden_size: int, labels: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.out = nn.Linear(hidden_size, labels)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.out(torch.tanh(self.dense(self.dropout(hidden_states[:, 0]))))
+        return logits
+
+
+class Classifier(nn.Module):
+    """An adapted encoder and the head."""
+
+    def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.encoder(**inputs).last_hidden_state)
+        return logits
+
+
+def build_classifier(loaded: LoadedModel, method: Method, *, labels: int, dropout: float, seed: int) -> Classifier:
+    """Adapt the encoder and put the head on it.
+
+    The head and the method's weights are drawn from seeds of their own, so that every method of a comparison starts
+    from the same head.
+    """
+    torch.manual_seed(seed)
+    head = ClassificationHead(loaded.hidden_size, labels, dropout)
+    torch.manual_seed(seed + 1)
+    return Classifier(method.attach(loaded.encoder), head)
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Parameters by what they are for; `total` counts every one once, head included."""
+
+    trainable_method: int
+    trainable_head: int
+    total: int
+
+    @property
+    def trainable(self) -> int:
+        """What the optimiser moves."""
+        return self.trainable_method + self.trainable_head
+
+
+def count_parameters(model: Classifier) -> ParameterCounts:
+    """Count what is trained, apart for method and head, and what there is."""
+
+    def trainable(module: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+    return ParameterCounts(
+        trainable_method=trainable(model.encoder),
+        trainable_head=trainable(model.head),
+        total=sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+def trained_state(model: Classifier) -> dict[str, torch.Tensor]:
+    """What must be kept of a task: every trainable tensor by name, detached, on its device."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -1,0 +1,333 @@
+"""Run one job: `python -m adapeff.worker.runner job.json --out DIR`.
+
+Knows neither database nor queue; runs wherever torch, transformers and peft are. It writes `events.jsonl` (see
+`events.py`) and the artifacts to DIR, logs to stderr, and exits with 0, or 1 when the job failed (the last event then
+says why).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import logging
+import os
+import random
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
+
+from adapeff.service import catalog
+from adapeff.service.errors import AdapeffError, DataError, SpecError
+from adapeff.service.plugins import Example, Task
+from adapeff.service.specs import JobSpec
+from adapeff.worker.clocks import PhaseClock
+from adapeff.worker.events import EventLog
+from adapeff.worker.hardware import Memory, choose_device, choose_precision, environment
+from adapeff.worker.models import Classifier, LoadedModel, build_classifier, count_parameters, load_model, trained_state
+from adapeff.worker.stages.evaluate import Predictions, evaluate
+from adapeff.worker.stages.prepare import Encoded, encode, steps_per_epoch, subset, training_batches
+from adapeff.worker.stages.profile import P99_NEEDS, measure_latency, percentile
+from adapeff.worker.stages.train import BestState, TrainResult, train
+
+logger = logging.getLogger("adapeff.runner")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a run needs, loaded and tokenised."""
+
+    task: Task
+    loaded: LoadedModel
+    model: Classifier
+    train: Encoded
+    validation: Encoded
+    tests: dict[str, Encoded]
+
+
+def run_job(spec: JobSpec, out: Path, *, device_name: str | None = None, data_root: Path | None = None) -> None:
+    """Run a job to its end; every result goes to the event log in `out`.
+
+    Raises:
+        AdapeffError: for whatever is wrong with the job, its data or its model.
+    """
+    clock = PhaseClock()
+    log = EventLog(out)
+    device = choose_device(device_name or spec.training.device)
+    precision = choose_precision(spec.training.precision, device)
+    _seed_everything(spec, device)
+    memory = Memory(device)
+    log.emit("environment", values=environment(device, precision))
+
+    log.emit("stage", stage="prepare")
+    memory.start()
+    prepared = prepare(spec, device, clock, data_root)
+    _measure_parameters(log, prepared.model)
+    log.emit("resolved", model_revision=prepared.loaded.revision, data_revision=prepared.task.resolved_revision())
+
+    log.emit("stage", stage="train")
+    trained = train_stage(spec, prepared, device=device, precision=precision, clock=clock, log=log, out=out)
+    for name, (peak, reason) in memory.peaks().items():
+        log.measure(name, peak, "B", reason=reason, phase="train")
+    _measure_training(log, trained, clock)
+    _store_weights(log, prepared.model, out, keep=spec.measuring.keep_weights)
+
+    log.emit("stage", stage="evaluate")
+    with clock.phase("test"):
+        predictions = {
+            language: evaluate(prepared.model, data, device=device, precision=precision)
+            for language, data in prepared.tests.items()
+        }
+    _measure_quality(log, prepared.task, predictions, out)
+
+    log.emit("stage", stage="profile")
+    with clock.phase("profile"):
+        samples = _measure_latency(spec, prepared, log, device=device, precision=precision)
+    _store_samples(log, trained, samples, out)
+    _measure_phases(log, clock)
+
+
+def prepare(spec: JobSpec, device: torch.device, clock: PhaseClock, data_root: Path | None) -> Prepared:
+    """Load the model and the data, adapt the one and tokenise the other."""
+    task = catalog.get_task(spec.task.name, spec.task.parameters)
+    method = catalog.get_method(spec.method.name, spec.method.parameters)
+    languages = spec.measuring.test_languages or task.available_languages(data_root)
+    with clock.phase("load"):
+        _check_data(spec, task, languages, data_root)
+        train_examples = subset(task.examples("train", task.source_language, data_root), spec.training.train_size)
+        validation_examples = task.examples("validation", task.source_language, data_root)
+        test_examples = {language: task.examples("test", language, data_root) for language in languages}
+        loaded = load_model(spec.model)
+        model = build_classifier(
+            loaded, method, labels=len(task.labels), dropout=spec.training.head_dropout, seed=spec.seed
+        ).to(device)
+    longest = min(spec.training.max_length, loaded.max_positions)
+
+    def tokenise(examples: list[Example]) -> Encoded:
+        return encode(examples, loaded.tokenizer, max_length=longest)
+
+    with clock.phase("tokenise"):
+        return Prepared(
+            task=task,
+            loaded=loaded,
+            model=model,
+            train=tokenise(train_examples),
+            validation=tokenise(validation_examples),
+            tests={language: tokenise(examples) for language, examples in test_examples.items()},
+        )
+
+
+def train_stage(
+    spec: JobSpec,
+    prepared: Prepared,
+    *,
+    device: torch.device,
+    precision: str,
+    clock: PhaseClock,
+    log: EventLog,
+    out: Path,
+) -> TrainResult:
+    """Train on the source language, selecting on its validation split."""
+    settings = spec.training
+    per_epoch = steps_per_epoch(len(prepared.train), settings.batch_size)
+    steps = settings.steps or max(1, round(settings.epochs * per_epoch))
+    every = settings.evaluate_every_steps or max(1, round(settings.evaluate_every_epochs * per_epoch))
+    metric = catalog.get_metric(prepared.task.metric)
+
+    def validate() -> float:
+        found = evaluate(prepared.model, prepared.validation, device=device, precision=precision)
+        return metric.compute(found.gold, found.predicted)
+
+    def report(step: int, loss: float, eta: float) -> None:
+        log.emit("progress", step=step, steps=steps, loss=round(loss, 5), eta_s=round(eta, 1))
+        logger.info("step %d of %d, loss %.4f, %.0f s to go", step, steps, loss, eta)
+
+    torch.manual_seed(spec.seed + 2)  # dropout must not depend on how many weights the method drew
+    result = train(
+        prepared.model,
+        training_batches(prepared.train, batch_size=settings.batch_size, seed=spec.seed),
+        settings=settings,
+        steps=steps,
+        evaluate_every=every,
+        device=device,
+        precision=precision,
+        clock=clock,
+        validate=validate,
+        best=BestState(prepared.model, out / "best.safetensors" if spec.measuring.best_state == "disk" else None),
+        report=report,
+    )
+    (out / "best.safetensors").unlink(missing_ok=True)
+    log.curve("train_loss", list(enumerate(result.losses, start=1)))
+    log.curve(f"validation_{metric.name}", result.validation)
+    log.measure(metric.name, result.best_score, "1", split="validation", language=prepared.task.source_language)
+    return result
+
+
+def _check_data(spec: JobSpec, task: Task, languages: tuple[str, ...], data_root: Path | None) -> None:
+    found = task.identity(languages, data_root)
+    if found != spec.data:
+        raise DataError(
+            f"the data of '{task.name}' here ({found.source} {str(found.fingerprint)[:12]}) are not those the job was "
+            f"submitted with ({spec.data.source} {str(spec.data.fingerprint)[:12]}); give every host the same data_root"
+        )
+
+
+def _seed_everything(spec: JobSpec, device: torch.device) -> None:
+    random.seed(spec.seed)
+    torch.manual_seed(spec.seed)
+    if device.type == "cpu":
+        torch.set_num_threads(spec.training.cpu_threads)
+
+
+def _measure_parameters(log: EventLog, model: Classifier) -> None:
+    counts = count_parameters(model)
+    log.measure("trainable_parameters", counts.trainable, "1")
+    log.measure("trainable_parameters_method", counts.trainable_method, "1")
+    log.measure("trainable_parameters_head", counts.trainable_head, "1")
+    log.measure("total_parameters", counts.total, "1")
+
+
+def _measure_training(log: EventLog, trained: TrainResult, clock: PhaseClock) -> None:
+    log.measure("train_compute_s", clock.seconds["compute"], "s")
+    log.measure("train_steps", trained.steps, "1")
+    log.measure("best_step", trained.best_step, "1")
+    log.measure("train_samples", trained.samples, "1")
+    log.measure("train_tokens", trained.real_tokens, "1", variant={"tokens": "real"})
+    log.measure("train_tokens", trained.processed_tokens, "1", variant={"tokens": "processed"})
+    for percent in (50, 95):
+        log.measure("step_latency_s", percentile(trained.step_seconds, percent), "s", statistic=f"p{percent}")
+
+
+def _store_weights(log: EventLog, model: Classifier, out: Path, *, keep: bool) -> None:
+    """Write what must be kept per task, and measure the file; it stays only where asked for."""
+    file = out / "weights.safetensors"
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        written = Path(folder) / "weights.safetensors"
+        save_file({name: tensor.cpu().contiguous() for name, tensor in trained_state(model).items()}, written)
+        log.measure("stored_bytes", written.stat().st_size, "B")
+        if keep:
+            written.replace(file)
+    if keep:
+        log.artifact("weights", file)
+
+
+def _measure_quality(log: EventLog, task: Task, predictions: dict[str, Predictions], out: Path) -> None:
+    metric = catalog.get_metric(task.metric)
+    file = out / "predictions.jsonl.gz"
+    with gzip.open(file, "wt", encoding="utf-8") as lines:
+        for language, found in predictions.items():
+            log.measure(metric.name, metric.compute(found.gold, found.predicted), "1", language=language, split="test")
+            most_common = Counter(found.gold).most_common(1)[0][0]
+            baseline = metric.compute(found.gold, [most_common] * len(found.gold))
+            log.measure(f"majority_{metric.name}", baseline, "1", language=language, split="test")
+            log.measure("examples", len(found.gold), "1", language=language, split="test")
+            for row in zip(found.ids, found.gold, found.predicted, found.scores, strict=True):
+                record = dict(zip(("id", "gold", "predicted", "score"), row, strict=True))
+                lines.write(json.dumps({"language": language, **record}, ensure_ascii=False) + "\n")
+    if (ceiling := task.ceiling()) is not None:
+        log.measure(f"ceiling_{metric.name}", ceiling, "1", split="test")
+    log.artifact("predictions", file)
+
+
+def _measure_latency(
+    spec: JobSpec, prepared: Prepared, log: EventLog, *, device: torch.device, precision: str
+) -> list[dict[str, Any]]:
+    length = min(spec.measuring.latency_length, prepared.loaded.max_positions)
+    cells = []
+    for batch in spec.measuring.latency_batches:
+        cell = measure_latency(
+            prepared.model,
+            list(prepared.train.padding),
+            batch=batch,
+            length=length,
+            seconds=spec.measuring.latency_seconds,
+            vocabulary=prepared.loaded.encoder.config.vocab_size,  # type: ignore[union-attr,arg-type]
+            device=device,
+            precision=precision,
+        )
+        where: dict[str, Any] = {"phase": "inference", "batch": batch, "length": length, "dtype": precision}
+        for percent in (50, 95):
+            log.measure("latency_s", cell.percentile(percent), "s", statistic=f"p{percent}", **where)
+        enough = len(cell.samples) >= P99_NEEDS
+        reason = "" if enough else f"{len(cell.samples)} samples; a p99 needs {P99_NEEDS}"
+        log.measure("latency_s", cell.percentile(99) if enough else None, "s", reason=reason, statistic="p99", **where)
+        throughput = batch / cell.percentile(50)
+        log.measure("throughput_samples_per_s", throughput, "1/s", statistic="p50", **where)
+        cells.append(asdict(cell))
+    return cells
+
+
+def _store_samples(log: EventLog, trained: TrainResult, latency: list[dict[str, Any]], out: Path) -> None:
+    file = out / "samples.json.gz"
+    with gzip.open(file, "wt", encoding="utf-8") as text:
+        json.dump({"format": 1, "step_seconds": trained.step_seconds, "latency_seconds": latency}, text)
+    log.artifact("samples", file)
+
+
+def _measure_phases(log: EventLog, clock: PhaseClock) -> None:
+    wall = clock.wall()
+    for name, seconds in clock.seconds.items():
+        log.measure("phase_s", seconds, "s", phase=name)
+    log.measure("phase_s", max(0.0, wall - sum(clock.seconds.values())), "s", phase="unattributed")
+    log.measure("wall_s", wall, "s")
+
+
+def ending(error: BaseException) -> tuple[str, str]:
+    """The outcome and the one-line message an exception ends a run with."""
+    text = str(error).strip()
+    if isinstance(error, AdapeffError):
+        return "error", text
+    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
+    line = text.splitlines()[0] if text else ""
+    if out_of_memory:
+        return "oom", f"out of memory ({line or type(error).__name__}); use a smaller batch_size or max_length"
+    return "error", f"{type(error).__name__}: {line}"
+
+
+def main() -> int:
+    """Parse the command line, run the job, and write how it ended as the last event."""
+    parser = argparse.ArgumentParser(prog="python -m adapeff.worker.runner", description="Run one job, alone.")
+    parser.add_argument("job", type=Path, help="the job's specification, JSON")
+    parser.add_argument("--out", type=Path, required=True, help="folder for events and artifacts")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: what the job says")
+    parser.add_argument("--data-root", type=Path, help="folder of local data sets")
+    arguments = parser.parse_args()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr, level=logging.INFO)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    log = EventLog(arguments.out)
+    try:
+        spec = _read_spec(arguments.job)
+        run_job(spec, arguments.out, device_name=arguments.device, data_root=arguments.data_root)
+    except KeyboardInterrupt:
+        log.emit("end", outcome="cancelled", message="interrupted")
+        return 130
+    except Exception as error:
+        outcome, message = ending(error)
+        logger.log(
+            logging.ERROR, "%s", message, exc_info=None if isinstance(error, AdapeffError) else error
+        )
+        log.emit("end", outcome=outcome, message=message)
+        return 1
+    log.emit("end", outcome="succeeded", message="")
+    return 0
+
+
+def _read_spec(path: Path) -> JobSpec:
+    try:
+        return JobSpec.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"cannot read job file {path}: {error.strerror}") from error
+    except ValidationError as error:
+        raise SpecError(f"{path} is no job specification: {catalog.first_problem(error)}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
