@@ -26,7 +26,7 @@ def _registered(group: str) -> Mapping[str, Any]:
     for point in sorted(entry_points(group=f"adapeff.{group}"), key=lambda point: point.name):
         try:
             mapping = point.load()
-        except Exception as error:  # noqa: BLE001 - a stranger's package may fail in any way; name it
+        except Exception as error:
             raise SpecError(
                 f"the {group} of the installed package '{point.name}' cannot be loaded ({error}); "
                 "repair or uninstall that package"

@@ -1,17 +1,17 @@
 """Every error adapeff raises on purpose, and the exit code each one gives.
 
-    AdapeffError                     1
-    ├── ConfigError                  1   settings: unknown key, bad value, unusable place
-    ├── SpecError                    1   sweep or job: YAML, unknown name, bad parameter
-    │   └── UnknownNameError         1   a method, task, suite, metric, sweep ... nobody has registered
-    ├── DataError                    1   a data set that is missing, unreadable or not as declared
-    ├── ModelError                   1   a model that cannot be found, loaded or adapted
-    ├── JobError                     1   a job that does not exist or is not in the state asked for
-    │   └── LeaseLostError           1   the run is no longer the one that counts
-    ├── ResourceError                1   a device or a disk that is not there, full or read-only
-    ├── SchemaError                  1   the database has no tables of ours, or other ones than this version knows
-    ├── UnreachableError             3   PostgreSQL or Redis cannot be reached
-    └── JobsFailedError              4   `run`, `--wait`: a job ended failed or cancelled
+AdapeffError                     1
+├── ConfigError                  1   settings: unknown key, bad value, unusable place
+├── SpecError                    1   sweep or job: YAML, unknown name, bad parameter
+│   └── UnknownNameError         1   a method, task, suite, metric, sweep ... nobody has registered
+├── DataError                    1   a data set that is missing, unreadable or not as declared
+├── ModelError                   1   a model that cannot be found, loaded or adapted
+├── JobError                     1   a job that does not exist or is not in the state asked for
+│   └── LeaseLostError           1   the run is no longer the one that counts
+├── ResourceError                1   a device or a disk that is not there, full or read-only
+├── SchemaError                  1   the database has no tables of ours, or other ones than this version knows
+├── UnreachableError             3   PostgreSQL or Redis cannot be reached
+└── JobsFailedError              4   `run`, `--wait`: a job ended failed or cancelled
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How models and plug-ins are written: `org/name@revision`, `./folder`, `package:NAME/folder`, `lora[rank=8,alpha=16]`."""
+"""How models and plug-ins are written: `org/name@revision`, `./folder`, `package:NAME/folder`, `lora[rank=8]`."""
 
 from __future__ import annotations
 

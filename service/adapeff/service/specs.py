@@ -3,7 +3,7 @@
 A sweep is a YAML file: a grid over models x tasks x methods x seeds, and over every setting given as a list. It expands
 to `JobSpec`s, each fully resolved: nothing about a job depends on the machine that later runs it.
 
-Identity (`train_hash`, `job_hash`) is the SHA-256 of canonical JSON. Fields that stand at their default are left out, so
+Identity (`train_hash`, `job_hash`) is the SHA-256 of canonical JSON. Fields at their default are left out, so
 that a new field renames no old job; therefore **a default never changes** once released (a test holds the hashes).
 """
 
@@ -277,6 +277,8 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         raw["settings"] = {**(raw.get("settings") or {}), key: value}
     else:
         raw[key] = value
+        if key in ("tasks", "suites"):  # what is named takes the place of all the sweep has
+            raw["suites" if key == "tasks" else "tasks"] = []
 
 
 def _kind(value: Any) -> str:
@@ -291,7 +293,9 @@ def expand(sweep: SweepSpec, *, data_root: Path | None) -> list[JobSpec]:
         DataError, ModelError: if local data or a local model cannot be read.
     """
     tasks = [*sweep.tasks, *(task for name in sweep.suites for task in catalog.get_suite(name).tasks)]
-    axes = {key: value for key, value in sweep.settings.items() if key not in _LIST_SETTINGS and isinstance(value, list)}
+    axes = {
+        key: value for key, value in sweep.settings.items() if key not in _LIST_SETTINGS and isinstance(value, list)
+    }
     for key, values in axes.items():
         if not values:
             raise SpecError(f"setting '{key}' is an empty list, so the grid is empty; give at least one value")
@@ -381,4 +385,3 @@ def _job(
         )
     except ValidationError as error:
         raise SpecError(f"sweep '{sweep.name}': {catalog.first_problem(error)}") from error
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,8 @@ class Memory:
         """Forget earlier peaks."""
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
-        try:
+        with suppress(OSError):  # not allowed in some containers: the mark then counts from the process's start
             Path("/proc/self/clear_refs").write_text("5")
-        except OSError:
-            pass  # not allowed in some containers: the mark then counts from the process's start
         self._baseline = _status("VmRSS") or 0
 
     def peaks(self) -> dict[str, tuple[int | None, str]]:
@@ -99,7 +97,6 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
         "cpu_count": psutil.cpu_count(),
         "cpu_affinity": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "memory_total_bytes": psutil.virtual_memory().total,
-        "load_average_1m": round(os.getloadavg()[0], 2),
         "torch_threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
@@ -109,7 +106,10 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
     }
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        values |= {"device_memory_bytes": properties.total_memory, "compute_capability": f"{properties.major}.{properties.minor}"}
+        values |= {
+            "device_memory_bytes": properties.total_memory,
+            "compute_capability": f"{properties.major}.{properties.minor}",
+        }
     return values
 
 

@@ -65,6 +65,7 @@ def run_job(spec: JobSpec, out: Path, *, device_name: str | None = None, data_ro
     _seed_everything(spec, device)
     memory = Memory(device)
     log.emit("environment", values=environment(device, precision))
+    log.measure("load_average_1m", os.getloadavg()[0], "1", phase="startup")
 
     log.emit("stage", stage="prepare")
     memory.start()
@@ -311,9 +312,7 @@ def main() -> int:
         return 130
     except Exception as error:
         outcome, message = ending(error)
-        logger.log(
-            logging.ERROR, "%s", message, exc_info=None if isinstance(error, AdapeffError) else error
-        )
+        logger.log(logging.ERROR, "%s", message, exc_info=None if isinstance(error, AdapeffError) else error)
         log.emit("end", outcome=outcome, message=message)
         return 1
     log.emit("end", outcome="succeeded", message="")

@@ -1,4 +1,4 @@
-"""Bottleneck adapters inside PEFT: config, layer and tuner of our own, so that saving, switching and disabling are PEFT's.
+"""Bottleneck adapters inside PEFT: config, layer and tuner of our own; saving, switching, disabling are PEFT's.
 
 At a site, `x` is the residual input of the sublayer, `h` its output after dense and dropout, `LN` the site's own
 pre-trained LayerNorm; the unadapted model gives `LN(h + x)`. The sequential adapter gives
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-class AdapeffPeftType(str, Enum):
+class AdapeffPeftType(StrEnum):
     """Our tuners' types; PEFT compares them as strings and reads `.value`."""
 
     ADAPEFF_BOTTLENECK = "ADAPEFF_BOTTLENECK"
@@ -165,10 +165,13 @@ def add_bottlenecks(encoder: nn.Module, config: BottleneckConfig) -> nn.Module:
         ModelError: if the architecture has no sites of the known form, or a left-out layer does not exist.
     """
     sites = [(name, module) for name, module in encoder.named_modules() if _SITE.fullmatch(name)]
-    unfit = [name for name, module in sites if not all(hasattr(module, part) for part in ("dense", "dropout", "LayerNorm"))]
+    unfit = [
+        name for name, module in sites if not all(hasattr(module, part) for part in ("dense", "dropout", "LayerNorm"))
+    ]
     if not sites or unfit:
         raise ModelError(
-            f"bottleneck adapters know BERT, RoBERTa, XLM-R, ELECTRA and DeBERTa type encoders, not {type(encoder).__name__}"
+            f"bottleneck adapters know BERT, RoBERTa, XLM-R, ELECTRA and DeBERTa type encoders, "
+            f"not {type(encoder).__name__}"
         )
     layers = {int(match["layer"]) for name, _ in sites if (match := _SITE.fullmatch(name))}
     if absent := sorted(set(config.leave_out) - layers):

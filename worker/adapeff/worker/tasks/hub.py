@@ -39,7 +39,9 @@ class HubTask(Task):
             return self.languages
         there = tuple(language for language in self.languages if self._file(root, "test", language).is_file())
         if not there:
-            raise DataError(f"{root} holds no test file of '{self.name}'; expected {self._file(root, 'test', 'LANGUAGE')}")
+            raise DataError(
+                f"{root} holds no test file of '{self.name}'; expected {self._file(root, 'test', 'LANGUAGE')}"
+            )
         return there
 
     def identity(self, languages: Sequence[str], data_root: Path | None) -> DataIdentity:
@@ -143,7 +145,9 @@ def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
                     raise DataError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}")
                 yield row
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; expected the hub's rows, one JSON object a line") from error
+        raise DataError(
+            f"cannot read {path}: {error.strerror}; expected the hub's rows, one JSON object a line"
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except json.JSONDecodeError as error:

@@ -27,22 +27,102 @@ GENERATOR_VERSION = 1
 LANGUAGES = ("en", "de", "es", "fr")
 
 _SUBJECTS = {
-    "en": ("the film", "the concert", "the hotel", "the book", "the meal", "the museum", "the trip", "the game", "the course"),
-    "de": ("der Film", "das Konzert", "das Hotel", "das Buch", "das Essen", "das Museum", "der Ausflug", "das Spiel", "der Kurs"),
-    "es": ("el cine", "el concierto", "el hotel", "el libro", "el plato", "el museo", "el viaje", "el juego", "el curso"),
+    "en": (
+        "the film",
+        "the concert",
+        "the hotel",
+        "the book",
+        "the meal",
+        "the museum",
+        "the trip",
+        "the game",
+        "the course",
+    ),
+    "de": (
+        "der Film",
+        "das Konzert",
+        "das Hotel",
+        "das Buch",
+        "das Essen",
+        "das Museum",
+        "der Ausflug",
+        "das Spiel",
+        "der Kurs",
+    ),
+    "es": (
+        "el cine",
+        "el concierto",
+        "el hotel",
+        "el libro",
+        "el plato",
+        "el museo",
+        "el viaje",
+        "el juego",
+        "el curso",
+    ),
     "fr": ("le film", "le concert", "le hôtel", "le livre", "le repas", "le musée", "le voyage", "le jeu", "le cours"),
 }
 _GOOD = {
-    "en": ("wonderful", "charming", "brilliant", "delightful", "perfect", "excellent", "superb", "fascinating", "lovely"),
-    "de": ("wunderbar", "charmant", "brillant", "entzückend", "perfekt", "exzellent", "hervorragend", "faszinierend", "schön"),
-    "es": ("maravilloso", "encantador", "brillante", "delicioso", "perfecto", "excelente", "soberbio", "fascinante", "bonito"),
+    "en": (
+        "wonderful",
+        "charming",
+        "brilliant",
+        "delightful",
+        "perfect",
+        "excellent",
+        "superb",
+        "fascinating",
+        "lovely",
+    ),
+    "de": (
+        "wunderbar",
+        "charmant",
+        "brillant",
+        "entzückend",
+        "perfekt",
+        "exzellent",
+        "hervorragend",
+        "faszinierend",
+        "schön",
+    ),
+    "es": (
+        "maravilloso",
+        "encantador",
+        "brillante",
+        "delicioso",
+        "perfecto",
+        "excelente",
+        "soberbio",
+        "fascinante",
+        "bonito",
+    ),
     "fr": ("merveilleux", "charmant", "brillant", "délicieux", "parfait", "excellent", "superbe", "fascinant", "joli"),
 }
 _BAD = {
     "en": ("terrible", "boring", "awful", "disappointing", "miserable", "horrible", "dreadful", "tedious", "ugly"),
-    "de": ("schrecklich", "langweilig", "furchtbar", "enttäuschend", "miserabel", "grauenhaft", "entsetzlich", "öde", "hässlich"),
+    "de": (
+        "schrecklich",
+        "langweilig",
+        "furchtbar",
+        "enttäuschend",
+        "miserabel",
+        "grauenhaft",
+        "entsetzlich",
+        "öde",
+        "hässlich",
+    ),
     "es": ("terrible", "aburrido", "espantoso", "decepcionante", "miserable", "horrible", "pésimo", "tedioso", "feo"),
-    "fr": ("terrible", "ennuyeux", "affreux", "décevant", "misérable", "horrible", "épouvantable", "fastidieux", "laid"),
+    "fr": (
+        "terrible",
+        "ennuyeux",
+        "affreux",
+        "décevant",
+        "misérable",
+        "horrible",
+        "épouvantable",
+        "fastidieux",
+        "laid",
+    ),
 }
 _CLAIM = {"en": "{s} was {a}", "de": "{s} war {a}", "es": "{s} fue {a}", "fr": "{s} était {a}"}
 _DENIAL = {"en": "{s} was not {a}", "de": "{s} war nicht {a}", "es": "{s} no fue {a}", "fr": "{s} n'était pas {a}"}
@@ -52,13 +132,53 @@ _CONCESSION = {
     "es": "aunque {x} , {y} .",
     "fr": "{x} , mais {y} .",
 }
-_PLAIN = {language: "{y} ." for language in LANGUAGES}
+_PLAIN = dict.fromkeys(LANGUAGES, "{y} .")
 
 _AGENTS = {
-    "en": ("the dog", "the teacher", "the farmer", "the horse", "the doctor", "the child", "the cat", "the pilot", "the bird"),
-    "de": ("der Hund", "der Lehrer", "der Bauer", "das Pferd", "der Arzt", "das Kind", "die Katze", "der Pilot", "der Vogel"),
-    "es": ("el perro", "el maestro", "el granjero", "el caballo", "el doctor", "el niño", "el gato", "el piloto", "el pájaro"),
-    "fr": ("le chien", "le professeur", "le fermier", "le cheval", "le docteur", "le garçon", "le chat", "le pilote", "le moineau"),
+    "en": (
+        "the dog",
+        "the teacher",
+        "the farmer",
+        "the horse",
+        "the doctor",
+        "the child",
+        "the cat",
+        "the pilot",
+        "the bird",
+    ),
+    "de": (
+        "der Hund",
+        "der Lehrer",
+        "der Bauer",
+        "das Pferd",
+        "der Arzt",
+        "das Kind",
+        "die Katze",
+        "der Pilot",
+        "der Vogel",
+    ),
+    "es": (
+        "el perro",
+        "el maestro",
+        "el granjero",
+        "el caballo",
+        "el doctor",
+        "el niño",
+        "el gato",
+        "el piloto",
+        "el pájaro",
+    ),
+    "fr": (
+        "le chien",
+        "le professeur",
+        "le fermier",
+        "le cheval",
+        "le docteur",
+        "le garçon",
+        "le chat",
+        "le pilote",
+        "le moineau",
+    ),
 }
 _IS_ANIMAL = (True, False, False, True, False, False, True, False, True)
 _KIND = {
@@ -91,7 +211,9 @@ _REASONS = {
 class OfflineTask(Task):
     """A generated sequence classification task."""
 
-    parameters: ClassVar[frozenset[str]] = frozenset({"noise", "difficulty", "train_examples", "test_examples", "data_seed"})
+    parameters: ClassVar[frozenset[str]] = frozenset(
+        {"noise", "difficulty", "train_examples", "test_examples", "data_seed"}
+    )
 
     source_language: str = "en"
     languages: tuple[str, ...] = LANGUAGES

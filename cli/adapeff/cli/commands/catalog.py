@@ -1,0 +1,151 @@
+"""`adapeff methods`, `tasks`, `suites`: what is registered, ours and strangers'."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from adapeff.cli.options import Json
+
+if TYPE_CHECKING:
+    from adapeff.service.plugins import Method, Suite, Task
+
+methods_app = typer.Typer(name="methods", help="Ways of adapting a model.", no_args_is_help=True)
+tasks_app = typer.Typer(name="tasks", help="Benchmark tasks.", no_args_is_help=True)
+suites_app = typer.Typer(name="suites", help="Named sets of tasks.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(metavar="NAME")]
+
+
+@methods_app.command("ls")
+def list_methods(as_json: Json = False) -> None:
+    """List the methods.
+
+    Example:
+
+        adapeff methods ls
+    """
+    from adapeff.service import catalog
+
+    _print_list("methods", [_method(name, kind) for name, kind in sorted(catalog.methods().items())],
+                ["name", "learning_rate", "paper"], as_json=as_json)  # fmt: skip
+
+
+@methods_app.command("show")
+def show_method(name: Name, as_json: Json = False) -> None:
+    """Show a method's hyper-parameters with their defaults, its learning rate and the sources.
+
+    Example:
+
+        adapeff methods show lora
+    """
+    from adapeff.service import catalog
+
+    catalog.get_method(name, {})
+    _print_one(_method(name, catalog.methods()[name]), as_json=as_json)
+
+
+def _method(name: str, kind: type[Method]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "description": " ".join((kind.__doc__ or "").split()),
+        "paper": kind.paper,
+        "learning_rate": kind.default_learning_rate,
+        "learning_rate_source": kind.learning_rate_source,
+        "parameters": {field: info.default for field, info in kind.model_fields.items()},
+    }
+
+
+@tasks_app.command("ls")
+def list_tasks(as_json: Json = False) -> None:
+    """List the tasks.
+
+    Example:
+
+        adapeff tasks ls
+    """
+    from adapeff.service import catalog
+
+    _print_list("tasks", [_task(task) for _, task in sorted(catalog.tasks().items())],
+                ["name", "family", "languages", "licence"], as_json=as_json)  # fmt: skip
+
+
+@tasks_app.command("show")
+def show_task(name: Name, as_json: Json = False) -> None:
+    """Show a task: data, labels, languages, licence, parameters.
+
+    Example:
+
+        adapeff tasks show xnli
+    """
+    from adapeff.service import catalog
+
+    _print_one(_task(catalog.get_task(name)), as_json=as_json)
+
+
+def _task(task: Task) -> dict[str, Any]:
+    values = task.model_dump(mode="json")
+    values["parameters"] = {name: values.pop(name) for name in sorted(task.parameters)}
+    ceiling = task.ceiling()
+    return {**values, **({"ceiling": ceiling} if ceiling is not None else {})}
+
+
+@suites_app.command("ls")
+def list_suites(as_json: Json = False) -> None:
+    """List the suites.
+
+    Example:
+
+        adapeff suites ls
+    """
+    from adapeff.service import catalog
+
+    _print_list("suites", [_suite(suite) for _, suite in sorted(catalog.suites().items())],
+                ["name", "tasks", "description"], as_json=as_json)  # fmt: skip
+
+
+@suites_app.command("show")
+def show_suite(name: Name, as_json: Json = False) -> None:
+    """Show a suite's tasks.
+
+    Example:
+
+        adapeff suites show offline
+    """
+    from adapeff.service import catalog
+
+    _print_one(_suite(catalog.get_suite(name)), as_json=as_json)
+
+
+def _suite(suite: Suite) -> dict[str, Any]:
+    return {"name": suite.name, "tasks": list(suite.tasks), "description": suite.description}
+
+
+def _print_list(title: str, rows: list[dict[str, Any]], columns: list[str], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    from adapeff.cli.render.tables import print_table
+
+    print_table(
+        title, [column.replace("_", " ") for column in columns], [[_text(row[c]) for c in columns] for row in rows]
+    )
+
+
+def _print_one(values: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(values, indent=1))
+        return
+    from adapeff.cli.render.tables import print_table
+
+    rows = [[key.replace("_", " "), _text(value)] for key, value in values.items() if value not in (None, "", {})]
+    print_table(str(values["name"]), ["", ""], rows)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{key} = {_text(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,102 @@
+"""`adapeff doctor`: is everything there that the work needs?"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import typer
+
+from adapeff.cli import context
+from adapeff.cli.options import Json
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check database, broker, packages, devices, disk and data; exits with 1 if something needed for work is missing.
+
+    Example:
+
+        adapeff doctor
+    """
+    found = [{"check": name, "state": state, "detail": detail} for name, state, detail in _checks()]
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        from adapeff.cli.render.tables import print_table
+
+        print_table("doctor", ["check", "", "detail"], [list(row.values()) for row in found])
+    if any(row["state"] == "fail" for row in found):
+        raise typer.Exit(1)
+
+
+def _checks() -> Iterator[tuple[str, str, str]]:
+    settings = context.settings().values
+    yield "python", "ok", f"{sys.version.split()[0]}, adapeff {version('adapeff')}"
+    yield "database", *_guard(lambda: _database(settings))
+    yield "broker", *_guard(lambda: _broker(settings))
+    for package in ("torch", "transformers", "peft", "datasets"):
+        try:
+            yield package, "ok", version(package)
+        except PackageNotFoundError:
+            yield (
+                package,
+                "warn",
+                "not installed: this machine can submit and report, not work (pip install 'adapeff[worker]')",
+            )
+    yield "devices", *_devices()
+    place = next(folder for folder in (settings.artifacts, *settings.artifacts.parents) if folder.exists())
+    free = shutil.disk_usage(place).free / 2**30
+    yield "disk", "ok" if free > 5 else "warn", f"{free:.1f} GiB free for artifacts at {settings.artifacts}"
+    if settings.data_root is None:
+        yield "data_root", "ok", "not set: data come from the hub"
+    else:
+        there = settings.data_root.is_dir()
+        yield "data_root", "ok" if there else "fail", f"{settings.data_root}{'' if there else ' is no folder'}"
+
+
+def _guard(check: Callable[[], str]) -> tuple[str, str]:
+    from adapeff.service.errors import AdapeffError
+
+    try:
+        return "ok", check()
+    except AdapeffError as error:
+        return "fail", str(error)
+
+
+def _database(settings: Any) -> str:
+    from adapeff.service.database import current_revision, open_database
+    from adapeff.service.settings import mask
+
+    database = open_database(settings)
+    revision = current_revision(database)
+    database.close()
+    return f"{mask(settings.database)}, revision {revision}"
+
+
+def _broker(settings: Any) -> str:
+    from adapeff.service.errors import UnreachableError
+    from adapeff.service.queue import broker_problem, make_app
+    from adapeff.service.settings import mask
+
+    if problem := broker_problem(make_app(settings)):
+        raise UnreachableError(f"{mask(settings.broker)} cannot be reached: {problem}")
+    return mask(settings.broker)
+
+
+def _devices() -> tuple[str, str]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        names = [
+            pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())
+        ]
+    except Exception:  # noqa: BLE001 - NVML raises its own types, and is absent on most machines
+        return "ok", f"no GPU that NVML sees; {cores} CPU cores"
+    return "ok", f"{len(names)} GPU ({', '.join(map(str, names))}); {cores} CPU cores"

@@ -1,0 +1,139 @@
+"""`adapeff report` and `export`: what finished jobs come to, and every number behind it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from adapeff.cli import context
+from adapeff.cli.options import Json, SweepName
+
+if TYPE_CHECKING:
+    from adapeff.service.report import Report
+
+ReportFormat = Literal["table", "markdown", "json", "csv"]
+ExportFormat = Literal["json", "csv", "parquet"]
+
+
+def report(
+    sweep: SweepName = None,
+    all_jobs: Annotated[bool, typer.Option("--all", help="Every finished job, whatever its sweep.")] = False,
+    form: Annotated[ReportFormat, typer.Option("--format", help="How to print it.")] = "table",
+    plot: Annotated[Path | None, typer.Option(help="Save the picture quality against training time here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Sum up finished jobs: per model and task a table, one row per method, each figure beside the reference's.
+
+    Examples:
+
+        adapeff report demo
+
+        adapeff report --all --format markdown > report.md
+
+        adapeff report demo --json | jq '.[] | select(.figure == "quality")'
+    """
+    from adapeff.service import sweeps
+    from adapeff.service.report import build_report
+
+    with context.database() as database, database.session(read_only=True) as session:
+        sweep_id = None if all_jobs else sweeps.find_sweep_id(session, sweep)
+        built = build_report(session, sweep_id=sweep_id)
+    print_report(built, "json" if as_json else form)
+    if plot is not None:
+        save_plot(built, plot)
+
+
+def print_report(built: Report, form: ReportFormat) -> None:
+    """Print a report to stdout."""
+    from adapeff.service.report import report_rows
+
+    if form == "json":
+        print(json.dumps(report_rows(built), indent=1))
+    elif form == "csv":
+        rows = [{**row, "values": " ".join(map(str, row["values"]))} for row in report_rows(built)]
+        print(_csv(rows), end="")
+    elif form == "markdown":
+        from adapeff.cli.render.markdown import report_markdown
+
+        print(report_markdown(built), end="")
+    else:
+        from adapeff.cli.render.tables import print_report_tables
+
+        print_report_tables(built)
+    if built.unfinished:
+        states = ", ".join(f"{count} {state}" for state, count in sorted(built.unfinished.items()))
+        context.note(f"not in the report: {states}")
+    if not built.tables:
+        context.note("no job has finished yet; `adapeff status` shows how they stand")
+
+
+def save_plot(built: Report, path: Path) -> None:
+    """Save the report's picture.
+
+    Raises:
+        SpecError: if there is nothing to draw, or the file's ending is no picture's.
+    """
+    from adapeff.cli.render.plots import plot_report
+
+    plot_report(built, path)
+    context.note(f"saved {path}")
+
+
+def export(
+    sweep: SweepName = None,
+    all_jobs: Annotated[bool, typer.Option("--all", help="Every finished job, whatever its sweep.")] = False,
+    form: Annotated[ExportFormat, typer.Option("--format", help="File format.")] = "csv",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; stdout if none.")] = None,
+) -> None:
+    """Export every measurement of every run that counts, in long form.
+
+    Examples:
+
+        adapeff export demo --format csv > demo.csv
+
+        adapeff export --all --format parquet -o all.parquet
+    """
+    from adapeff.service import sweeps
+    from adapeff.service.errors import SpecError
+    from adapeff.service.export import measurement_rows
+
+    if form == "parquet" and out is None:
+        raise SpecError("parquet is a binary format; name a file with --out")
+    with context.database() as database, database.session(read_only=True) as session:
+        sweep_id = None if all_jobs else sweeps.find_sweep_id(session, sweep)
+        rows = list(measurement_rows(session, sweep_id=sweep_id))
+    if form == "parquet" and out is not None:
+        _write_parquet(rows, out)
+    else:
+        text = json.dumps(rows, indent=1) + "\n" if form == "json" else _csv(rows)
+        if out is None:
+            sys.stdout.write(text)
+        else:
+            out.write_text(text, encoding="utf-8")
+    context.note(f"{len(rows)} measurements{f' in {out}' if out else ''}")
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue()
+
+
+def _write_parquet(rows: list[dict[str, Any]], out: Path) -> None:
+    from adapeff.service.errors import ConfigError
+
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        raise ConfigError("parquet needs pyarrow; run pip install 'adapeff[parquet]'") from error
+    parquet.write_table(pyarrow.Table.from_pylist(rows), out)

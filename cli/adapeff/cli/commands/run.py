@@ -1,0 +1,110 @@
+"""`adapeff run`: submit a sweep, work on it here, show how it goes, print the report."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated
+
+import typer
+
+from adapeff.cli import context
+from adapeff.cli.commands.submit import describe, expand_sweep, send, store
+from adapeff.cli.options import DataRoot, Force, Json, Methods, Models, Overrides, Seeds, SweepFile, Tasks, overrides
+
+if TYPE_CHECKING:
+    from adapeff.service.database import Database
+
+STOP_SECONDS = 20
+
+
+def run(
+    sweep: SweepFile,
+    given: Overrides = None,
+    models: Models = None,
+    tasks: Tasks = None,
+    methods: Methods = None,
+    seeds: Seeds = None,
+    data_root: DataRoot = None,
+    devices: Annotated[str | None, typer.Option(help="As for `worker`; default: what the jobs ask for.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Save the picture quality against training time here.")] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Submit a sweep, run its jobs on this machine, and print the report. Finished jobs are re-used.
+
+    Ctrl-C hands back what runs; the same command goes on later. Exits with 4 if a job failed.
+
+    Examples:
+
+        adapeff run demo
+
+        adapeff run sst2 --data-root /data --seeds 0,1,2 --plot sst2.png
+
+        adapeff run my.yaml --methods full,houlsby --devices cuda:0
+    """
+    from adapeff.cli.commands.report import print_report, save_plot
+    from adapeff.cli.progress import raise_for_failures, wait_for
+    from adapeff.service.report import build_report
+
+    context.set_flags(data_root=data_root)
+    settings = context.settings().values
+    spec, jobs = expand_sweep(sweep, overrides(given, models, tasks, methods, seeds), settings)
+    with context.database() as database:
+        stored = store(database, spec, jobs, settings, force=force)
+        context.note(describe(spec, stored))
+        pending = _pending_devices(database, stored.job_ids)
+        if pending:
+            send(database, settings)
+            with _workers([devices] if devices else _devices_for(pending)) as workers:
+                wait_for(database, stored.job_ids, workers=workers)
+        with database.session(read_only=True) as session:
+            report = build_report(session, sweep_id=stored.sweep_id)
+        print_report(report, "json" if as_json else "table")
+        if plot is not None:
+            save_plot(report, plot)
+        raise_for_failures(database, stored.job_ids)
+
+
+def _pending_devices(database: Database, job_ids: list[int]) -> set[str]:
+    from adapeff.service import jobs
+
+    with database.session(read_only=True) as session:
+        found = jobs.list_jobs(session, ids=job_ids, states=("queued", "running"))
+        return {job.spec["training"].get("device", "any") for job in found}
+
+
+def _devices_for(asked: Iterable[str]) -> list[str]:
+    """One worker per kind of device the jobs ask for; those that take any device go along with either."""
+    kinds = sorted(set(asked) - {"any"})
+    return kinds or ["auto"]
+
+
+@contextmanager
+def _workers(devices: list[str]) -> Iterator[list[tuple[subprocess.Popen[bytes], IO[bytes]]]]:
+    """Workers of our own, stopped afterwards: what they still run is handed back to the queue."""
+    with ExitStack() as stack:
+        started = []
+        for kind in devices:
+            log = stack.enter_context(tempfile.TemporaryFile())
+            command = [sys.executable, "-m", "adapeff.worker", "daemon", "--devices", kind, "--quiet"]
+            # A session of their own: a Ctrl-C in the terminal must reach us alone, so that we stop them in order.
+            process = subprocess.Popen(
+                command, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, env=context.child_environment()
+            )
+            started.append((process, log))
+        try:
+            yield started
+        finally:
+            for process, _ in started:
+                process.send_signal(signal.SIGTERM)
+            for process, _ in started:
+                try:
+                    process.wait(STOP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    process.kill()

@@ -1,0 +1,104 @@
+"""`adapeff status`: how jobs stand."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from adapeff.cli import context
+from adapeff.cli.options import Json
+
+if TYPE_CHECKING:
+    from adapeff.service.database import Database
+
+WATCH_SECONDS = 1.0
+
+
+def status(
+    sweep: Annotated[
+        str | None, typer.Argument(metavar="[SWEEP]", help="A sweep's name or id; all jobs if none.")
+    ] = None,
+    state: Annotated[
+        list[str] | None, typer.Option("--state", help="Show only jobs in this state; repeatable.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Show at most that many jobs, the newest.")] = 50,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing until Ctrl-C or all jobs have ended.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show jobs: state, progress, and why one failed.
+
+    Examples:
+
+        adapeff status
+
+        adapeff status demo --watch
+
+        adapeff status --state failed --json
+    """
+    from adapeff.service.errors import JobError, suggest
+    from adapeff.service.models import JOB_STATES
+
+    for name in state or []:
+        if name not in JOB_STATES:
+            raise JobError(f"unknown state '{name}'; {suggest(name, JOB_STATES)}")
+    with context.database() as database:
+        if watch and not as_json:
+            _watch(database, sweep, state or [], limit)
+            return
+        found = snapshot(database, sweep, state or [], limit)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        from adapeff.cli.render.tables import jobs_table, stdout
+
+        stdout().print(jobs_table(found))
+
+
+def _watch(database: Database, sweep: str | None, states: list[str], limit: int) -> None:
+    from rich.live import Live
+
+    from adapeff.cli.render.tables import jobs_table, stdout
+
+    with Live(console=stdout(), refresh_per_second=4) as live:
+        while True:
+            found = snapshot(database, sweep, states, limit)
+            live.update(jobs_table(found))
+            if not {"queued", "running"} & found["counts"].keys():
+                return
+            time.sleep(WATCH_SECONDS)
+
+
+def snapshot(database: Database, sweep: str | None, states: list[str], limit: int) -> dict[str, Any]:
+    """Counts by state, and the newest jobs with their last run's progress."""
+    from adapeff.service import jobs, sweeps
+
+    with database.session(read_only=True) as session:
+        sweep_id = sweeps.find_sweep_id(session, sweep) if sweep is not None else None
+        found = jobs.list_jobs(session, sweep_id=sweep_id, states=states, limit=limit)
+        runs = jobs.list_runs(session, [job.id for job in found])
+        counts = jobs.count_by_state(session, sweep_id=sweep_id)
+    rows = []
+    for job in found:
+        last = runs[job.id][-1] if runs[job.id] else None
+        rows.append(
+            {
+                "id": job.id,
+                "state": job.state,
+                "model": job.model,
+                "task": job.task,
+                "method": job.method,
+                "seed": job.seed,
+                "runs": len(runs[job.id]),
+                "failures": job.failures,
+                "worker": job.lease_owner,
+                "slot": last.slot if last and job.state == "running" else None,
+                "stage": last.stage if last and job.state == "running" else None,
+                "progress": last.progress if last and job.state == "running" else None,
+                "cancelling": job.state == "running" and job.cancel_requested_at is not None,
+                "cause": job.cause,
+            }
+        )
+    return {"counts": counts, "jobs": rows}

@@ -1,0 +1,144 @@
+"""Follow jobs to their end: bars where stderr is a terminal, a line per change where it is not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import IO, TYPE_CHECKING, Any, Protocol
+
+from adapeff.cli import context
+from adapeff.service import jobs
+from adapeff.service.errors import AdapeffError, JobsFailedError
+from adapeff.service.models import FINAL_STATES
+
+if TYPE_CHECKING:
+    from adapeff.service.database import Database
+    from adapeff.service.models import Job, Run
+
+POLL_SECONDS = 0.4
+Workers = Sequence[tuple[subprocess.Popen[bytes], IO[bytes]]]
+
+
+class _View(Protocol):
+    def show(self, found: Sequence[Job], runs: dict[int, Run]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def wait_for(database: Database, job_ids: Sequence[int], *, workers: Workers = ()) -> None:
+    """Return when every job has ended.
+
+    Raises:
+        AdapeffError: if one of the given workers stops while jobs remain, with what it said.
+    """
+    view: _View = _Bars(len(job_ids)) if sys.stderr.isatty() else _Lines()
+    try:
+        while True:
+            with database.session(read_only=True) as session:
+                found = jobs.list_jobs(session, ids=job_ids)
+                running = [job.id for job in found if job.state == "running"]
+                runs = {
+                    job_id: attempts[-1] for job_id, attempts in jobs.list_runs(session, running).items() if attempts
+                }
+            view.show(found, runs)
+            if all(job.state in FINAL_STATES for job in found):
+                return
+            for process, log in workers:
+                if process.poll() is not None:
+                    raise _stopped(process, log)
+            time.sleep(POLL_SECONDS)
+    finally:
+        view.close()
+
+
+def _stopped(process: subprocess.Popen[bytes], log: IO[bytes]) -> AdapeffError:
+    log.seek(0)
+    said = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+    error = AdapeffError(said[-1] if said else f"the worker stopped with exit code {process.returncode}")
+    error.exit_code = process.returncode if process.returncode in (1, 3) else error.exit_code  # type: ignore[misc,assignment]
+    return error
+
+
+def raise_for_failures(database: Database, job_ids: Sequence[int]) -> None:
+    """Complain if a job ended other than well.
+
+    Raises:
+        JobsFailedError: naming the first one and its cause.
+    """
+    with database.session(read_only=True) as session:
+        bad = jobs.list_jobs(session, ids=job_ids, states=("failed", "cancelled"))
+    if bad:
+        first = bad[0]
+        raise JobsFailedError(
+            f"{len(bad)} of {len(job_ids)} jobs did not succeed; job {first.id} ({first.method} on {first.task}): "
+            f"{first.cause}. See `adapeff logs {first.id}`; `adapeff retry --failed` runs them again"
+        )
+
+
+class _Lines:
+    """A line per change of state."""
+
+    def __init__(self) -> None:
+        self._states: dict[int, str] = {}
+
+    def show(self, found: Sequence[Job], runs: dict[int, Run]) -> None:
+        done = sum(job.state in FINAL_STATES for job in found)
+        for job in found:
+            if self._states.get(job.id) != job.state and (job.state != "queued" or job.id in self._states):
+                cause = f": {job.cause}" if job.cause else ""
+                label = f"{job.method} on {job.task}, seed {job.seed}"
+                context.note(f"[{done}/{len(found)}] job {job.id} {job.state}: {label}{cause}")
+            self._states[job.id] = job.state
+
+    def close(self) -> None:
+        pass
+
+
+class _Bars:
+    """A bar for all jobs, and one for each that runs: step, loss, time left."""
+
+    def __init__(self, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=False,
+        )
+        self._all = self._progress.add_task("jobs", total=total, note="")
+        self._bars: dict[int, Any] = {}
+        self._progress.start()
+
+    def show(self, found: Sequence[Job], runs: dict[int, Run]) -> None:
+        ended = [job for job in found if job.state in FINAL_STATES]
+        bad = sum(job.state != "succeeded" for job in ended)
+        self._progress.update(self._all, completed=len(ended), note=f"{bad} not succeeded" if bad else "")
+        for job in found:
+            if job.id in self._bars and job.state != "running":
+                self._progress.remove_task(self._bars.pop(job.id))
+            if job.id in runs and job.id not in self._bars:
+                label = f"  {job.method} · {job.task} · seed {job.seed}"
+                self._bars[job.id] = self._progress.add_task(label, total=None, note="starting")
+            if job.id in runs:
+                self._update(self._bars[job.id], runs[job.id])
+
+    def _update(self, bar: Any, run: Run) -> None:
+        at = run.progress or {}
+        if run.stage == "train" and "step" in at:
+            note = f"loss {at['loss']:.3f}, {at['eta_s']:.0f} s of training left"
+            self._progress.update(bar, total=at["steps"], completed=at["step"], note=note)
+        else:
+            self._progress.update(bar, note=run.stage or "starting")
+
+    def close(self) -> None:
+        for bar in self._bars.values():
+            self._progress.remove_task(bar)
+        self._bars.clear()
+        self._progress.stop()

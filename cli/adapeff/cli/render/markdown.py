@@ -1,0 +1,89 @@
+"""The report as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from adapeff.cli.render.units import format_cell, format_language
+from adapeff.service.report import REFERENCE, Report, Table
+
+
+def report_markdown(report: Report) -> str:
+    """The whole report."""
+    return "\n".join(line for table in report.tables for line in _table(table)) + "\n"
+
+
+def _table(table: Table) -> Iterator[str]:
+    yield f"## {table.title}"
+    yield ""
+    yield describe(table)
+    yield ""
+    headings = ["method", "lr", "seeds", *(column.heading for column in table.columns)]
+    rows = [
+        [
+            row.method,
+            f"{row.learning_rate:g}",
+            str(len(row.seeds)),
+            *(format_cell(row.cells[c.key], c) for c in table.columns),
+        ]
+        for row in table.rows
+    ]
+    yield from _grid(headings, rows)
+    if len(table.languages) > 1:
+        methods = [row.method for row in table.rows]
+        yield ""
+        rows = [
+            [language, f"{next(iter(cells.values())).majority * 100:.1f}",
+             *(format_language(cells[m]) if m in cells else "–" for m in methods)]
+            for language, cells in table.languages.items()
+        ]  # fmt: skip
+        yield from _grid([f"{table.metric} in", "majority", *methods], rows)
+    yield ""
+    for note in notes(table):
+        yield f"- {note}"
+    yield ""
+
+
+def _grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(headings) + " |"
+    yield "| " + " | ".join("---" for _ in headings) + " |"
+    for row in rows:
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+
+
+def describe(table: Table) -> str:
+    """Model, settings and hardware in a line."""
+    settings = ", ".join(f"{key}={value}" for key, value in table.settings.items())
+    hardware = table.environment
+    return (
+        f"{table.model} · {table.task} · {settings} · {hardware.get('device_name')} "
+        f"({hardware.get('precision')}, {hardware.get('torch_threads')} thread(s)), torch {hardware.get('torch')}, "
+        f"transformers {hardware.get('transformers')}, peft {hardware.get('peft')}"
+    )
+
+
+def notes(table: Table) -> list[str]:
+    """What a reader must know to read the table."""
+    found = []
+    if table.has_reference:
+        found.append(f"(x): ratio to `{REFERENCE}`. Times come from separate runs, one after the other, not paired.")
+    else:
+        found.append(f"No ratios: there is no single `{REFERENCE}` among these runs.")
+    if any(cell.summary is not None and 1 < cell.summary.n < 3 for row in table.rows for cell in row.cells.values()):
+        found.append("Fewer than 3 seeds: the values themselves. From 3 on: mean and Student's 95 % interval.")
+    rates = {f"{row.method} {row.learning_rate:g}: {row.learning_rate_source}" for row in table.rows}
+    found.append(f"Learning rates: {'; '.join(sorted(rates))}.")
+    if any(cell.at_chance for cells in table.languages.values() for cell in cells.values()):
+        found.append("~: within noise of always giving the most common label (95 % binomial).")
+    if table.ceiling is not None:
+        found.append(f"Ceiling of these data: {table.ceiling * 100:.1f} (generated with that much label noise).")
+    reasons = {
+        f"{column.heading}: {row.cells[column.key].reason}"
+        for row in table.rows
+        for column in table.columns
+        if row.cells[column.key].summary is None
+    }
+    found += sorted(reasons)
+    commercial = " **Non-commercial use only.**" if table.non_commercial else ""
+    found.append(f"Data: {table.licence}.{commercial}")
+    return found

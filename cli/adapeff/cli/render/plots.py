@@ -1,0 +1,91 @@
+"""The report's picture: quality against training time, a panel per table, time on a logarithmic axis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapeff.service.errors import SpecError
+from adapeff.service.report import Report, Table
+
+_ENDINGS = {".png", ".svg", ".pdf"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One method of one panel: every seed's (seconds, score in percent), and their means."""
+
+    panel: str
+    method: str
+    seconds: tuple[float, ...]
+    scores: tuple[float, ...]
+    mean_seconds: float
+    mean_score: float
+
+
+def plot_points(report: Report) -> list[Point]:
+    """What the picture shows."""
+    points = []
+    for table in report.tables:
+        for row in table.rows:
+            time, quality = row.cells["train_compute_s"].summary, row.cells["quality"].summary
+            if time is None or quality is None:
+                continue
+            scores = tuple(100 * value for value in quality.values)
+            points.append(Point(_panel(table), row.method, time.values, scores, time.mean, 100 * quality.mean))
+    return points
+
+
+def _panel(table: Table) -> str:
+    return f"{table.task}\n{table.model}\n{table.environment.get('device_name')}"
+
+
+def plot_report(report: Report, path: Path) -> list[Point]:
+    """Draw the picture to a file and return what it shows.
+
+    Raises:
+        SpecError: if there is nothing to draw, or the file's ending is not .png, .svg or .pdf.
+    """
+    points = plot_points(report)
+    if not points:
+        raise SpecError("there is nothing to draw yet: no finished job has both a score and a training time")
+    if path.suffix.lower() not in _ENDINGS:
+        raise SpecError(f"'{path}' names no picture; expected an ending .png, .svg or .pdf")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = list(dict.fromkeys(point.panel for point in points))
+    methods = sorted({point.method for point in points})
+    colours = {method: f"C{index % 10}" for index, method in enumerate(methods)}
+    figure, axes = pyplot.subplots(
+        1, len(panels), figsize=(5.2 * len(panels), 4.6), squeeze=False, layout="constrained"
+    )
+    for axis, panel in zip(axes[0], panels, strict=True):
+        for point in (point for point in points if point.panel == panel):
+            colour = colours[point.method]
+            axis.scatter(point.seconds, point.scores, s=14, color=colour, alpha=0.45)
+            axis.scatter([point.mean_seconds], [point.mean_score], s=60, color=colour)
+            axis.annotate(
+                point.method,
+                (point.mean_seconds, point.mean_score),
+                xytext=(6, 6),
+                textcoords="offset points",
+                color=colour,
+            )
+        table = next(table for table in report.tables if _panel(table) == panel)
+        if table.ceiling is not None:
+            axis.axhline(100 * table.ceiling, linestyle=":", color="grey", linewidth=1)
+            axis.annotate(
+                "ceiling", (0.01, 100 * table.ceiling), xycoords=("axes fraction", "data"), color="grey", va="bottom"
+            )
+        axis.set_xscale("log")
+        axis.margins(0.18)
+        axis.set_title(panel, fontsize=9)
+        axis.set_xlabel("training compute time, s (log)")
+        axis.set_ylabel(f"{table.metric} in {table.source_language}, %")
+        axis.grid(visible=True, which="both", alpha=0.2)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+    return points

@@ -1,0 +1,127 @@
+"""Tables for people, on stdout."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from adapeff.cli.render.markdown import describe, notes
+from adapeff.cli.render.units import format_cell, format_language
+from adapeff.service.report import Report, Table
+
+_STATE_STYLE = {"succeeded": "green", "failed": "red", "running": "cyan", "cancelled": "yellow"}
+
+
+def stdout() -> Console:
+    """A console on stdout; a pipe or a file gets lines as long as they need be."""
+    width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else max(160, _columns_asked())
+    return Console(width=width, highlight=False)
+
+
+def _columns_asked() -> int:
+    return shutil.get_terminal_size((160, 24)).columns
+
+
+def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a plain table."""
+    table = RichTable(title=title, title_justify="left", title_style="bold", show_header=any(headings))
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*map(str, row))
+    stdout().print(table)
+
+
+def jobs_table(found: dict[str, Any]) -> RichTable:
+    """The jobs of `adapeff status`."""
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(found["counts"].items())) or "no jobs yet"
+    hidden = sum(found["counts"].values()) - len(found["jobs"])
+    shown = len(found["jobs"])
+    title = f"{counts} (the newest {shown} shown)" if hidden > 0 else counts
+    table = RichTable(title=title, title_justify="left", title_style="bold")
+    for heading in ("job", "state", "method", "task", "seed", "model", "now"):
+        table.add_column(heading, overflow="fold")
+    for job in found["jobs"]:
+        style = _STATE_STYLE.get(job["state"], "")
+        state = "cancelling" if job["cancelling"] else job["state"]
+        state = f"[{style}]{state}[/]" if style else state
+        table.add_row(str(job["id"]), state, job["method"], job["task"], str(job["seed"]), job["model"], _now(job))
+    return table
+
+
+def _now(job: dict[str, Any]) -> str:
+    if job["state"] != "running":
+        return str(job["cause"])
+    at = job["progress"] or {}
+    steps = f" step {at['step']}/{at['steps']}, {at['eta_s']:.0f} s" if job["stage"] == "train" and "step" in at else ""
+    return f"{job['slot']}: {job['stage'] or 'starting'}{steps}"
+
+
+def print_job(view: dict[str, Any]) -> None:
+    """One job, its runs and its measurements."""
+    spec = view["spec"]
+    head = [
+        ["state", f"{view['state']}{': ' + view['cause'] if view['cause'] else ''}"],
+        ["method", f"{spec['method']['name']} {spec['method']['parameters'] or ''}".strip()],
+        ["task", f"{spec['task']['name']} {spec['task']['parameters'] or ''}".strip()],
+        ["model", spec["model"]["name"]],
+        ["seed", str(spec["seed"])],
+        ["learning rate", f"{spec['training']['learning_rate']:g} ({spec['learning_rate_source']})"],
+        ["job hash", view["job_hash"]],
+        ["failures", f"{view['failures']} of at most {view['max_failures']}"],
+    ]
+    print_table(f"job {view['id']}", ["", ""], head)
+    if view["runs"]:
+        rows = [
+            [run["token"], run["outcome"], run["slot"], run["worker"], run["started_at"][:19], run["message"]]
+            for run in view["runs"]
+        ]
+        print_table("runs", ["run", "outcome", "slot", "worker", "started (UTC)", "message"], rows)
+    if view["measurements"]:
+        rows = [_measurement(found) for found in view["measurements"]]
+        print_table("measurements", ["name", "where", "value", "unit"], rows)
+
+
+def _measurement(found: dict[str, Any]) -> list[str]:
+    where = " ".join(f"{key}={value}" for key, value in found.items() if key not in ("name", "value", "unit", "reason"))
+    value = found["reason"] if found["value"] is None else f"{found['value']:.6g}"
+    return [found["name"], where, value, found["unit"]]
+
+
+def print_report_tables(report: Report) -> None:
+    """The report's tables, each with its notes. Methods are columns, so that the table fits a terminal."""
+    console = stdout()
+    for table in report.tables:
+        console.print(f"\n[bold]{table.title}[/]")
+        console.print(describe(table), style="dim", soft_wrap=False)
+        console.print(_figures(table))
+        for note in notes(table):
+            console.print(f"  {note.replace('**', '').replace('`', '')}", style="dim")
+
+
+def _figures(table: Table) -> RichTable:
+    drawn = RichTable()
+    drawn.add_column("")
+    for row in table.rows:
+        drawn.add_column(row.method, justify="right")
+    drawn.add_row("learning rate", *(f"{row.learning_rate:g}" for row in table.rows))
+    drawn.add_row("seeds", *(",".join(map(str, row.seeds)) for row in table.rows), end_section=True)
+    for column in table.columns:
+        drawn.add_row(
+            f"{column.heading}{f' {column.unit}' if column.unit == '%' else ''}",
+            *(format_cell(row.cells[column.key], column) for row in table.rows),
+        )
+    if len(table.languages) > 1:
+        drawn.add_section()
+        for language, cells in table.languages.items():
+            majority = next(iter(cells.values())).majority
+            drawn.add_row(
+                f"{table.metric} {language} (majority {majority * 100:.1f})",
+                *(format_language(cells[row.method]) if row.method in cells else "–" for row in table.rows),
+            )
+    return drawn

@@ -1,0 +1,44 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+from adapeff.service.report import Cell, Column, LanguageCell
+from adapeff.service.statistics import Summary
+
+
+def format_value(value: float, unit: str) -> str:
+    """One number in its unit: shares as percent, bytes in KiB to GiB (2^10 steps), seconds as ms below one."""
+    if unit == "%":
+        return f"{value * 100:.1f}"
+    if unit == "params":
+        return f"{value:,.0f}"
+    if unit == "B":
+        for step, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+            if value >= step:
+                return f"{value / step:.1f} {name}"
+        return f"{value:.0f} B"
+    if unit == "s":
+        return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.1f} s"
+    return f"{value:g}"
+
+
+def format_summary(summary: Summary, unit: str) -> str:
+    """Mean and 95 % interval, or the values themselves for fewer than 3; equal values are printed once."""
+    if len(set(summary.values)) == 1:
+        return format_value(summary.mean, unit)
+    if summary.low is None or summary.high is None:
+        return " / ".join(format_value(value, unit) for value in summary.values)
+    return f"{format_value(summary.mean, unit)} [{format_value(summary.low, unit)}, {format_value(summary.high, unit)}]"
+
+
+def format_cell(cell: Cell, column: Column) -> str:
+    """A figure with its ratio to the reference, or a dash."""
+    if cell.summary is None:
+        return "–"
+    text = format_summary(cell.summary, column.unit)
+    return f"{text} ({cell.ratio:.2f}x)" if cell.ratio is not None and column.unit != "params" else text
+
+
+def format_language(cell: LanguageCell) -> str:
+    """A score, marked with ~ where it is within noise of always answering the most common label."""
+    return f"{format_summary(cell.summary, '%')}{' ~' if cell.at_chance else ''}"

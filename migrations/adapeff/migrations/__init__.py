@@ -1,0 +1,1 @@
+"""Alembic's migrations; they ship in the package and run from it."""

@@ -1,0 +1,212 @@
+"""Open the database, check its schema, give sessions, tell its time.
+
+SQLite runs in WAL mode, and every writing transaction takes the write lock at its start (BEGIN IMMEDIATE), so that two
+processes never deadlock on upgrading a read lock. Times come from the database's clock, never from a worker's.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.orm import Session
+
+from adapeff.service.errors import AdapeffError, ConfigError, ResourceError, SchemaError, UnreachableError
+from adapeff.service.settings import Settings, mask, network_file_system
+
+
+class Database:
+    """An engine and the sessions on it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.engine = _engine(url)
+
+    @contextmanager
+    def session(self, *, read_only: bool = False) -> Iterator[Session]:
+        """A session in one transaction: committed when the block ends, rolled back when it raises.
+
+        Raises:
+            UnreachableError: if a server does not answer.
+            ResourceError: if SQLite's file cannot be opened or written.
+        """
+        engine = self.engine.execution_options(begin="DEFERRED") if read_only else self.engine
+        try:
+            with Session(engine, expire_on_commit=False) as session, session.begin():
+                yield session
+        except DBAPIError as error:
+            raise _explain(error, self.url) from error
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection in one transaction, for migrations.
+
+        Raises:
+            UnreachableError, ResourceError: as `session` does.
+        """
+        try:
+            with self.engine.begin() as connection:
+                yield connection
+        except DBAPIError as error:
+            raise _explain(error, self.url) from error
+
+    def close(self) -> None:
+        """Give back every connection."""
+        self.engine.dispose()
+
+
+def open_database(settings: Settings) -> Database:
+    """The database the settings name, with a schema this version knows; the embedded one is migrated first.
+
+    Raises:
+        SchemaError: if it has none of our tables, older or newer ones.
+        ConfigError: if SQLite's file lies on a network file system.
+        UnreachableError, ResourceError: if it cannot be opened.
+    """
+    database = connect(settings)
+    have, want = current_revision(database), head_revision()
+    if have == want:
+        return database
+    if settings.is_embedded and (have is None or have < want):
+        upgrade(database)
+        return database
+    where = mask(settings.database)
+    if have is None:
+        raise SchemaError(
+            f"the database {where} has no adapeff tables; if it is meant for adapeff, run `adapeff db upgrade`"
+        )
+    if have > want:
+        raise SchemaError(
+            f"the database {where} is at revision {have}, this adapeff knows up to {want}; "
+            "upgrade it (pip install -U adapeff)"
+        )
+    raise SchemaError(
+        f"the database {where} is at revision {have}, this adapeff needs {want}; run `adapeff db upgrade`"
+    )
+
+
+def connect(settings: Settings) -> Database:
+    """The database the settings name, whatever its schema.
+
+    Raises:
+        ConfigError, ResourceError: if SQLite's file cannot be used where it lies.
+    """
+    url = make_url(settings.database)
+    if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
+        file = Path(str(url.database))
+        if kind := network_file_system(file):
+            raise ConfigError(
+                f"SQLite would lie on a network file system ({kind}) at {file}, where its locks do not hold; set "
+                "ADAPEFF_STATE_DIR to a local folder, or ADAPEFF_DATABASE_URL to a PostgreSQL"
+            )
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResourceError(
+                f"cannot make the folder {file.parent}: {error.strerror}; set ADAPEFF_STATE_DIR to a writable folder"
+            ) from error
+    return Database(settings.database)
+
+
+def head_revision() -> str:
+    """The newest revision this version ships; revisions are numbered, so the file names tell."""
+    versions = importlib.resources.files("adapeff.migrations") / "versions"
+    return max(entry.name[:4] for entry in versions.iterdir() if entry.name[:4].isdigit())
+
+
+def current_revision(database: Database) -> str | None:
+    """The revision a database is at, or None if it has no tables of ours."""
+    with database.session(read_only=True) as session:
+        if not inspect(session.connection()).has_table("alembic_version") or not inspect(
+            session.connection()
+        ).has_table("jobs"):
+            return None
+        found: str | None = session.scalar(text("SELECT version_num FROM alembic_version"))
+        return found
+
+
+def upgrade(database: Database, revision: str = "head") -> None:
+    """Migrate to a revision.
+
+    Raises:
+        UnreachableError, ResourceError: if the database cannot be reached or written.
+    """
+    _alembic(database, "upgrade", revision)
+
+
+def downgrade(database: Database, revision: str) -> None:
+    """Migrate back to a revision (`base` for an empty database)."""
+    _alembic(database, "downgrade", revision)
+
+
+def _alembic(database: Database, verb: str, revision: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "adapeff.migrations:")
+    config.set_main_option("path_separator", "os")
+    with database.connection() as connection:
+        config.attributes["connection"] = connection
+        getattr(command, verb)(config, revision)
+
+
+def now(session: Session) -> datetime:
+    """The database's clock, now (not the transaction's start), aware UTC."""
+    if session.get_bind().dialect.name == "sqlite":
+        value = session.scalar(text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')"))
+        return datetime.fromisoformat(str(value)).replace(tzinfo=UTC)
+    found: datetime = session.scalars(text("SELECT clock_timestamp()")).one()
+    return found.astimezone(UTC)
+
+
+def _engine(url: str) -> Engine:
+    if make_url(url).get_backend_name() != "sqlite":
+        try:
+            return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+        except ModuleNotFoundError as error:
+            raise ConfigError("PostgreSQL needs psycopg; run pip install 'adapeff[postgres]'") from error
+    engine = create_engine(url, connect_args={"timeout": 30})
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: sqlite3.Connection, record: Any) -> None:
+        connection.isolation_level = None  # SQLAlchemy, not the driver, says when a transaction begins
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('begin', 'IMMEDIATE')}")
+
+    return engine
+
+
+def _explain(error: DBAPIError, url: str) -> Exception:
+    """The error a user can act on; anything that is no outage is a bug and stays what it was."""
+    where = mask(url)
+    cause = str(error.orig).strip().splitlines()[0] if error.orig else str(error)
+    if make_url(url).get_backend_name() != "sqlite":
+        if error.connection_invalidated or isinstance(error, OperationalError):
+            return UnreachableError(f"the database {where} cannot be reached: {mask(cause)}; is the server running?")
+        return error
+    hints = {
+        "readonly": "it is read-only; make it writable or set ADAPEFF_STATE_DIR",
+        "disk is full": "the disk is full; free some space, nothing was lost",
+        "disk I/O": "the disk failed or is full",
+        "unable to open": "it cannot be opened; check the folder's permissions or set ADAPEFF_STATE_DIR",
+        "not a database": "it is no SQLite database; move it away or set ADAPEFF_STATE_DIR",
+        "malformed": "it is damaged; restore a backup or set ADAPEFF_STATE_DIR",
+        "locked": "another process has held it for 30 s; try again",
+    }
+    for sign, hint in hints.items():
+        if sign in cause:
+            kind: type[AdapeffError] = ResourceError
+            return kind(f"the database {where}: {hint} ({cause})")
+    return error

@@ -1,0 +1,433 @@
+"""The job state machine.
+
+                 ┌──────── retry ────────┬─────────────┐
+                 ▼                       │             │
+    create ─► queued ── claim ─► running ┴─► failed    │
+                 ▲                │  │ └──► cancelled ─┘
+                 └─ release, lost ┘  └────► succeeded
+    queued ── cancel ─► cancelled
+
+Every change is a compare-and-set: it names the state (and, for a run, the fencing token) it expects, so whoever comes
+late changes nothing and is told so. Each claim adds 1 to the token; a run whose token is no longer the job's may not
+write. `failures` is another budget: only runs that were killed or lost spend it, a run handed back does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal, cast
+
+from sqlalchemy import CursorResult, Select, and_, exists, func, insert, or_, select, update
+from sqlalchemy.orm import Session, aliased
+
+from adapeff.service.database import now
+from adapeff.service.errors import JobError, LeaseLostError
+from adapeff.service.models import FINAL_STATES, Job, JobSource, Run, SweepJob
+from adapeff.service.specs import JobSpec
+
+Outcome = Literal["succeeded", "error", "oom", "killed", "timeout", "cancelled", "lost", "released"]
+_CHUNK = 500
+_TRY_AGAIN = ("killed", "lost")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to run a job once: what the worker needs, and the token that fences its results."""
+
+    job_id: int
+    run_id: int
+    token: int
+    spec: JobSpec
+    owner: str
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended."""
+
+    outcome: Outcome
+    message: str = ""
+    exit_code: int | None = None
+    signal: int | None = None
+    resolved: Mapping[str, Any] = field(default_factory=dict)
+
+
+def lane_of(spec: JobSpec) -> str:
+    """The queue a job waits in: one per device type it may run on."""
+    return f"adapeff-{spec.training.device}"
+
+
+def create_jobs(
+    session: Session, specs: Sequence[JobSpec], *, priority: int, max_failures: int
+) -> tuple[list[int], list[int]]:
+    """Store a queued job for each spec that has none yet.
+
+    Returns:
+        The ids of all the specs' jobs in their order, and the ids of those that are new.
+    """
+    hashes = [spec.job_hash for spec in specs]
+    known = _ids_by_hash(session, hashes)
+    created_at = now(session)
+    rows = [
+        {
+            "job_hash": job_hash,
+            "train_hash": spec.train_hash,
+            "spec": spec.model_dump(mode="json"),
+            "model": str(spec.model),
+            "task": str(spec.task),
+            "method": str(spec.method),
+            "seed": spec.seed,
+            "state": "queued",
+            "cause": "",
+            "lane": lane_of(spec),
+            "priority": priority,
+            "max_failures": max_failures,
+            "created_at": created_at,
+        }
+        for spec, job_hash in zip(specs, hashes, strict=True)
+        if job_hash not in known
+    ]
+    for start in range(0, len(rows), _CHUNK):
+        session.execute(_insert_ignoring(session, rows[start : start + _CHUNK]))
+    ids = _ids_by_hash(session, hashes)
+    for spec, job_hash in zip(specs, hashes, strict=True):
+        if spec.sources and job_hash not in known:
+            _store_sources(session, ids[job_hash], spec.sources)
+    fresh = [ids[row["job_hash"]] for row in rows]
+    return [ids[job_hash] for job_hash in hashes], fresh
+
+
+def _insert_ignoring(session: Session, rows: list[dict[str, Any]]) -> Any:
+    """INSERT that leaves a job another process has stored meanwhile as it is; SQLite and PostgreSQL spell it alike."""
+    if session.get_bind().dialect.name == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert as dialect_insert
+    else:
+        from sqlalchemy.dialects.postgresql import insert as dialect_insert  # type: ignore[assignment]
+    return dialect_insert(Job).values(rows).on_conflict_do_nothing(index_elements=["job_hash"])
+
+
+def _ids_by_hash(session: Session, hashes: Sequence[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for start in range(0, len(hashes), _CHUNK):
+        chunk = hashes[start : start + _CHUNK]
+        wanted = select(Job.job_hash, Job.id).where(Job.job_hash.in_(chunk))
+        found |= {row.job_hash: row.id for row in session.execute(wanted)}
+    return found
+
+
+def _store_sources(session: Session, job_id: int, sources: Iterable[str]) -> None:
+    wanted = sorted(set(sources))
+    ids = _ids_by_hash(session, wanted)
+    for source in wanted:
+        if source not in ids:
+            raise JobError(
+                f"job {job_id} needs the artifacts of job {source[:12]}, which does not exist; submit it first"
+            )
+        session.execute(insert(JobSource).values(job_id=job_id, source_id=ids[source]))
+
+
+def next_repeat(session: Session, spec: JobSpec) -> JobSpec:
+    """The spec with the lowest `repeat` that no job has yet."""
+    while _ids_by_hash(session, [spec.job_hash]):
+        spec = spec.model_copy(update={"repeat": spec.repeat + 1})
+    return spec
+
+
+def get_job(session: Session, job_id: int) -> Job:
+    """The job's row.
+
+    Raises:
+        JobError: if there is none.
+    """
+    job = session.get(Job, job_id)
+    if job is None:
+        raise JobError(f"there is no job {job_id}; `adapeff status` lists them")
+    return job
+
+
+def _is_claimable(moment: datetime) -> Any:
+    source = aliased(Job)
+    waiting = exists(
+        select(1)
+        .select_from(JobSource)
+        .join(source, source.id == JobSource.source_id)
+        .where(JobSource.job_id == Job.id, source.state != "succeeded")
+    )
+    return and_(Job.state == "queued", or_(Job.not_before.is_(None), Job.not_before <= moment), ~waiting)
+
+
+def claim_job(
+    session: Session, job_id: int, *, owner: str, slot: str, folder: str, lease_seconds: float
+) -> Claim | None:
+    """Take a queued job, or None if it is not there to be taken; a second message for it finds that."""
+    moment = now(session)
+    taken = session.execute(
+        update(Job)
+        .where(Job.id == job_id, _is_claimable(moment))
+        .values(
+            state="running",
+            cause="",
+            token=Job.token + 1,
+            lease_owner=owner,
+            lease_until=moment + timedelta(seconds=lease_seconds),
+            cancel_requested_at=None,
+        )
+        .returning(Job.token, Job.spec, Job.job_hash)
+        .execution_options(synchronize_session=False)
+    ).one_or_none()
+    if taken is None:
+        return None
+    run = Run(
+        job_id=job_id,
+        token=taken.token,
+        worker=owner,
+        slot=slot,
+        folder=f"{folder}/{taken.job_hash[:2]}/{taken.job_hash}/{taken.token}",
+        outcome="running",
+        started_at=moment,
+    )
+    session.add(run)
+    session.flush()
+    return Claim(job_id, run.id, taken.token, JobSpec.model_validate(taken.spec), owner)
+
+
+def heartbeat(
+    session: Session, claim: Claim, *, lease_seconds: float | None, stage: str, progress: Mapping[str, Any]
+) -> bool:
+    """Store the progress, and renew the lease unless `lease_seconds` is None.
+
+    Returns:
+        Whether the job's cancellation was asked for.
+
+    Raises:
+        LeaseLostError: if the run is no longer the one that counts.
+    """
+    until = Job.lease_until if lease_seconds is None else now(session) + timedelta(seconds=lease_seconds)
+    _set_as_holder(session, claim, {"lease_until": until})
+    session.execute(update(Run).where(Run.id == claim.run_id).values(stage=stage, progress=dict(progress)))
+    return session.scalar(select(Job.cancel_requested_at).where(Job.id == claim.job_id)) is not None
+
+
+def finish_run(session: Session, claim: Claim, ending: Ending, *, environment_id: int | None = None) -> str:
+    """End a run and move its job: to a final state, or back to the queue for another attempt.
+
+    Returns:
+        The job's new state.
+
+    Raises:
+        LeaseLostError: if the run is no longer the one that counts; nothing is written then.
+    """
+    moment = now(session)
+    job = session.execute(select(Job.failures, Job.max_failures).where(Job.id == claim.job_id)).one()
+    failures = job.failures + (ending.outcome in _TRY_AGAIN)
+    state, cause = _after(ending.outcome, ending.message, failures, job.max_failures)
+    values: dict[str, Any] = {
+        "state": state,
+        "cause": cause,
+        "failures": failures,
+        "lease_owner": None,
+        "lease_until": None,
+        "sent_at": None,
+        "finished_at": moment if state in FINAL_STATES else None,
+    }
+    _set_as_holder(session, claim, values)
+    session.execute(
+        update(Run)
+        .where(Run.id == claim.run_id)
+        .values(
+            outcome=ending.outcome,
+            message=ending.message,
+            exit_code=ending.exit_code,
+            signal=ending.signal,
+            resolved=dict(ending.resolved),
+            environment_id=environment_id,
+            finished_at=moment,
+        )
+    )
+    return state
+
+
+def _after(outcome: Outcome, message: str, failures: int, max_failures: int) -> tuple[str, str]:
+    if outcome in ("succeeded", "cancelled"):
+        return outcome, "" if outcome == "succeeded" else message or "cancelled"
+    if outcome == "released" or (outcome in _TRY_AGAIN and failures < max_failures):
+        return "queued", f"{outcome}: {message}" if message else outcome
+    times = f" ({failures} of {max_failures} failures)" if outcome in _TRY_AGAIN else ""
+    return "failed", f"{outcome}{times}: {message}"
+
+
+def _set_as_holder(session: Session, claim: Claim, values: Mapping[str, Any]) -> None:
+    done = session.execute(
+        update(Job)
+        .where(Job.id == claim.job_id, Job.state == "running", Job.token == claim.token)
+        .values(**values)
+        .execution_options(synchronize_session=False)
+    )
+    if cast("CursorResult[Any]", done).rowcount == 0:
+        raise LeaseLostError(f"run {claim.run_id} of job {claim.job_id} no longer counts (token {claim.token})")
+
+
+def request_cancel(session: Session, job_id: int) -> str:
+    """Cancel a queued job at once, or ask the worker of a running one to.
+
+    Returns:
+        `cancelled` or `cancelling`.
+
+    Raises:
+        JobError: if the job does not exist or has ended.
+    """
+    moment = now(session)
+    at_once = session.execute(
+        update(Job)
+        .where(Job.id == job_id, Job.state == "queued")
+        .values(state="cancelled", cause="cancelled before it ran", finished_at=moment, sent_at=None)
+        .execution_options(synchronize_session=False)
+    )
+    if cast("CursorResult[Any]", at_once).rowcount:
+        return "cancelled"
+    asked = session.execute(
+        update(Job)
+        .where(Job.id == job_id, Job.state == "running")
+        .values(cancel_requested_at=moment)
+        .execution_options(synchronize_session=False)
+    )
+    if cast("CursorResult[Any]", asked).rowcount:
+        return "cancelling"
+    raise JobError(f"job {job_id} is {get_job(session, job_id).state}; only a queued or running one can be cancelled")
+
+
+def retry_job(session: Session, job_id: int) -> None:
+    """Queue a failed or cancelled job again, with a fresh failure budget.
+
+    Raises:
+        JobError: if the job does not exist or is in another state.
+    """
+    done = session.execute(
+        update(Job)
+        .where(Job.id == job_id, Job.state.in_(("failed", "cancelled")))
+        .values(state="queued", cause="", failures=0, sent_at=None, finished_at=None, cancel_requested_at=None)
+        .execution_options(synchronize_session=False)
+    )
+    if cast("CursorResult[Any]", done).rowcount == 0:
+        raise JobError(
+            f"job {job_id} is {get_job(session, job_id).state}; only a failed or cancelled one can be retried"
+        )
+
+
+def take_back_expired(session: Session) -> list[tuple[int, str]]:
+    """End every run whose lease has run out as lost, and queue its job again or fail it.
+
+    Returns:
+        (job id, new state) of each.
+    """
+    moment = now(session)
+    expired = session.execute(
+        select(Job.id, Job.token, Job.lease_owner, Job.cancel_requested_at, Run.id.label("run_id"), Job.spec)
+        .join(Run, and_(Run.job_id == Job.id, Run.token == Job.token))
+        .where(Job.state == "running", Job.lease_until < moment)
+    ).all()
+    taken = []
+    for row in expired:
+        claim = Claim(row.id, row.run_id, row.token, JobSpec.model_validate(row.spec), row.lease_owner or "")
+        outcome: Outcome = "lost" if row.cancel_requested_at is None else "cancelled"
+        try:
+            state = finish_run(session, claim, Ending(outcome, f"no heartbeat from worker {row.lease_owner}"))
+        except LeaseLostError:
+            continue  # it ended, or another reconciler was first
+        taken.append((row.id, state))
+    return taken
+
+
+def list_unsent(session: Session, *, limit: int = 10_000) -> list[Job]:
+    """Queued jobs nobody has sent a message for: the outbox, in the order they should be served."""
+    wanted: Select[tuple[Job]] = (
+        select(Job)
+        .where(_is_claimable(now(session)), Job.sent_at.is_(None))
+        .order_by(Job.priority, Job.id)
+        .limit(limit)
+    )
+    return list(session.scalars(wanted))
+
+
+def list_waiting(session: Session, lane: str, *, older_than_seconds: float, limit: int = 10_000) -> list[Job]:
+    """Queued jobs of a lane whose message was sent some time ago and may be lost."""
+    moment = now(session)
+    wanted = (
+        select(Job)
+        .where(_is_claimable(moment), Job.lane == lane, Job.sent_at < moment - timedelta(seconds=older_than_seconds))
+        .order_by(Job.priority, Job.id)
+        .limit(limit)
+    )
+    return list(session.scalars(wanted))
+
+
+def mark_sent(session: Session, job_ids: Sequence[int]) -> None:
+    """Note that messages for these jobs are with the broker."""
+    moment = now(session)
+    for start in range(0, len(job_ids), _CHUNK):
+        session.execute(
+            update(Job)
+            .where(Job.id.in_(job_ids[start : start + _CHUNK]), Job.state == "queued")
+            .values(sent_at=moment)
+            .execution_options(synchronize_session=False)
+        )
+
+
+def mark_unsent(session: Session, job_id: int) -> None:
+    """Note that a job's message was consumed without effect, so that it is sent again."""
+    session.execute(
+        update(Job)
+        .where(Job.id == job_id, Job.state == "queued")
+        .values(sent_at=None)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def list_jobs(
+    session: Session,
+    *,
+    sweep_id: int | None = None,
+    states: Sequence[str] = (),
+    ids: Sequence[int] = (),
+    limit: int | None = None,
+) -> list[Job]:
+    """Jobs by id, newest last; `limit` keeps the newest."""
+    wanted = select(Job)
+    if sweep_id is not None:
+        wanted = wanted.join(SweepJob, SweepJob.job_id == Job.id).where(SweepJob.sweep_id == sweep_id)
+    if states:
+        wanted = wanted.where(Job.state.in_(states))
+    if ids:
+        wanted = wanted.where(Job.id.in_(ids))
+    if limit is None:
+        return list(session.scalars(wanted.order_by(Job.id)))
+    return list(reversed(list(session.scalars(wanted.order_by(Job.id.desc()).limit(limit)))))
+
+
+def count_by_state(session: Session, *, sweep_id: int | None = None) -> dict[str, int]:
+    """How many jobs are in each state."""
+    wanted = select(Job.state, func.count()).group_by(Job.state)
+    if sweep_id is not None:
+        wanted = wanted.join(SweepJob, SweepJob.job_id == Job.id).where(SweepJob.sweep_id == sweep_id)
+    return {row[0]: row[1] for row in session.execute(wanted)}
+
+
+def list_runs(session: Session, job_ids: Sequence[int]) -> dict[int, list[Run]]:
+    """The runs of each job, first to last."""
+    found: dict[int, list[Run]] = {job_id: [] for job_id in job_ids}
+    for start in range(0, len(job_ids), _CHUNK):
+        chunk = job_ids[start : start + _CHUNK]
+        for run in session.scalars(select(Run).where(Run.job_id.in_(chunk)).order_by(Run.job_id, Run.token)):
+            found[run.job_id].append(run)
+    return found
+
+
+def states_by_hash(session: Session, hashes: Sequence[str]) -> dict[str, str]:
+    """The state of each job that exists, by job hash."""
+    found: dict[str, str] = {}
+    for start in range(0, len(hashes), _CHUNK):
+        wanted = select(Job.job_hash, Job.state).where(Job.job_hash.in_(hashes[start : start + _CHUNK]))
+        found |= {row.job_hash: row.state for row in session.execute(wanted)}
+    return found

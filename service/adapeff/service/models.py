@@ -1,0 +1,231 @@
+"""The tables.
+
+The database is the truth: a job's row says what is asked for and how it stands, a run's row what one attempt did.
+Columns of a measurement's key are never NULL ('' or 0 where they do not apply), or UNIQUE would not hold.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+JOB_STATES = ("queued", "running", "succeeded", "failed", "cancelled")
+FINAL_STATES = ("succeeded", "failed", "cancelled")
+RUN_OUTCOMES = ("running", "succeeded", "error", "oom", "killed", "timeout", "cancelled", "lost", "released")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC in Python; `timestamptz` on PostgreSQL, naive UTC text on SQLite."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse naive times; SQLite stores them without the zone."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value} has no time zone")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give the zone back."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> str:
+    return f"{column} IN ({', '.join(repr(value) for value in values)})"
+
+
+class Base(DeclarativeBase):
+    """Names every constraint, so that migrations can speak of them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON, list[Any]: JSON}
+
+
+class Sweep(Base):
+    """A sweep as it was submitted."""
+
+    __tablename__ = "sweeps"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), index=True)
+    spec: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class SweepJob(Base):
+    """Which jobs a sweep asked for; a job may belong to several."""
+
+    __tablename__ = "sweep_jobs"
+
+    sweep_id: Mapped[int] = mapped_column(ForeignKey("sweeps.id", ondelete="CASCADE"), primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, index=True)
+
+
+class Job(Base):
+    """One cell: what is asked for, and how it stands."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint(_one_of("state", JOB_STATES), name="state"),
+        CheckConstraint(
+            "(state = 'running') = (lease_owner IS NOT NULL) AND (state = 'running') = (lease_until IS NOT NULL)",
+            name="running_has_lease",
+        ),
+        CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),
+        Index("ix_jobs_queued", "lane", "priority", "id", sqlite_where=text("state = 'queued'"),
+              postgresql_where=text("state = 'queued'")),
+        Index("ix_jobs_running", "lease_until", sqlite_where=text("state = 'running'"),
+              postgresql_where=text("state = 'running'")),
+    )  # fmt: skip
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    train_hash: Mapped[str] = mapped_column(String(64), index=True)
+    spec: Mapped[dict[str, Any]]
+    model: Mapped[str] = mapped_column(Text)
+    task: Mapped[str] = mapped_column(Text)
+    method: Mapped[str] = mapped_column(Text)
+    seed: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16))
+    cause: Mapped[str] = mapped_column(Text, default="")
+    lane: Mapped[str] = mapped_column(String(32))
+    priority: Mapped[int]
+    token: Mapped[int] = mapped_column(default=0)
+    failures: Mapped[int] = mapped_column(default=0)
+    max_failures: Mapped[int]
+    lease_owner: Mapped[str | None] = mapped_column(String(200))
+    lease_until: Mapped[datetime | None]
+    not_before: Mapped[datetime | None]
+    sent_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+
+class JobSource(Base):
+    """A job whose artifacts another one needs."""
+
+    __tablename__ = "job_sources"
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    source_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), primary_key=True, index=True)
+
+
+class Environment(Base):
+    """Where runs ran: device, driver, versions; one row per distinct one."""
+
+    __tablename__ = "environments"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64), unique=True)
+    values: Mapped[dict[str, Any]]
+
+
+class Run(Base):
+    """One attempt at a job by one worker."""
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        UniqueConstraint("job_id", "token"),
+        CheckConstraint(_one_of("outcome", RUN_OUTCOMES), name="outcome"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    token: Mapped[int]
+    worker: Mapped[str] = mapped_column(String(200))
+    slot: Mapped[str] = mapped_column(String(50))
+    folder: Mapped[str] = mapped_column(Text)
+    outcome: Mapped[str] = mapped_column(String(16))
+    message: Mapped[str] = mapped_column(Text, default="")
+    exit_code: Mapped[int | None]
+    signal: Mapped[int | None]
+    stage: Mapped[str] = mapped_column(String(32), default="")
+    progress: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    resolved: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    environment_id: Mapped[int | None] = mapped_column(ForeignKey("environments.id"), index=True)
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+
+class Measurement(Base):
+    """One number, in long form."""
+
+    __tablename__ = "measurements"
+    __table_args__ = (
+        UniqueConstraint(
+            "run_id", "name", "statistic", "phase", "language", "split", "batch", "length", "dtype", "variant",
+            name="uq_measurements_key",
+        ),
+        Index("ix_measurements_name_value", "name", "value"),
+    )  # fmt: skip
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(String(64))
+    statistic: Mapped[str] = mapped_column(String(16), default="")
+    phase: Mapped[str] = mapped_column(String(32), default="")
+    language: Mapped[str] = mapped_column(String(32), default="")
+    split: Mapped[str] = mapped_column(String(16), default="")
+    batch: Mapped[int] = mapped_column(default=0)
+    length: Mapped[int] = mapped_column(default=0)
+    dtype: Mapped[str] = mapped_column(String(16), default="")
+    variant: Mapped[str] = mapped_column(Text, default="")
+    value: Mapped[float | None] = mapped_column(Float(53))
+    unit: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str] = mapped_column(Text, default="")
+
+
+class Curve(Base):
+    """A series of (step, value) points of a run."""
+
+    __tablename__ = "curves"
+
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    points: Mapped[list[Any]]
+
+
+class Artifact(Base):
+    """A file a run left behind."""
+
+    __tablename__ = "artifacts"
+
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    uri: Mapped[str] = mapped_column(Text)
+    sha256: Mapped[str] = mapped_column(String(64))
+    bytes: Mapped[int] = mapped_column(BigInteger)

@@ -1,0 +1,235 @@
+"""The queue: a Celery app whose messages carry a job's id and nothing else, and the reconciler that makes it sound.
+
+The database is the truth, a message only a wake-up. Nothing is sent before the commit; a row without `sent_at` is the
+outbox. Losing every message loses no job, because the reconciler sends again; a message delivered twice runs nothing
+twice, because the second claim finds nothing to claim. So no result backend, and late acknowledgement only so that a
+message is not gone before its job is claimed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from celery import Celery
+from kombu import Queue
+from kombu.exceptions import OperationalError as BrokerError
+
+from adapeff.service import jobs
+from adapeff.service.database import Database
+from adapeff.service.errors import AdapeffError, ResourceError, UnreachableError
+from adapeff.service.file_transport import SCHEME
+from adapeff.service.models import Job
+from adapeff.service.settings import Settings, mask
+
+logger = logging.getLogger(__name__)
+
+TASK_NAME = "adapeff.run_job"
+LANES = ("adapeff-any", "adapeff-cpu", "adapeff-cuda")
+_CONSUMED_SECONDS = 60
+_BROKER_DOWN = (BrokerError, ConnectionError, TimeoutError)
+
+
+def make_app(settings: Settings) -> Celery:
+    """The Celery app for the settings' broker.
+
+    Raises:
+        ResourceError: if the embedded queue's folders cannot be made.
+    """
+    embedded = settings.broker.startswith("filesystem://")
+    app = Celery("adapeff", broker=f"{SCHEME}://" if embedded else settings.broker, set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=False,
+        task_default_queue=LANES[0],
+        task_queues=[Queue(lane) for lane in LANES],
+        task_create_missing_queues=False,
+        worker_prefetch_multiplier=1,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_hijack_root_logger=False,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_timeout=5,
+        broker_transport_options=_transport_options(settings),
+        redis_socket_timeout=15,
+        redis_socket_connect_timeout=5,
+        redis_backend_health_check_interval=5,
+    )
+    return app
+
+
+def _transport_options(settings: Settings) -> dict[str, Any]:
+    if not settings.broker.startswith("filesystem://"):
+        return {
+            "visibility_timeout": settings.visibility_hours * 3600,
+            "priority_steps": list(range(10)),
+            "socket_timeout": 15,
+            "socket_connect_timeout": 5,
+            "health_check_interval": 5,
+            "max_retries": 1,
+        }
+    folder = settings.state / "queue"
+    try:
+        for name in ("messages", "control", "processed"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(
+            f"cannot make the queue's folder {folder}: {error.strerror}; set ADAPEFF_STATE_DIR to a writable folder"
+        ) from error
+    return {
+        "data_folder_in": str(folder / "messages"),
+        "data_folder_out": str(folder / "messages"),
+        "control_folder": str(folder / "control"),
+        # On the same file system as the messages, so that taking one is a rename: only one consumer succeeds.
+        "processed_folder": str(folder / "processed"),
+        "store_processed": True,
+        "polling_interval": 0.1,
+    }
+
+
+def send(app: Celery, waiting: Iterable[Job]) -> list[int]:
+    """Send a message for each job, in order.
+
+    Returns:
+        The ids that are now with the broker.
+
+    Raises:
+        UnreachableError: if the broker does not answer; jobs already committed are sent later by a worker.
+    """
+    sent: list[int] = []
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=5)
+            producer = app.amqp.Producer(connection)
+            for job in waiting:
+                app.send_task(TASK_NAME, args=[job.id], queue=job.lane, priority=job.priority, producer=producer)
+                sent.append(job.id)
+    except _BROKER_DOWN as error:
+        raise UnreachableError(
+            f"the broker {mask(app.conf.broker_url)} cannot be reached: {_one_line(error)}"
+        ) from error
+    except OSError as error:
+        raise ResourceError(f"the queue cannot be written: {error.strerror or error}") from error
+    return sent
+
+
+def send_unsent(database: Database, app: Celery) -> int:
+    """Send every committed job that has not been sent.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        UnreachableError: if the broker does not answer.
+    """
+    with database.session(read_only=True) as session:
+        waiting = jobs.list_unsent(session)
+    if not waiting:
+        return 0
+    sent = send(app, waiting)
+    with database.session() as session:
+        jobs.mark_sent(session, sent)
+    return len(sent)
+
+
+def broker_problem(app: Celery) -> str:
+    """Why the broker cannot be reached, or '' if it can."""
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=5)
+    except (*_BROKER_DOWN, OSError) as error:
+        return _one_line(error)
+    return ""
+
+
+def _one_line(error: Exception) -> str:
+    text = mask(str(error)).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
+def _messages_waiting(app: Celery, lane: str) -> int:
+    with app.connection_for_read() as connection:
+        connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=5)
+        declared = connection.default_channel.queue_declare(queue=lane, durable=True, auto_delete=False)
+        return int(declared.message_count)
+
+
+class Reconciler(threading.Thread):
+    """Sends what is queued and unsent, sends again what was lost, and takes back leases that ran out.
+
+    A database that was away longer than a lease makes healthy runs look lost; so after any error, and after its own
+    start, it takes nothing back for one lease.
+    """
+
+    def __init__(self, database: Database, app: Celery, settings: Settings, stop: threading.Event) -> None:
+        super().__init__(name="reconciler", daemon=True)
+        self._database = database
+        self._app = app
+        self._settings = settings
+        self._stop_asked = stop
+        self._calm_sweeps = 0
+
+    def run(self) -> None:
+        """Sweep until asked to stop."""
+        needed = max(1, round(self._settings.lease_seconds / self._settings.reconcile_seconds))
+        while not self._stop_asked.is_set():
+            try:
+                self.sweep(take_back=self._calm_sweeps >= needed)
+                self._calm_sweeps += 1
+            except AdapeffError as error:
+                self._calm_sweeps = 0
+                logger.warning("reconciler: %s", error)
+            except Exception:
+                self._calm_sweeps = 0
+                logger.exception("reconciler: unexpected error, going on")
+            self._stop_asked.wait(self._settings.reconcile_seconds)
+
+    def sweep(self, *, take_back: bool) -> None:
+        """One round.
+
+        Raises:
+            UnreachableError: if database or broker is away.
+        """
+        if take_back:
+            with self._database.session() as session:
+                taken = jobs.take_back_expired(session)
+            for job_id, state in taken:
+                logger.warning("job %s: its run was lost; now %s", job_id, state)
+        send_unsent(self._database, self._app)
+        for lane in LANES:
+            self._send_lost_again(lane)
+        self._forget_consumed()
+
+    def _forget_consumed(self) -> None:
+        """Delete the embedded queue's consumed messages: they are read right after they are moved there."""
+        folder = self._settings.state / "queue" / "processed"
+        if self._settings.broker_url is not None or not folder.is_dir():
+            return
+        for file in folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another worker's reconciler was first
+                if time.time() - file.stat().st_ctime > _CONSUMED_SECONDS:
+                    file.unlink()
+
+    def _send_lost_again(self, lane: str) -> None:
+        """Where a lane is empty and a job sent some time ago still waits, its message is lost (or with a consumer)."""
+        with self._database.session(read_only=True) as session:
+            waiting = jobs.list_waiting(session, lane, older_than_seconds=self._settings.reconcile_seconds)
+        if not waiting:
+            return
+        try:
+            if _messages_waiting(self._app, lane):
+                return
+        except _BROKER_DOWN as error:
+            raise UnreachableError(f"the broker cannot be reached: {_one_line(error)}") from error
+        sent = send(self._app, waiting)
+        with self._database.session() as session:
+            jobs.mark_sent(session, sent)
+        logger.info("sent %s messages of lane %s again", len(sent), lane)

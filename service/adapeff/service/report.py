@@ -1,0 +1,351 @@
+"""Sum up finished jobs: a table per model and task, a row per method, each figure beside the reference's.
+
+Runs are put into one table only if they are alike: the same model, data, settings and hardware, the same versions of
+torch, transformers and peft. Unlike runs make tables of their own; nothing unlike is averaged. Of the repeats of a job
+(same method and seed) the newest counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from adapeff.service import catalog, jobs, results
+from adapeff.service.errors import AdapeffError
+from adapeff.service.models import Job, Measurement, Run
+from adapeff.service.specs import JobSpec
+from adapeff.service.statistics import Summary, summarise, within_noise
+
+REFERENCE = "full"
+_ALIKE = ("device_name", "device_type", "precision", "torch", "transformers", "peft", "torch_threads", "cpu_affinity")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of the report: its key, heading, unit, and whether more is better (None: neither)."""
+
+    key: str
+    heading: str
+    unit: str
+    higher_is_better: bool | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure of a method: its summary over seeds and its ratio to the reference, or why there is none."""
+
+    summary: Summary | None
+    ratio: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method's figures."""
+
+    method: str
+    learning_rate: float
+    learning_rate_source: str
+    seeds: tuple[int, ...]
+    cells: dict[str, Cell]
+
+
+@dataclass(frozen=True)
+class LanguageCell:
+    """A method's score in one language; `at_chance` if it is within noise of answering the most common label."""
+
+    summary: Summary
+    majority: float
+    at_chance: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """Everything about one model and task on one kind of hardware."""
+
+    model: str
+    task: str
+    title: str
+    metric: str
+    source_language: str
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    languages: dict[str, dict[str, LanguageCell]]
+    """Language -> method -> score on the test split."""
+    ceiling: float | None
+    licence: str
+    non_commercial: bool
+    has_reference: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """The tables, and what is not in them."""
+
+    tables: tuple[Table, ...]
+    unfinished: dict[str, int] = field(default_factory=dict)
+    """State -> jobs asked for that have no result."""
+
+
+@dataclass(frozen=True)
+class _Result:
+    job: Job
+    run: Run
+    spec: JobSpec
+    measurements: list[Measurement]
+    environment: dict[str, Any]
+
+    def find(self, name: str, **where: Any) -> Measurement | None:
+        for found in self.measurements:
+            if found.name == name and all(getattr(found, key) == value for key, value in where.items()):
+                return found
+        return None
+
+
+def build_report(session: Session, *, sweep_id: int | None = None) -> Report:
+    """The report over a sweep's jobs, or over all jobs."""
+    asked = jobs.list_jobs(session, sweep_id=sweep_id)
+    unfinished: dict[str, int] = {}
+    for job in asked:
+        if job.state != "succeeded":
+            unfinished[job.state] = unfinished.get(job.state, 0) + 1
+    groups: dict[tuple[Any, ...], list[_Result]] = {}
+    for result in _results(session, [job for job in asked if job.state == "succeeded"]):
+        groups.setdefault(_likeness(result), []).append(result)
+    return Report(tuple(_table(group) for group in groups.values()), unfinished)
+
+
+def _results(session: Session, succeeded: Sequence[Job]) -> list[_Result]:
+    runs = jobs.list_runs(session, [job.id for job in succeeded])
+    counted = {job.id: run for job in succeeded for run in runs[job.id] if run.outcome == "succeeded"}
+    measured = results.list_measurements(session, [run.id for run in counted.values()])
+    environments = results.list_environments(session, [r.environment_id for r in counted.values() if r.environment_id])
+    return [
+        _Result(
+            job,
+            run,
+            JobSpec.model_validate(job.spec),
+            measured[run.id],
+            environments.get(run.environment_id or 0, {}),
+        )
+        for job in succeeded
+        if (run := counted.get(job.id)) is not None
+    ]
+
+
+def _settings(spec: JobSpec) -> dict[str, Any]:
+    training = spec.training.model_dump(mode="json", exclude_defaults=True, exclude={"learning_rate", "device"})
+    measuring = spec.measuring.model_dump(mode="json", include={"latency_length", "latency_batches"})
+    return {**training, **measuring}
+
+
+def _likeness(result: _Result) -> tuple[Any, ...]:
+    spec = result.spec
+    return (
+        spec.model.identity,
+        str(spec.task),
+        spec.data.fingerprint or spec.data.revision,
+        spec.data.test_fingerprint,
+        tuple(sorted((result.run.resolved or {}).items())),
+        repr(sorted(_settings(spec).items())),
+        tuple(result.environment.get(key) for key in _ALIKE),
+    )
+
+
+def _table(group: list[_Result]) -> Table:
+    first = group[0].spec
+    task = _find_task(first)
+    metric = task.metric if task else "accuracy"
+    source = task.source_language if task else "en"
+    columns = _columns(group, metric, source)
+    by_method: dict[tuple[str, float], dict[int, _Result]] = {}
+    for result in group:  # ids ascend, so the newest repeat of a seed stays
+        key = (str(result.spec.method), result.spec.training.learning_rate)
+        by_method.setdefault(key, {})[result.spec.seed] = result
+    several_rates = {method for method, _ in by_method if sum(other == method for other, _ in by_method) > 1}
+    names = {key: f"{key[0]} lr {key[1]:g}" if key[0] in several_rates else key[0] for key in by_method}
+    reference = next((results for (method, _), results in by_method.items() if method == REFERENCE), None)
+    has_reference = reference is not None and REFERENCE not in several_rates
+    base = _summaries(reference.values(), columns, metric, source) if reference and has_reference else {}
+    rows = []
+    for key, seeds in sorted(by_method.items(), key=lambda item: (item[0][0] != REFERENCE, item[0])):
+        cells = _summaries(seeds.values(), columns, metric, source)
+        any_result = next(iter(seeds.values())).spec
+        rows.append(
+            Row(
+                method=names[key],
+                learning_rate=key[1],
+                learning_rate_source=any_result.learning_rate_source,
+                seeds=tuple(sorted(seeds)),
+                cells={name: _with_ratio(cell, base.get(name)) for name, cell in cells.items()},
+            )
+        )
+    return Table(
+        model=str(first.model),
+        task=str(first.task),
+        title=task.title if task else str(first.task),
+        metric=metric,
+        source_language=source,
+        settings=_settings(first),
+        environment={key: group[0].environment.get(key) for key in _ALIKE},
+        columns=columns,
+        rows=tuple(rows),
+        languages=_languages(by_method, names, metric),
+        ceiling=task.ceiling() if task else None,
+        licence=task.licence if task else "",
+        non_commercial=task.non_commercial if task else False,
+        has_reference=has_reference,
+    )
+
+
+def _find_task(spec: JobSpec) -> Any:
+    """The task as it is registered here; None where its plug-in is not installed (a report must not need it)."""
+    try:
+        return catalog.get_task(spec.task.name, spec.task.parameters)
+    except AdapeffError:
+        return None
+
+
+def _columns(group: list[_Result], metric: str, source: str) -> tuple[Column, ...]:
+    languages = group[0].spec.measuring.test_languages or ()
+    transfer = [language for language in languages if language != source]
+    allocated = group[0].find("peak_memory_allocated_bytes")
+    peak = "allocated" if allocated is not None and allocated.value is not None else "process"
+    length = group[0].spec.measuring.latency_length
+    return (
+        Column("quality", f"{metric} {source}", "%", True),
+        *((Column("transfer", f"mean of {len(transfer)} other", "%", True),) if transfer else ()),
+        Column("parameters_method", "trained: method", "params", None),
+        Column("parameters_head", "trained: head", "params", None),
+        Column("stored_bytes", "stored per task", "B", False),
+        Column("train_compute_s", "train compute", "s", False),
+        Column(f"peak_memory_{peak}_bytes", f"peak memory ({peak})", "B", False),
+        *(
+            Column(f"latency_b{batch}", f"latency {batch}x{length} p50", "s", False)
+            for batch in group[0].spec.measuring.latency_batches
+        ),
+    )
+
+
+def _summaries(found: Iterable[_Result], columns: Sequence[Column], metric: str, source: str) -> dict[str, Cell]:
+    cells = {}
+    ordered = sorted(found, key=lambda result: result.spec.seed)
+    for column in columns:
+        values, reason = [], ""
+        for result in ordered:
+            value, why = _figure(result, column.key, metric, source)
+            if value is not None:
+                values.append(value)
+            reason = reason or why
+        cells[column.key] = Cell(summarise(values) if values else None, reason=reason)
+    return cells
+
+
+def _figure(result: _Result, key: str, metric: str, source: str) -> tuple[float | None, str]:
+    if key == "transfer":
+        scores = [
+            m.value
+            for m in result.measurements
+            if m.name == metric and m.split == "test" and m.language != source and m.value is not None
+        ]
+        return (math.fsum(scores) / len(scores), "") if scores else (None, "no other language tested")
+    if key == "quality":
+        found = result.find(metric, split="test", language=source)
+    elif key.startswith("latency_b"):
+        found = result.find("latency_s", statistic="p50", batch=int(key.removeprefix("latency_b")))
+    else:
+        names = {
+            "parameters_method": "trainable_parameters_method",
+            "parameters_head": "trainable_parameters_head",
+        }
+        found = result.find(names.get(key, key))
+    return (found.value, found.reason) if found is not None else (None, "not measured")
+
+
+def _with_ratio(cell: Cell, base: Cell | None) -> Cell:
+    if cell.summary is None or base is None or base.summary is None or base.summary.mean == 0:
+        return cell
+    return Cell(cell.summary, cell.summary.mean / base.summary.mean, cell.reason)
+
+
+def _languages(
+    by_method: dict[tuple[str, float], dict[int, _Result]], names: dict[tuple[str, float], str], metric: str
+) -> dict[str, dict[str, LanguageCell]]:
+    found: dict[str, dict[str, LanguageCell]] = {}
+    for key, seeds in sorted(by_method.items(), key=lambda item: (item[0][0] != REFERENCE, item[0])):
+        ordered = sorted(seeds.values(), key=lambda result: result.spec.seed)
+        for language in ordered[0].spec.measuring.test_languages or ():
+            where = {"split": "test", "language": language}
+            scores = [m.value for result in ordered if (m := result.find(metric, **where)) and m.value is not None]
+            majority = ordered[0].find(f"majority_{metric}", **where)
+            examples = ordered[0].find("examples", **where)
+            if not scores or majority is None or examples is None or majority.value is None or not examples.value:
+                continue
+            summary = summarise(scores)
+            at_chance = within_noise(summary.mean, majority.value, int(examples.value))
+            found.setdefault(language, {})[names[key]] = LanguageCell(summary, majority.value, at_chance)
+    return found
+
+
+def report_rows(report: Report) -> list[dict[str, Any]]:
+    """The report in long form, one dictionary per figure: what `--format json` and `csv` hold."""
+    rows: list[dict[str, Any]] = []
+    for table in report.tables:
+        for row in table.rows:
+            common = {
+                "model": table.model,
+                "task": table.task,
+                "device": table.environment.get("device_name"),
+                "method": row.method,
+                "learning_rate": row.learning_rate,
+                "learning_rate_source": row.learning_rate_source,
+            }
+            for column in table.columns:
+                cell = row.cells[column.key]
+                language = table.source_language if column.key == "quality" else ""
+                rows.append(
+                    {
+                        **common,
+                        "figure": column.key,
+                        "language": language,
+                        "unit": "1" if column.unit in ("%", "params") else column.unit,
+                        **_flat(cell.summary),
+                        "ratio_to_reference": cell.ratio,
+                        "at_chance": None,
+                        "reason": cell.reason,
+                    }
+                )
+            for language, methods in table.languages.items():
+                if language != table.source_language and row.method in methods:
+                    cell_there = methods[row.method]
+                    rows.append(
+                        {
+                            **common,
+                            "figure": "quality",
+                            "language": language,
+                            "unit": "1",
+                            **_flat(cell_there.summary),
+                            "ratio_to_reference": None,
+                            "at_chance": cell_there.at_chance,
+                            "reason": "",
+                        }
+                    )
+    return rows
+
+
+def _flat(summary: Summary | None) -> dict[str, Any]:
+    if summary is None:
+        return {"n": 0, "mean": None, "low": None, "high": None, "values": []}
+    return {
+        "n": summary.n,
+        "mean": summary.mean,
+        "low": summary.low,
+        "high": summary.high,
+        "values": list(summary.values),
+    }

@@ -1,0 +1,124 @@
+"""Store what a run found, once, together with its ending and under its token; read it back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from adapeff.service import jobs
+from adapeff.service.models import Artifact, Curve, Environment, Measurement, Run
+from adapeff.service.specs import canonical_json
+
+_CHUNK = 500
+_KEY = {"statistic": "", "phase": "", "language": "", "split": "", "batch": 0, "length": 0, "dtype": ""}
+
+
+@dataclass
+class Findings:
+    """What a runner's events add up to."""
+
+    environment: dict[str, Any] = field(default_factory=dict)
+    resolved: dict[str, Any] = field(default_factory=dict)
+    measurements: list[dict[str, Any]] = field(default_factory=list)
+    curves: dict[str, list[Any]] = field(default_factory=dict)
+    artifacts: list[dict[str, Any]] = field(default_factory=list)
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        """Add one event; those that are no finding are ignored."""
+        kind = event.get("event")
+        if kind == "environment":
+            self.environment = dict(event["values"])
+        elif kind == "resolved":
+            self.resolved = {key: value for key, value in event.items() if key != "event"}
+        elif kind == "measurement":
+            self.measurements.append({key: value for key, value in event.items() if key != "event"})
+        elif kind == "curve":
+            self.curves[event["name"]] = event["points"]
+        elif kind == "artifact":
+            self.artifacts.append({key: event[key] for key in ("name", "path", "sha256", "bytes")})
+
+
+def finish(session: Session, claim: jobs.Claim, ending: jobs.Ending, findings: Findings) -> str:
+    """End a run and store its findings in one transaction; those of a run that failed are kept too, under its id.
+
+    Returns:
+        The job's new state.
+
+    Raises:
+        LeaseLostError: if the run is no longer the one that counts; nothing is stored then.
+    """
+    environment_id = _store_environment(session, findings.environment) if findings.environment else None
+    state = jobs.finish_run(session, claim, ending, environment_id=environment_id)
+    rows = [
+        {
+            "run_id": claim.run_id,
+            "name": found["name"],
+            "value": found["value"],
+            "unit": found["unit"],
+            "reason": found.get("reason", ""),
+            **{key: found.get(key, default) for key, default in _KEY.items()},
+            "variant": canonical_json(found["variant"]) if found.get("variant") else "",
+        }
+        for found in findings.measurements
+    ]
+    for start in range(0, len(rows), _CHUNK):
+        session.execute(insert(Measurement), rows[start : start + _CHUNK])
+    for name, points in findings.curves.items():
+        session.execute(insert(Curve).values(run_id=claim.run_id, name=name, points=points))
+    folder = session.scalars(select(Run.folder).where(Run.id == claim.run_id)).one()
+    for artifact in findings.artifacts:
+        uri = str(PurePath(folder) / artifact["path"])
+        values = {"name": artifact["name"], "uri": uri, "sha256": artifact["sha256"], "bytes": artifact["bytes"]}
+        session.execute(insert(Artifact).values(run_id=claim.run_id, **values))
+    return state
+
+
+def _store_environment(session: Session, values: Mapping[str, Any]) -> int:
+    fingerprint = hashlib.sha256(canonical_json(values).encode()).hexdigest()
+    known = session.scalar(select(Environment.id).where(Environment.fingerprint == fingerprint))
+    if known is not None:
+        return known
+    if session.get_bind().dialect.name == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert as dialect_insert
+    else:
+        from sqlalchemy.dialects.postgresql import insert as dialect_insert  # type: ignore[assignment]
+    row = dialect_insert(Environment).values(fingerprint=fingerprint, values=dict(values))
+    session.execute(row.on_conflict_do_nothing(index_elements=["fingerprint"]))
+    return session.scalars(select(Environment.id).where(Environment.fingerprint == fingerprint)).one()
+
+
+def list_measurements(
+    session: Session, run_ids: Sequence[int], names: Iterable[str] | None = None
+) -> dict[int, list[Measurement]]:
+    """The measurements of each run, all or those with the given names."""
+    found: dict[int, list[Measurement]] = {run_id: [] for run_id in run_ids}
+    wanted_names = sorted(names) if names is not None else None
+    for start in range(0, len(run_ids), _CHUNK):
+        wanted = select(Measurement).where(Measurement.run_id.in_(run_ids[start : start + _CHUNK]))
+        if wanted_names is not None:
+            wanted = wanted.where(Measurement.name.in_(wanted_names))
+        for row in session.scalars(wanted.order_by(Measurement.run_id, Measurement.id)):
+            found[row.run_id].append(row)
+    return found
+
+
+def list_environments(session: Session, ids: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """The environments with these ids."""
+    wanted = select(Environment).where(Environment.id.in_(sorted(set(ids))))
+    return {row.id: row.values for row in session.scalars(wanted)}
+
+
+def list_artifacts(session: Session, run_id: int) -> list[Artifact]:
+    """The files a run left behind."""
+    return list(session.scalars(select(Artifact).where(Artifact.run_id == run_id).order_by(Artifact.name)))
+
+
+def list_curves(session: Session, run_id: int) -> dict[str, list[Any]]:
+    """The curves of a run by name."""
+    return {row.name: row.points for row in session.scalars(select(Curve).where(Curve.run_id == run_id))}

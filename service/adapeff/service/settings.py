@@ -1,0 +1,247 @@
+"""Settings and where each one comes from: flag, environment, project file, user file, default, in this order.
+
+The project is the nearest folder, from the working directory upwards, with an `adapeff.toml` or an `.adapeff`.
+`DATABASE_URL` and `REDIS_URL` count after their `ADAPEFF_` forms; such a database may belong to something else, so it is
+never migrated unasked.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_config_path, user_data_path
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from adapeff.service.catalog import first_problem
+from adapeff.service.errors import ConfigError, suggest
+
+PREFIX = "ADAPEFF_"
+PROJECT_FILE = "adapeff.toml"
+_PLAIN_NAMES = {"database_url": "DATABASE_URL", "broker_url": "REDIS_URL"}
+_NETWORK_FILE_SYSTEMS = {
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "fuse.sshfs",
+    "afs",
+    "ceph",
+    "lustre",
+    "glusterfs",
+    "9p",
+}
+
+
+class Settings(BaseSettings):
+    """One frozen object, built once by the process that owns `main`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
+
+    database_url: str | None = Field(default=None, description="SQLAlchemy URL; none: SQLite in state_dir")
+    broker_url: str | None = Field(default=None, description="redis://...; none: files in state_dir")
+    state_dir: Path | None = Field(
+        default=None, description="embedded state; none: .adapeff of the project or user data"
+    )
+    artifacts_url: str | None = Field(default=None, description="folder for run files; none: artifacts in state_dir")
+    data_root: Path | None = Field(default=None, description="folder of local data sets in the hub's schema")
+    lease_seconds: PositiveFloat = Field(default=60, description="a run that is silent for longer is taken back")
+    heartbeat_seconds: PositiveFloat = Field(default=15, description="how often a run renews its lease")
+    reconcile_seconds: PositiveFloat = Field(default=15, description="how often a worker looks for lost jobs")
+    max_failures: PositiveInt = Field(default=3, description="lost or killed runs after which a job fails")
+    visibility_hours: PositiveFloat = Field(
+        default=12, description="Redis redelivers an unacknowledged message after this"
+    )
+    cores_per_slot: PositiveInt = Field(default=1, description="cores a CPU slot is pinned to")
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_driver(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        value = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", value)
+        if not value.startswith(("sqlite:///", "postgresql+psycopg://")):
+            raise ValueError("expected sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME")
+        return value
+
+    @field_validator("broker_url")
+    @classmethod
+    def _known_broker(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("redis://", "rediss://", "filesystem://")):
+            raise ValueError("expected redis://:PASSWORD@HOST:PORT/NUMBER, or none for the embedded queue")
+        return value
+
+    @field_validator("artifacts_url")
+    @classmethod
+    def _is_a_folder(cls, value: str | None) -> str | None:
+        if value is not None and "://" in value and not value.startswith("file://"):
+            raise ValueError("expected a folder (a path or file:///path); share it between hosts")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then our environment; the other layers arrive merged below them (see `load_settings`)."""
+        return init_settings, env_settings
+
+    @property
+    def state(self) -> Path:
+        """The folder of the embedded database, queue and artifacts."""
+        if self.state_dir is not None:
+            return self.state_dir.expanduser()
+        project = find_project()
+        return project / ".adapeff" if project else user_data_path("adapeff")
+
+    @property
+    def database(self) -> str:
+        """The database's URL, the embedded one if none is set."""
+        return self.database_url or f"sqlite:///{self.state / 'adapeff.db'}"
+
+    @property
+    def broker(self) -> str:
+        """The broker's URL, the embedded one if none is set."""
+        return self.broker_url or "filesystem://"
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder that run files are kept in."""
+        if self.artifacts_url is None:
+            return self.state / "artifacts"
+        return Path(self.artifacts_url.removeprefix("file://")).expanduser()
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the database is the embedded one, which migrates itself."""
+        return self.database_url is None
+
+
+@dataclass(frozen=True)
+class LoadedSettings:
+    """The settings, and for each the name of the source that gave it."""
+
+    values: Settings
+    origins: Mapping[str, str]
+
+    def rows(self) -> Iterator[tuple[str, str, str]]:
+        """(name, value with secrets masked, source) of every setting, computed defaults included."""
+        computed = {
+            "database_url": "database",
+            "broker_url": "broker",
+            "state_dir": "state",
+            "artifacts_url": "artifacts",
+        }
+        for name in Settings.model_fields:
+            value = getattr(self.values, computed.get(name, name))
+            yield name, mask(str(value)) if value is not None else "", self.origins[name]
+
+
+def load_settings(flags: Mapping[str, Any] | None = None) -> LoadedSettings:
+    """Read every source.
+
+    Args:
+        flags: values given on the command line; None means not given.
+
+    Raises:
+        ConfigError: for an unknown key or a value of the wrong form, naming it and its source.
+    """
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    layers = [("flag", given), *_environment(), *_files()]
+    origins = dict.fromkeys(Settings.model_fields, "default")
+    merged: dict[str, Any] = {}
+    for origin, layer in layers:
+        for name, value in layer.items():
+            if name not in merged:
+                merged[name], origins[name] = value, origin
+    try:
+        values = Settings(**merged)
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+        problem = mask(first_problem(error))
+        raise ConfigError(f"setting {problem} (from {origins.get(name, 'flag')})") from error
+    return LoadedSettings(values, origins)
+
+
+def _environment() -> list[tuple[str, dict[str, Any]]]:
+    names = Settings.model_fields
+    for variable in os.environ:
+        name = variable.removeprefix(PREFIX).lower()
+        if variable.startswith(PREFIX) and name not in names and not name.startswith("test_"):
+            known = [PREFIX + field.upper() for field in names]
+            raise ConfigError(f"unknown environment variable {variable}; {suggest(variable, known)}")
+    ours = EnvSettingsSource(Settings)()
+    plain = {field: os.environ[name] for field, name in _PLAIN_NAMES.items() if os.environ.get(name)}
+    return [
+        *(("environment " + PREFIX + field.upper(), {field: value}) for field, value in ours.items()),
+        *((f"environment {_PLAIN_NAMES[field]}", {field: value}) for field, value in plain.items()),
+    ]
+
+
+def _files() -> list[tuple[str, dict[str, Any]]]:
+    project = find_project()
+    files = [project / PROJECT_FILE] if project else []
+    files.append(user_config_path("adapeff") / "config.toml")
+    return [(str(file), _read_toml(file)) for file in files if file.is_file()]
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+    for key in values:
+        if key not in Settings.model_fields:
+            raise ConfigError(f"{file}: unknown setting '{key}'; {suggest(key, Settings.model_fields)}")
+    return values
+
+
+def find_project() -> Path | None:
+    """The nearest folder with an `adapeff.toml` or an `.adapeff`, from the working directory upwards."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / PROJECT_FILE).is_file() or (folder / ".adapeff").is_dir():
+            return folder
+    return None
+
+
+def mask(text: str) -> str:
+    """Any URL in the text with its password replaced by ***."""
+    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
+
+
+def network_file_system(path: Path, mounts: str | None = None) -> str | None:
+    """The type of the network file system a path lies on, or None for a local one.
+
+    Args:
+        path: need not exist yet.
+        mounts: the text of /proc/self/mounts (read if None).
+    """
+    if mounts is None:
+        try:
+            mounts = Path("/proc/self/mounts").read_text()
+        except OSError:
+            return None
+    place = path.expanduser().resolve()
+    best, kind = Path("/"), ""
+    for line in mounts.splitlines():
+        fields = line.split()
+        if len(fields) < 3:
+            continue
+        point = Path(fields[1].encode().decode("unicode_escape"))
+        if place.is_relative_to(point) and len(point.parts) >= len(best.parts):
+            best, kind = point, fields[2]
+    return kind if kind in _NETWORK_FILE_SYSTEMS else None

@@ -1,0 +1,64 @@
+"""Summaries over seeds: n, mean and a 95 % interval, or the values themselves where there are too few."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LEAST_FOR_INTERVAL = 3
+
+# Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom (any table, e.g. NIST/SEMATECH e-Handbook,
+# section 1.3.6.7.2); beyond, the Cornish-Fisher expansion about the normal quantile is good to 1e-4.
+_T_95 = (
+    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281,
+    2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860,
+    2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423,
+)  # fmt: skip
+_Z_95 = 1.959964
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What several values of one quantity come to; `low` and `high` are None for fewer than 3 values."""
+
+    values: tuple[float, ...]
+    mean: float
+    low: float | None
+    high: float | None
+
+    @property
+    def n(self) -> int:
+        """How many values there are."""
+        return len(self.values)
+
+
+def summarise(values: Sequence[float]) -> Summary:
+    """n, mean and Student's 95 % interval of the mean.
+
+    Raises:
+        ValueError: if there is no value.
+    """
+    if not values:
+        raise ValueError("no values to summarise")
+    n = len(values)
+    mean = math.fsum(values) / n
+    mean = min(max(mean, min(values)), max(values))  # rounding must not put a mean outside its values
+    if n < LEAST_FOR_INTERVAL:
+        return Summary(tuple(values), mean, None, None)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = student_t_95(n - 1) * deviation / math.sqrt(n)
+    return Summary(tuple(values), mean, mean - half, mean + half)
+
+
+def student_t_95(degrees_of_freedom: int) -> float:
+    """The 97.5 % quantile of Student's t."""
+    if degrees_of_freedom <= len(_T_95):
+        return _T_95[degrees_of_freedom - 1]
+    z, df = _Z_95, degrees_of_freedom
+    return z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
+
+
+def within_noise(score: float, baseline: float, examples: int) -> bool:
+    """Whether a share of correct answers is no better than a baseline's, by the 95 % binomial half-width."""
+    return score - baseline <= _Z_95 * math.sqrt(max(baseline * (1 - baseline), 0.0) / examples)

@@ -1,0 +1,81 @@
+"""Submit sweeps, find them again, and estimate how long they take."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from adapeff.service import jobs
+from adapeff.service.database import now
+from adapeff.service.errors import JobError
+from adapeff.service.models import Job, Measurement, Run, Sweep, SweepJob
+from adapeff.service.specs import JobSpec, SweepSpec
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What submitting a sweep came to."""
+
+    sweep_id: int
+    job_ids: list[int]
+    created: list[int]
+    """Those of the jobs that are new."""
+
+
+def submit(
+    session: Session, sweep: SweepSpec, specs: Sequence[JobSpec], *, max_failures: int, force: bool = False
+) -> Submission:
+    """Store a sweep and a queued job for each spec that has none; with `force` a repeat of each that has one."""
+    if force:
+        specs = [jobs.next_repeat(session, spec) for spec in specs]
+    ids, created = jobs.create_jobs(session, specs, priority=sweep.priority, max_failures=max_failures)
+    stored = Sweep(name=sweep.name, spec=sweep.model_dump(mode="json"), created_at=now(session))
+    session.add(stored)
+    session.flush()
+    session.execute(insert(SweepJob), [{"sweep_id": stored.id, "job_id": job_id} for job_id in ids])
+    return Submission(stored.id, ids, created)
+
+
+def find_sweep_id(session: Session, reference: str | None) -> int | None:
+    """The id of a sweep given by id or name (the newest of that name), or of the newest sweep for None.
+
+    Raises:
+        JobError: if there is no such sweep.
+    """
+    if reference is None:
+        return session.scalar(select(Sweep.id).order_by(Sweep.id.desc()).limit(1))
+    wanted = select(Sweep.id).where(Sweep.name == reference)
+    if reference.isdigit():
+        wanted = select(Sweep.id).where(Sweep.id == int(reference))
+    found = session.scalar(wanted.order_by(Sweep.id.desc()).limit(1))
+    if found is None:
+        names = session.scalars(select(Sweep.name).distinct().order_by(Sweep.name).limit(20)).all()
+        raise JobError(f"there is no sweep '{reference}'; known: {', '.join(names) or 'none yet'}")
+    return found
+
+
+def estimate_seconds(session: Session, specs: Iterable[JobSpec]) -> list[float | None]:
+    """For each spec the median wall time of finished runs most like it, or None if there is nothing to go by.
+
+    Alike is the same model, task and method; failing that, the same model and method.
+    """
+    wanted = (
+        select(Job.model, Job.task, Job.method, Measurement.value)
+        .join(Run, Run.job_id == Job.id)
+        .join(Measurement, Measurement.run_id == Run.id)
+        .where(Run.outcome == "succeeded", Measurement.name == "wall_s")
+    )
+    seen: dict[tuple[str, ...], list[float]] = {}
+    for model, task, method, value in session.execute(wanted):
+        for key in ((model, task, method), (model, method)):
+            seen.setdefault(key, []).append(value)
+    estimates: list[float | None] = []
+    for spec in specs:
+        model, method = str(spec.model), str(spec.method)
+        times = seen.get((model, str(spec.task), method)) or seen.get((model, method))
+        estimates.append(statistics.median(times) if times else None)
+    return estimates

@@ -1,0 +1,56 @@
+"""`python -m adapeff.worker VERB`: what the command line needs of the worker, in processes of its own.
+
+daemon [--devices D]    serve the queue until a signal says stop
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+from adapeff.service.database import open_database
+from adapeff.service.errors import AdapeffError, ExitCode
+from adapeff.service.settings import load_settings
+
+
+def main() -> int:
+    """Run a verb; expected errors are one line on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m adapeff.worker")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    daemon = verbs.add_parser("daemon", help="serve the queue until a signal says stop")
+    daemon.add_argument("--devices", default="auto")
+    daemon.add_argument("--quiet", action="store_true", help="warnings only")
+    arguments = parser.parse_args()
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+        level=logging.WARNING if arguments.quiet else logging.INFO,
+    )
+    logging.getLogger("celery").setLevel(logging.WARNING)
+    logging.getLogger("kombu").setLevel(logging.WARNING)
+    try:
+        return _daemon(arguments.devices)
+    except AdapeffError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+
+
+def _daemon(devices: str) -> int:
+    from adapeff.worker.consumer import Worker
+    from adapeff.worker.slots import open_slots
+
+    settings = load_settings().values
+    slots = open_slots(devices, cores_per_slot=settings.cores_per_slot)
+    database = open_database(settings)
+    logging.getLogger("adapeff").info("slots: %s", ", ".join(slot.name for slot in slots))
+    Worker(settings, database, slots).serve()
+    database.close()
+    return ExitCode.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""Stand between a worker and its runner, so that no runner outlives its worker.
+
+`python -m adapeff.worker.guard [--cores 0,1] -- COMMAND ...` starts COMMAND in its own process group and ends as it
+ends: with its exit code, or by the same signal. Its standard input is a pipe whose other end the worker holds; when the
+worker is gone, however it went, the pipe ends and the whole group is killed. (A parent-death signal would miss the
+runner's own children.) The runner is also the first the kernel kills when memory runs out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+POLL_SECONDS = 0.2
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command after `--` until it or the worker ends."""
+    divider = arguments.index("--")
+    options, command = arguments[:divider], arguments[divider + 1 :]
+    if options[:1] == ["--cores"]:
+        os.sched_setaffinity(0, {int(core) for core in options[1].split(",")})
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGTERM, lambda *_: None)  # the group's SIGTERM is for the runner; a handler is not inherited
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as child:
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{child.pid}/oom_score_adj").write_text("1000")
+        while child.poll() is None:
+            readable, _, _ = select.select([sys.stdin], [], [], POLL_SECONDS)
+            if readable and not os.read(sys.stdin.fileno(), 4096):
+                os.killpg(0, signal.SIGKILL)
+    code = child.returncode
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL) if -code not in (signal.SIGKILL, signal.SIGSTOP) else None
+        os.kill(os.getpid(), -code)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,134 @@
+"""Slots: one accelerator, or one pinned set of CPU cores, each for one run at a time.
+
+A slot is held by a file lock for the worker's life. Runners inherit it, so a second worker stays out until even an
+orphan of the first one has ended.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Literal
+
+from adapeff.service.errors import ConfigError, ResourceError
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one run at a time may run."""
+
+    kind: Literal["cpu", "cuda"]
+    index: int
+    cores: tuple[int, ...] = ()
+    device_id: str = ""
+    """The GPU's UUID, as CUDA_VISIBLE_DEVICES takes it."""
+    lock: IO[str] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """`cpu:0`, `cuda:1`."""
+        return f"{self.kind}:{self.index}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the runner's environment needs so that it sees this device alone."""
+        return {"CUDA_VISIBLE_DEVICES": self.device_id if self.kind == "cuda" else ""}
+
+
+def open_slots(devices: str, *, cores_per_slot: int) -> list[Slot]:
+    """Take the slots asked for, as `cuda:0,cuda:1`, `cpu:0,cpu:1`, `cuda`, `cpu` or `auto`.
+
+    `auto` is every GPU of the host, or every CPU slot where there is none; of `auto`, `cuda` and `cpu`, slots that
+    another worker holds are left out.
+
+    Raises:
+        ConfigError: if the list is malformed or mixes kinds.
+        ResourceError: if a device does not exist or is held by another worker.
+    """
+    gpus = _gpus()
+    kind, indices = _parse(devices, gpus=len(gpus), cpu_slots=_cpu_slots(cores_per_slot))
+    named = any(":" in part for part in devices.split(","))
+    slots, held = [], []
+    for index in indices:
+        lock = _lock(f"{kind}-{index}")
+        if lock is None:
+            held.append(f"{kind}:{index}")
+        elif kind == "cuda":
+            slots.append(Slot("cuda", index, device_id=gpus[index], lock=lock))
+        else:
+            cores = sorted(os.sched_getaffinity(0))[index * cores_per_slot : (index + 1) * cores_per_slot]
+            slots.append(Slot("cpu", index, cores=tuple(cores), lock=lock))
+    if held and (named or not slots):
+        raise ResourceError(
+            f"{', '.join(held)} {'is' if len(held) == 1 else 'are'} in use by another adapeff worker on this host; "
+            "stop it, or name other devices with --devices"
+        )
+    return slots
+
+
+def _parse(devices: str, *, gpus: int, cpu_slots: int) -> tuple[Literal["cpu", "cuda"], Sequence[int]]:
+    if devices == "auto":
+        return ("cuda", range(gpus)) if gpus else ("cpu", range(cpu_slots))
+    kinds, indices = set(), []
+    for part in devices.split(","):
+        kind, colon, number = part.strip().partition(":")
+        if kind not in ("cpu", "cuda") or (colon and not number.isdigit()):
+            raise ConfigError(f"'{part}' is no device; expected cuda:0,cuda:1 or cpu:0,cpu:1 or cuda, cpu, auto")
+        kinds.add(kind)
+        there = gpus if kind == "cuda" else cpu_slots
+        if kind == "cuda" and not gpus:
+            raise ResourceError(f"'{part}': this host has no GPU that NVML sees; use --devices cpu or another host")
+        wanted = [int(number)] if colon else list(range(there))
+        if wanted[-1] >= there:
+            raise ResourceError(f"'{part}': this host has {there} {kind} slots, {kind}:0 to {kind}:{there - 1}")
+        indices += wanted
+    if len(kinds) > 1:
+        raise ConfigError(f"'{devices}' mixes CPU and GPU slots; start one worker for each kind")
+    return ("cuda" if "cuda" in kinds else "cpu"), sorted(set(indices))
+
+
+def _cpu_slots(cores_per_slot: int) -> int:
+    cores = len(os.sched_getaffinity(0))
+    if cores_per_slot > cores:
+        raise ConfigError(f"cores_per_slot is {cores_per_slot}, but this process may use {cores} cores")
+    return cores // cores_per_slot
+
+
+def _gpus() -> list[str]:
+    """UUIDs of the GPUs (or MIG instances named in CUDA_VISIBLE_DEVICES) this worker may use, by NVML; torch is not asked,
+    since a process that has touched CUDA cannot share it with a fork."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # noqa: BLE001 - NVML raises its own types, and is absent on most machines
+        return []
+    found = [
+        str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index)))
+        for index in range(pynvml.nvmlDeviceGetCount())
+    ]
+    if visible is None:
+        return found
+    named = [part.strip() for part in visible.split(",") if part.strip()]
+    return [found[int(part)] if part.isdigit() and int(part) < len(found) else part for part in named]
+
+
+def _lock(name: str) -> IO[str] | None:
+    """An exclusive lock on a slot of this host, or None if another process holds it."""
+    folder = Path(tempfile.gettempdir()) / f"adapeff-slots-{os.getuid()}"
+    try:
+        folder.mkdir(exist_ok=True)
+        file = (folder / f"{name}.lock").open("w")
+    except OSError as error:
+        raise ResourceError(f"cannot write the lock of a slot under {folder}: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
