@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, cast
 
-from sqlalchemy import CursorResult, Select, and_, exists, func, insert, or_, select, update
+from sqlalchemy import CursorResult, and_, exists, func, insert, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from adapeff.service.database import now
@@ -70,7 +70,7 @@ def create_jobs(
     hashes = [spec.job_hash for spec in specs]
     known = _ids_by_hash(session, hashes)
     created_at = now(session)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "job_hash": job_hash,
             "train_hash": spec.train_hash,
@@ -342,7 +342,7 @@ def take_back_expired(session: Session) -> list[tuple[int, str]]:
 
 def list_unsent(session: Session, *, limit: int = 10_000) -> list[Job]:
     """Queued jobs nobody has sent a message for: the outbox, in the order they should be served."""
-    wanted: Select[tuple[Job]] = (
+    wanted = (
         select(Job)
         .where(_is_claimable(now(session)), Job.sent_at.is_(None))
         .order_by(Job.priority, Job.id)

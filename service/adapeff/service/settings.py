@@ -1,7 +1,7 @@
 """Settings and where each one comes from: flag, environment, project file, user file, default, in this order.
 
-The project is the nearest folder, from the working directory upwards, with an `adapeff.toml` or an `.adapeff`.
-`DATABASE_URL` and `REDIS_URL` count after their `ADAPEFF_` forms; such a database may belong to something else, so it is
+The project is the nearest folder, from the working directory upwards, with `adapeff.toml` or `.adapeff` in it.
+`DATABASE_URL` and `REDIS_URL` count after their `ADAPEFF_` forms; such a database may belong to something else: it is
 never migrated unasked.
 """
 

@@ -72,10 +72,11 @@ def estimate_seconds(session: Session, specs: Iterable[JobSpec]) -> list[float |
     seen: dict[tuple[str, ...], list[float]] = {}
     for model, task, method, value in session.execute(wanted):
         for key in ((model, task, method), (model, method)):
-            seen.setdefault(key, []).append(value)
+            if value is not None:
+                seen.setdefault(key, []).append(value)
     estimates: list[float | None] = []
     for spec in specs:
         model, method = str(spec.model), str(spec.method)
-        times = seen.get((model, str(spec.task), method)) or seen.get((model, method))
+        times = seen.get((model, str(spec.task), method)) or seen.get((model, method), [])
         estimates.append(statistics.median(times) if times else None)
     return estimates

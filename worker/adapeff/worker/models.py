@@ -38,8 +38,8 @@ def load_model(reference: ModelReference) -> LoadedModel:
         found = resolve_model(reference.name)
         if folder is None or found.fingerprint != reference.fingerprint:
             raise ModelError(
-                f"model '{reference.name}' here has the fingerprint {str(found.fingerprint)[:12]}, but the job was submitted "
-                f"with {str(reference.fingerprint)[:12]}; give every host the same files"
+                f"model '{reference.name}' here has the fingerprint {str(found.fingerprint)[:12]}, but the job was "
+                f"submitted with {str(reference.fingerprint)[:12]}; give every host the same files"
             )
     place = str(folder) if folder else reference.name
     # A safe default everywhere: code that comes with a model is never run.

@@ -99,8 +99,10 @@ def _cpu_slots(cores_per_slot: int) -> int:
 
 
 def _gpus() -> list[str]:
-    """UUIDs of the GPUs (or MIG instances named in CUDA_VISIBLE_DEVICES) this worker may use, by NVML; torch is not asked,
-    since a process that has touched CUDA cannot share it with a fork."""
+    """The UUIDs of the GPUs this worker may use: all that NVML sees, or those CUDA_VISIBLE_DEVICES names.
+
+    Torch is not asked: importing it takes seconds, and the worker itself needs none of it.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         import pynvml

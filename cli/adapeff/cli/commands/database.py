@@ -24,7 +24,8 @@ def upgrade() -> None:
     before = database.current_revision(opened)
     if before is not None and before > database.head_revision():
         raise SchemaError(
-            f"the database is at revision {before}, newer than this adapeff's {database.head_revision()}; upgrade adapeff"
+            f"the database is at revision {before}, newer than this adapeff's {database.head_revision()}; "
+            "upgrade adapeff"
         )
     database.upgrade(opened)
     print(f"{before or 'empty'} -> {database.current_revision(opened)}")

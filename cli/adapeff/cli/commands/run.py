@@ -89,7 +89,7 @@ def _devices_for(asked: Iterable[str]) -> list[str]:
 def _workers(devices: list[str]) -> Iterator[list[tuple[subprocess.Popen[bytes], IO[bytes]]]]:
     """Workers of our own, stopped afterwards: what they still run is handed back to the queue."""
     with ExitStack() as stack:
-        started = []
+        started: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
         for kind in devices:
             log = stack.enter_context(tempfile.TemporaryFile())
             command = [sys.executable, "-m", "adapeff.worker", "daemon", "--devices", kind, "--quiet"]

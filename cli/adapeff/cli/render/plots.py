@@ -66,14 +66,7 @@ def plot_report(report: Report, path: Path) -> list[Point]:
         for point in (point for point in points if point.panel == panel):
             colour = colours[point.method]
             axis.scatter(point.seconds, point.scores, s=14, color=colour, alpha=0.45)
-            axis.scatter([point.mean_seconds], [point.mean_score], s=60, color=colour)
-            axis.annotate(
-                point.method,
-                (point.mean_seconds, point.mean_score),
-                xytext=(6, 6),
-                textcoords="offset points",
-                color=colour,
-            )
+            axis.scatter([point.mean_seconds], [point.mean_score], s=60, color=colour, label=point.method)
         table = next(table for table in report.tables if _panel(table) == panel)
         if table.ceiling is not None:
             axis.axhline(100 * table.ceiling, linestyle=":", color="grey", linewidth=1)
@@ -82,6 +75,10 @@ def plot_report(report: Report, path: Path) -> list[Point]:
             )
         axis.set_xscale("log")
         axis.margins(0.18)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("{x:g}")
+        axis.tick_params(axis="x", which="minor", labelsize=7)
+        axis.legend(fontsize=8, loc="lower right")
         axis.set_title(panel, fontsize=9)
         axis.set_xlabel("training compute time, s (log)")
         axis.set_ylabel(f"{table.metric} in {table.source_language}, %")

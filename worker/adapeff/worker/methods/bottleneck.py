@@ -5,7 +5,8 @@ pre-trained LayerNorm; the unadapted model gives `LN(h + x)`. The sequential ada
 
     LN(h + B(h) + x)        B(z) = dropout(scaling * (U a(D z + b_D) + b_U))
 
-with D of shape bottleneck x hidden, U of shape hidden x bottleneck, bottleneck = max(1, floor(hidden / reduction_factor)).
+with D of shape bottleneck x hidden, U of shape hidden x bottleneck,
+bottleneck = max(1, floor(hidden / reduction_factor)).
 D and U start as N(0, 0.02^2), biases as 0 (near the identity). Source: Houlsby et al. 2019, arXiv:1902.00751; placement
 and initialisation as AdapterHub's `double_seq_bn` (Poth et al. 2023, arXiv:2311.11077).
 
@@ -16,6 +17,7 @@ The sites are the modules that hold `dense`, `dropout` and `LayerNorm` (BERT, Ro
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -78,13 +80,17 @@ class Bottleneck(nn.Module):
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         delta: torch.Tensor = self.up(self.activation(self.down(z)))
-        return self.dropout(delta if self.scaling == 1.0 else delta * self.scaling)  # type: ignore[no-any-return]
+        scaled: torch.Tensor = self.dropout(delta if self.scaling == 1.0 else delta * self.scaling)
+        return scaled
 
 
 class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft ships no types
     """A sublayer's output module with bottlenecks in it, one active at a time; without one it is the module itself."""
 
     adapter_layer_names = ("bottleneck",)
+    bottleneck: nn.ModuleDict
+    active_adapters: list[str]
+    set_adapter: Callable[..., None]
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig) -> None:
         super().__init__()
@@ -97,7 +103,8 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft 
 
     def update_layer(self, adapter_name: str, config: BottleneckConfig) -> None:
         """Add the adapter `adapter_name`, on the base layer's device and in its precision."""
-        reference: torch.Tensor = self.base_layer.dense.weight  # type: ignore[union-attr,assignment]
+        site: Any = self.base_layer
+        reference: torch.Tensor = site.dense.weight
         bottleneck = Bottleneck(reference.shape[0], config)
         if reference.device.type != "meta":
             bottleneck = bottleneck.to(device=reference.device, dtype=reference.dtype)
@@ -106,7 +113,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft 
 
     def forward(self, hidden_states: torch.Tensor, input_tensor: torch.Tensor) -> torch.Tensor:
         site: Any = self.base_layer
-        active = [name for name in self.active_adapters if name in self.bottleneck]
+        active: list[str] = [name for name in self.active_adapters if name in self.bottleneck]
         if self.disable_adapters or not active:
             untouched: torch.Tensor = site(hidden_states, input_tensor)
             return untouched

@@ -12,7 +12,12 @@ from adapeff.service.plugins import Method
 if TYPE_CHECKING:
     from torch import nn
 
-_QUERY_AND_VALUE = (("query", "value"), ("q_lin", "v_lin"), ("query_proj", "value_proj"), ("Wqkv",))
+_QUERY_AND_VALUE: tuple[tuple[str, ...], ...] = (
+    ("query", "value"),
+    ("q_lin", "v_lin"),
+    ("query_proj", "value_proj"),
+    ("Wqkv",),
+)
 
 
 class Lora(Method):
@@ -35,17 +40,16 @@ class Lora(Method):
         from peft import LoraConfig, get_peft_model
 
         names = {name.rpartition(".")[2] for name, _ in encoder.named_modules()}
-        if self.target_modules is None:
+        targets = self.target_modules
+        if targets is None:
             targets = next((found for found in _QUERY_AND_VALUE if names.issuperset(found)), None)
             if targets is None:
                 raise ModelError(
                     f"lora finds no query and value layers in {type(encoder).__name__}; name linear layers with "
                     "lora[target_modules=[...]]"
                 )
-        else:
-            targets = self.target_modules
-            if missing := [name for name in targets if name not in names]:
-                raise ModelError(f"lora: {type(encoder).__name__} has no module '{missing[0]}' to adapt")
+        if missing := [name for name in targets if name not in names]:
+            raise ModelError(f"lora: {type(encoder).__name__} has no module '{missing[0]}' to adapt")
         config = LoraConfig(
             r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=list(targets), bias="none"
         )

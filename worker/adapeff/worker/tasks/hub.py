@@ -1,7 +1,7 @@
 """Tasks declared as data: a Hugging Face hub data set, or a local folder in the same schema.
 
-A local folder is looked for first, under the `data_root` setting: `<folder>/<config>/{train,validation,test}.jsonl`, one
-JSON object a line with the hub's columns and label encoding. Without one the hub is asked, through `datasets`.
+A local folder is looked for first, under the `data_root` setting: `<folder>/<config>/{train,validation,test}.jsonl`,
+one JSON object a line with the hub's columns and label encoding. Without one the hub is asked, through `datasets`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class HubTask(Task):
         """Read one split, in file order.
 
         Where the official test split carries no labels (-1 throughout, as SST-2's on the hub), the validation split
-        is the test, and the examples for selection are held out of train: a tenth, at most 1,000, drawn by a fixed seed.
+        is the test, and the examples for selection are held out of train: a tenth, at most 1,000, by a fixed seed.
         """
         if not self._test_is_labelled(language if split == "test" else self.source_language, data_root):
             if split == "test":
@@ -130,7 +130,8 @@ class HubTask(Task):
             raise DataError(
                 f"data set '{self.hub_id}' cannot be loaded from the hub "
                 f"({type(error).__name__}: {str(error).splitlines()[0]}); "
-                f"check the connection, or put it under data_root as {self.folder}/{self.configs[language]}/{split}.jsonl"
+                "check the connection, or put it under data_root as "
+                f"{self.folder}/{self.configs[language]}/{split}.jsonl"
             ) from error
         rows: Iterable[Mapping[str, Any]] = data
         return rows

@@ -1,0 +1,104 @@
+"""Where settings come from, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapeff.service.errors import ConfigError
+from adapeff.service.settings import load_settings, mask, network_file_system
+
+
+def test_each_source_beats_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    user = tmp_path / "config" / "adapeff"
+    user.mkdir(parents=True)
+    (user / "config.toml").write_text("lease_seconds = 1\nheartbeat_seconds = 1\nreconcile_seconds = 1\nmax_failures = 9\n")
+    (tmp_path / "adapeff.toml").write_text("lease_seconds = 2\nheartbeat_seconds = 2\nreconcile_seconds = 2\n")
+    monkeypatch.setenv("ADAPEFF_LEASE_SECONDS", "3")
+    monkeypatch.setenv("ADAPEFF_HEARTBEAT_SECONDS", "3")
+
+    loaded = load_settings({"lease_seconds": 4})
+
+    values = loaded.values
+    assert (values.lease_seconds, values.heartbeat_seconds, values.reconcile_seconds) == (4, 3, 2)
+    assert (values.max_failures, values.cores_per_slot) == (9, 1)
+    assert loaded.origins["lease_seconds"] == "flag"
+    assert loaded.origins["heartbeat_seconds"] == "environment ADAPEFF_HEARTBEAT_SECONDS"
+    assert loaded.origins["reconcile_seconds"] == str(tmp_path / "adapeff.toml")
+    assert loaded.origins["max_failures"] == str(user / "config.toml")
+    assert loaded.origins["cores_per_slot"] == "default"
+
+
+def test_own_variable_beats_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgres://u:p@h/plain")
+    monkeypatch.setenv("REDIS_URL", "redis://h/1")
+    monkeypatch.setenv("ADAPEFF_DATABASE_URL", "postgresql://u:p@h/own")
+
+    loaded = load_settings()
+
+    assert loaded.values.database == "postgresql+psycopg://u:p@h/own"
+    assert loaded.values.broker == "redis://h/1"
+    assert loaded.origins["broker_url"] == "environment REDIS_URL"
+
+
+def test_passwords_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADAPEFF_DATABASE_URL", "postgresql://u:hush@h/d")
+    monkeypatch.setenv("ADAPEFF_BROKER_URL", "redis://:hush@h:6379/0")
+
+    printed = " ".join(value for _, value, _ in load_settings().rows())
+
+    assert "hush" not in printed
+    assert "u:***@h/d" in printed
+
+
+@given(st.text(st.characters(exclude_characters="@", exclude_categories=["Z", "C"]), min_size=1))
+def test_no_password_survives_masking(password: str) -> None:
+    assert mask(f"redis://user:{password}@host/0") == "redis://user:***@host/0"
+
+
+def test_state_lies_in_the_project_or_with_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().values.state == tmp_path / "data" / "adapeff"
+
+    (tmp_path / "adapeff.toml").touch()
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "deep" / "er")
+
+    assert load_settings().values.state == tmp_path / ".adapeff"
+
+
+def test_unknown_environment_variable_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADAPEFF_LEASE_SECOND", "3")
+
+    with pytest.raises(ConfigError, match="did you mean 'ADAPEFF_LEASE_SECONDS'"):
+        load_settings()
+
+
+def test_unknown_key_in_a_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "adapeff.toml").write_text("databse_url = 'x'\n")
+
+    with pytest.raises(ConfigError, match="did you mean 'database_url'"):
+        load_settings()
+
+
+def test_bad_value_names_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADAPEFF_MAX_FAILURES", "few")
+
+    with pytest.raises(ConfigError, match="max_failures.*'few'.*ADAPEFF_MAX_FAILURES"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("mounts", "kind"),
+    [
+        ("/dev/vda / ext4 rw 0 0\nserver:/x /home nfs4 rw 0 0\n", "nfs4"),
+        ("/dev/vda / ext4 rw 0 0\nserver:/x /home nfs4 rw 0 0\n/dev/vdb /home/me ext4 rw 0 0\n", None),
+        ("/dev/vda / ext4 rw 0 0\n//s/x /home/me cifs rw 0 0\n", "cifs"),
+        ("/dev/vda / ext4 rw 0 0\n", None),
+    ],
+    ids=["nfs above", "local below nfs", "cifs", "local"],
+)
+def test_network_file_systems_are_recognised(mounts: str, kind: str | None) -> None:
+    assert network_file_system(Path("/home/me/adapeff.db"), mounts) == kind

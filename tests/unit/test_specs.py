@@ -1,0 +1,219 @@
+"""Sweeps, jobs and their identity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapeff.service.errors import SpecError
+from adapeff.service.references import PluginReference, parse_plugin, resolve_model
+from adapeff.service.specs import (
+    JobSpec,
+    canonical_json,
+    expand,
+    find_sweep,
+    load_sweep,
+    parse_sweep,
+    ready_made_sweeps,
+    split_list,
+)
+
+HUB_MODEL = "org/model@v1"
+
+
+def sweep(**changes: Any) -> dict[str, Any]:
+    """A small sweep that needs no file."""
+    base = {"name": "s", "models": [HUB_MODEL], "tasks": ["offline_sentiment"], "methods": ["full"], "seeds": [0]}
+    return {**base, **changes}
+
+
+def jobs(**changes: Any) -> list[JobSpec]:
+    """The jobs of a small sweep."""
+    return expand(parse_sweep(sweep(**changes)), data_root=None)
+
+
+def test_grid_is_the_product_of_its_axes() -> None:
+    found = jobs(
+        tasks=["offline_sentiment", "offline_nli"],
+        methods=["full", "lora[rank=4]"],
+        seeds=[0, 1, 2],
+        settings={"batch_size": [8, 16]},
+    )
+
+    assert len({job.job_hash for job in found}) == len(found) == 2 * 2 * 3 * 2
+
+
+def test_suite_stands_for_its_tasks() -> None:
+    found = jobs(tasks=[], suites=["offline"])
+
+    assert {job.task.name for job in found} == {"offline_sentiment", "offline_nli"}
+
+
+def test_exclude_removes_and_include_adds_cells() -> None:
+    found = jobs(
+        methods=["full", "head", "lora[rank=4]"],
+        exclude=[{"method": "lora"}, {"method": "head", "seed": 0}],
+        include=[{"model": HUB_MODEL, "task": "offline_nli", "method": "houlsby", "batch_size": 4}],
+        seeds=[0, 1],
+    )
+
+    assert [(job.method.name, job.task.name, job.seed) for job in found] == [
+        ("full", "offline_sentiment", 0),
+        ("full", "offline_sentiment", 1),
+        ("head", "offline_sentiment", 1),
+        ("houlsby", "offline_nli", 0),
+        ("houlsby", "offline_nli", 1),
+    ]
+    assert found[-1].training.batch_size == 4
+
+
+def test_same_cell_twice_is_one_job() -> None:
+    assert len(jobs(methods=["lora", "lora[rank=8]", "lora[alpha=16,rank=8]"])) == 1
+
+
+def test_identity_does_not_change_between_releases() -> None:
+    """These hashes name stored jobs: a change here makes every user's finished job be run again."""
+    (plain,) = jobs()
+    (special,) = jobs(methods=["lora[rank=4]"], seeds=[3], settings={"epochs": 1, "latency_length": 32})
+
+    assert (plain.train_hash[:16], plain.job_hash[:16]) == ("cfe4426bac734592", "a5a88bf2ef594dba")
+    assert (special.train_hash[:16], special.job_hash[:16]) == ("55ed5aaaa0133f14", "a2622afe6f1dcfa9")
+
+
+def test_measuring_settings_change_the_job_but_not_the_training() -> None:
+    (one,), (other,) = jobs(), jobs(settings={"latency_batches": [4]})
+
+    assert one.train_hash == other.train_hash
+    assert one.job_hash != other.job_hash
+
+
+def test_repeat_changes_the_job_but_not_the_training() -> None:
+    (one,) = jobs()
+    other = one.model_copy(update={"repeat": 1})
+
+    assert one.train_hash == other.train_hash
+    assert one.job_hash != other.job_hash
+
+
+def test_test_languages_do_not_shape_training() -> None:
+    (one,), (other,) = jobs(), jobs(settings={"test_languages": ["en"]})
+
+    assert one.train_hash == other.train_hash
+    assert one.job_hash != other.job_hash
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"models": ["org/model@v2"]},
+        {"tasks": ["offline_sentiment[noise=0.1]"]},
+        {"methods": ["head"]},
+        {"seeds": [1]},
+        {"settings": {"learning_rate": 1e-4}},
+        {"settings": {"weight_decay": 0}},
+        {"settings": {"cpu_threads": 2}},
+    ],
+    ids=str,
+)
+def test_whatever_shapes_training_changes_the_train_hash(change: dict[str, Any]) -> None:
+    (one,), (other,) = jobs(), jobs(**change)
+
+    assert one.train_hash != other.train_hash
+
+
+def test_local_model_is_known_by_content_not_by_place(tiny_model: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere"
+    copy.mkdir()
+    for file in tiny_model.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+
+    (one,), (other,) = jobs(models=[str(tiny_model)]), jobs(models=[str(copy)])
+
+    assert one.job_hash == other.job_hash
+    (copy / "config.json").write_text((copy / "config.json").read_text() + "\n")
+    from adapeff.service import references
+
+    references._folder_fingerprint.cache_clear()
+    assert resolve_model(str(copy)).fingerprint != one.model.fingerprint
+
+
+_NUMBERS = st.integers(-1000, 1000) | st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 6))
+_NAMES = st.from_regex(r"[a-z_][a-z0-9_]{0,10}", fullmatch=True)
+_WORDS = st.from_regex(r"[a-z][a-z_.]{1,8}x", fullmatch=True)
+_PARAMETERS = st.dictionaries(_NAMES, _NUMBERS | st.booleans() | _WORDS | st.lists(_WORDS, max_size=3), max_size=4)
+
+
+@given(_NAMES, _PARAMETERS)
+def test_plugin_reference_survives_being_written_and_read(name: str, parameters: dict[str, Any]) -> None:
+    reference = PluginReference(name=name, parameters=parameters)
+
+    assert parse_plugin(str(reference)) == reference
+
+
+@given(st.lists(st.sampled_from(["full", "lora[rank=8,alpha=16]", "lora[target_modules=[query,value]]"]), min_size=1))
+def test_lists_split_at_the_commas_outside_brackets(names: list[str]) -> None:
+    assert split_list(",".join(names)) == tuple(names)
+
+
+@given(
+    st.integers(0, 2**31 - 1),
+    st.floats(1e-6, 1.0),
+    st.integers(1, 512),
+    st.lists(st.sampled_from(["en", "de", "es", "fr"]), min_size=1, unique=True),
+)
+def test_job_survives_json(seed: int, rate: float, batch: int, languages: list[str]) -> None:
+    settings = {"learning_rate": rate, "batch_size": batch, "test_languages": languages}
+    (job,) = jobs(seeds=[seed], settings=settings)
+
+    again = JobSpec.model_validate_json(job.model_dump_json())
+
+    assert again == job
+    assert (again.train_hash, again.job_hash) == (job.train_hash, job.job_hash)
+
+
+@given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5) | st.none()))
+def test_canonical_json_does_not_depend_on_order(value: dict[str, Any]) -> None:
+    assert canonical_json(value) == canonical_json(dict(reversed(value.items())))
+
+
+def test_default_learning_rate_is_the_methods_and_names_its_source() -> None:
+    (job,) = jobs(methods=["lora"])
+
+    assert job.training.learning_rate == 5e-4
+    assert "Hu et al. 2021" in job.learning_rate_source
+
+
+def test_overrides_replace_keys_and_settings(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(yaml.safe_dump(sweep(suites=["offline"])))
+
+    spec = load_sweep(file, ["methods=head,lora[rank=2]", "seeds=4,5", "epochs=1", "tasks=offline_nli", "batch_size=[1,2]"])
+
+    assert spec.methods == ("head", "lora[rank=2]")
+    assert spec.seeds == (4, 5)
+    assert spec.settings == {"epochs": 1, "batch_size": [1, 2]}
+    assert (spec.tasks, spec.suites) == (("offline_nli",), ())
+
+
+def test_numbers_such_as_1e_4_are_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("models: [a/b]\ntasks: [offline_nli]\nmethods: [full]\nsettings: {learning_rate: [1e-4, 3e-4]}\n")
+
+    found = expand(load_sweep(file), data_root=None)
+
+    assert [job.training.learning_rate for job in found] == [1e-4, 3e-4]
+
+
+@pytest.mark.parametrize("name", ready_made_sweeps())
+def test_ready_made_sweep_expands(name: str) -> None:
+    assert expand(load_sweep(find_sweep(name)), data_root=None)
+
+
+def test_empty_grid_is_refused() -> None:
+    with pytest.raises(SpecError, match="no jobs left"):
+        jobs(exclude=[{"seed": 0}])

@@ -1,0 +1,209 @@
+"""Batches, the training loop against a bare one, clocks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapeff.service.catalog import get_method, get_task
+from adapeff.service.references import resolve_model
+from adapeff.service.specs import Training
+from adapeff.worker.clocks import PhaseClock
+from adapeff.worker.models import Classifier, build_classifier, load_model
+from adapeff.worker.stages.evaluate import evaluate
+from adapeff.worker.stages.prepare import Encoded, collate, encode, epoch_order, subset, training_batches
+from adapeff.worker.stages.train import BestState, DivergedError, TrainResult, train
+from benchmarks.bare_loop import bare_loop
+
+CPU = torch.device("cpu")
+RATE = 1e-3
+
+
+def lengths_as_data(lengths: list[int]) -> Encoded:
+    """Examples of given lengths."""
+    inputs = [{"input_ids": [1] * length, "attention_mask": [1] * length} for length in lengths]
+    return Encoded(inputs, [0] * len(lengths), [str(i) for i in range(len(lengths))], {"input_ids": 0, "attention_mask": 0})
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=400), st.integers(1, 40), st.integers(0, 5), st.integers(0, 3))
+def test_an_epoch_has_every_example_once(lengths: list[int], batch_size: int, seed: int, epoch: int) -> None:
+    data = lengths_as_data(lengths)
+
+    batches = epoch_order(data, batch_size=batch_size, seed=seed, epoch=epoch)
+
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    assert len(batches) == -(-len(lengths) // batch_size) or len(lengths) > batch_size * 50
+    assert batches == epoch_order(data, batch_size=batch_size, seed=seed, epoch=epoch)
+
+
+@given(st.lists(st.integers(1, 60), min_size=64, max_size=300))
+def test_bucketing_never_processes_more_than_shuffling(lengths: list[int]) -> None:
+    data = lengths_as_data(lengths)
+    bucketed = epoch_order(data, batch_size=8, seed=0, epoch=0)
+
+    processed = sum(max(lengths[i] for i in batch) * len(batch) for batch in bucketed)
+    plain = sum(max(lengths[i : i + 8]) * len(lengths[i : i + 8]) for i in range(0, len(lengths), 8))
+
+    assert sum(lengths) <= processed <= plain or len(lengths) % 8
+
+
+def test_padding_is_masked_and_counted() -> None:
+    batch = collate(lengths_as_data([2, 5]), [0, 1])
+
+    assert batch.inputs["input_ids"].shape == (2, 5)
+    assert batch.inputs["attention_mask"].sum(dim=1).tolist() == [2, 5]
+    assert batch.real_tokens == 7
+
+
+@given(st.integers(1, 30), st.integers(1, 30))
+def test_smaller_training_sets_lie_in_larger_ones(one: int, other: int) -> None:
+    examples = get_task("offline_nli", {"train_examples": 30}).examples("train", "en", None)
+    small, large = sorted((one, other))
+
+    assert set(subset(examples, small)) <= set(subset(examples, large))
+    assert len(subset(examples, small)) == small
+
+
+@pytest.fixture
+def data(tiny_model: Path) -> Encoded:
+    """A small training set for the tiny model."""
+    task = get_task("offline_sentiment", {"train_examples": 100})
+    return encode(task.examples("train", "en", None), load_model(resolve_model(str(tiny_model))).tokenizer, max_length=48)
+
+
+def build(tiny_model: Path, method: str = "full", seed: int = 0) -> Classifier:
+    """A classifier on the tiny model."""
+    loaded = load_model(resolve_model(str(tiny_model)))
+    return build_classifier(loaded, get_method(method, {}), labels=2, dropout=0.1, seed=seed)
+
+
+def run(model: Classifier, data: Encoded, steps: int = 20, **changes: Any) -> TrainResult:
+    """Train with the stage."""
+    settings = Training(**{"learning_rate": RATE, "batch_size": 16, **changes.pop("settings", {})})
+    torch.manual_seed(7)
+    arguments: dict[str, Any] = {
+        "evaluate_every": 10,
+        "clock": PhaseClock(),
+        "validate": lambda: 0.0,
+        "best": BestState(model, None),
+        "report": lambda step, loss, eta: None,
+        **changes,
+    }
+    batches = training_batches(data, batch_size=settings.batch_size, seed=0)
+    return train(model, batches, settings=settings, steps=steps, device=CPU, precision="fp32", **arguments)
+
+
+def test_losses_of_full_equal_a_bare_loops(tiny_model: Path, data: Encoded) -> None:
+    steps = 40
+    ours = run(build(tiny_model), data, steps).losses
+
+    model = build(tiny_model)
+    batches = [(b.inputs, b.labels) for b in islice(training_batches(data, batch_size=16, seed=0), steps)]
+    torch.manual_seed(7)
+    theirs, _ = bare_loop(model.encoder, model.head, batches, steps=steps, learning_rate=RATE)
+
+    assert ours == pytest.approx(theirs, abs=1e-5)
+    assert min(ours[-10:]) < ours[0]
+
+
+@pytest.mark.parametrize("method", ["full", "head", "lora", "houlsby"])
+def test_same_seed_gives_identical_losses(method: str, tiny_model: Path, data: Encoded) -> None:
+    torch.set_num_threads(1)
+
+    assert run(build(tiny_model, method), data).losses == run(build(tiny_model, method), data).losses
+    assert run(build(tiny_model, method), data).losses != run(build(tiny_model, method, seed=1), data).losses
+
+
+def test_every_method_starts_from_the_same_head(tiny_model: Path) -> None:
+    heads = [build(tiny_model, method).head.state_dict() for method in ("full", "head", "lora", "houlsby")]
+
+    for other in heads[1:]:
+        for name, tensor in heads[0].items():
+            assert torch.equal(tensor, other[name])
+
+
+@pytest.mark.parametrize("on_disk", [False, True], ids=["memory", "disk"])
+def test_best_state_by_validation_is_what_remains(on_disk: bool, tiny_model: Path, data: Encoded, tmp_path: Path) -> None:
+    model = build(tiny_model)
+    scores = iter([0.5, 0.9, 0.9, 0.1])
+    states: list[list[int]] = []
+
+    def validate() -> float:
+        states.append(evaluate(model, data, device=CPU, precision="fp32").predicted)
+        return next(scores)
+
+    best = BestState(model, tmp_path / "best.safetensors" if on_disk else None)
+    result = run(model, data, validate=validate, best=best, evaluate_every=5)
+
+    assert (result.best_step, result.best_score) == (10, 0.9)
+    assert [step for step, _ in result.validation] == [5, 10, 15, 20]
+    assert evaluate(model, data, device=CPU, precision="fp32").predicted == states[1]
+
+
+def test_validation_does_not_disturb_training(tiny_model: Path, data: Encoded) -> None:
+    def evaluated(model: Classifier) -> Callable[[], float]:
+        return lambda: float(len(evaluate(model, data, device=CPU, precision="fp32").predicted))
+
+    one, other = build(tiny_model), build(tiny_model)
+
+    often = run(one, data, evaluate_every=1, validate=evaluated(one)).losses
+    never = run(other, data, evaluate_every=1000).losses
+
+    assert often == never
+
+
+def test_loss_that_is_no_number_stops_with_advice(tiny_model: Path, data: Encoded) -> None:
+    with pytest.raises(DivergedError, match="try a lower learning rate than 1e"):
+        run(build(tiny_model), data, steps=60, settings={"learning_rate": 1e30, "max_grad_norm": 1e30})
+
+
+def test_prediction_does_not_depend_on_its_neighbours(tiny_model: Path, data: Encoded) -> None:
+    """Predictions come back in the data's order, whatever the batches they were made in."""
+    model = build(tiny_model)
+    whole = evaluate(model, data, device=CPU, precision="fp32")
+
+    for index in (0, 17, 99):
+        alone = Encoded([data.inputs[index]], [data.labels[index]], [data.ids[index]], data.padding)
+        one = evaluate(model, alone, device=CPU, precision="fp32")
+        assert one.predicted == [whole.predicted[index]]
+        assert one.scores == pytest.approx([whole.scores[index]], abs=1e-5)
+        assert whole.gold[index] == data.labels[index]
+
+
+def test_phases_never_overlap_and_add_up() -> None:
+    clock = PhaseClock()
+    with clock.phase("outer"):
+        _busy(0.02)
+        with clock.phase("inner"):
+            _busy(0.03)
+        _busy(0.01)
+
+    assert clock.seconds["inner"] >= 0.03
+    assert 0.03 <= clock.seconds["outer"]
+    assert sum(clock.seconds.values()) <= clock.wall() + 1e-6
+
+
+def test_split_phase_keeps_its_total() -> None:
+    clock = PhaseClock()
+    with clock.phase("train"):
+        _busy(0.02)
+    total = clock.seconds["train"]
+
+    clock.split("train", {"compute": total * 0.7, "data_wait": total * 0.1})
+
+    assert clock.seconds["compute"] + clock.seconds["data_wait"] + clock.seconds["logging"] == pytest.approx(total)
+
+
+def _busy(seconds: float) -> None:
+    """Work for a while."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
