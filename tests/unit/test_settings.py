@@ -15,7 +15,9 @@ from adapeff.service.settings import load_settings, mask, network_file_system
 def test_each_source_beats_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     user = tmp_path / "config" / "adapeff"
     user.mkdir(parents=True)
-    (user / "config.toml").write_text("lease_seconds = 1\nheartbeat_seconds = 1\nreconcile_seconds = 1\nmax_failures = 9\n")
+    (user / "config.toml").write_text(
+        "lease_seconds = 1\nheartbeat_seconds = 1\nreconcile_seconds = 1\nmax_failures = 9\n"
+    )
     (tmp_path / "adapeff.toml").write_text("lease_seconds = 2\nheartbeat_seconds = 2\nreconcile_seconds = 2\n")
     monkeypatch.setenv("ADAPEFF_LEASE_SECONDS", "3")
     monkeypatch.setenv("ADAPEFF_HEARTBEAT_SECONDS", "3")

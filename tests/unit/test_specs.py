@@ -192,7 +192,9 @@ def test_overrides_replace_keys_and_settings(tmp_path: Path) -> None:
     file = tmp_path / "s.yaml"
     file.write_text(yaml.safe_dump(sweep(suites=["offline"])))
 
-    spec = load_sweep(file, ["methods=head,lora[rank=2]", "seeds=4,5", "epochs=1", "tasks=offline_nli", "batch_size=[1,2]"])
+    spec = load_sweep(
+        file, ["methods=head,lora[rank=2]", "seeds=4,5", "epochs=1", "tasks=offline_nli", "batch_size=[1,2]"]
+    )
 
     assert spec.methods == ("head", "lora[rank=2]")
     assert spec.seeds == (4, 5)

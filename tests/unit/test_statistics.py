@@ -82,7 +82,9 @@ def test_accuracy_equals_scikit_learns(pairs: list[tuple[int, int]]) -> None:
     ("score", "baseline", "examples", "expected"),
     [(0.34, 1 / 3, 999, True), (0.40, 1 / 3, 999, False), (0.30, 1 / 3, 999, True), (0.6, 0.5, 100, False)],
 )
-def test_noise_is_two_standard_errors_of_the_baseline(score: float, baseline: float, examples: int, expected: bool) -> None:
+def test_noise_is_two_standard_errors_of_the_baseline(
+    score: float, baseline: float, examples: int, expected: bool
+) -> None:
     half = 1.959964 * math.sqrt(baseline * (1 - baseline) / examples)
 
     assert within_noise(score, baseline, examples) is expected

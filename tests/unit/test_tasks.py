@@ -120,7 +120,9 @@ def test_real_files_are_read_whole(real_data: Path) -> None:
     xnli, sst2 = get_task("xnli"), get_task("sst2")
 
     assert len(xnli.examples("train", "en", real_data)) == 8000
-    assert {len(xnli.examples("test", language, real_data)) for language in xnli.available_languages(real_data)} == {999}
+    assert {len(xnli.examples("test", language, real_data)) for language in xnli.available_languages(real_data)} == {
+        999
+    }
     assert [len(sst2.examples(s, "en", real_data)) for s in ("train", "validation", "test")] == [8000, 436, 910]
 
 

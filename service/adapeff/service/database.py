@@ -71,13 +71,19 @@ def open_database(settings: Settings) -> Database:
         UnreachableError, ResourceError: if it cannot be opened.
     """
     database = connect(settings)
-    have, want = current_revision(database), head_revision()
-    if have == want:
-        return database
-    if settings.is_embedded and (have is None or have < want):
-        upgrade(database)
-        return database
-    where = mask(settings.database)
+    try:
+        have, want = current_revision(database), head_revision()
+        if settings.is_embedded and (have is None or have < want):
+            upgrade(database)
+            have = want
+        _check_revision(have, want, mask(settings.database))
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _check_revision(have: str | None, want: str, where: str) -> None:
     if have is None:
         raise SchemaError(
             f"the database {where} has no adapeff tables; if it is meant for adapeff, run `adapeff db upgrade`"
@@ -87,13 +93,17 @@ def open_database(settings: Settings) -> Database:
             f"the database {where} is at revision {have}, this adapeff knows up to {want}; "
             "upgrade it (pip install -U adapeff)"
         )
-    raise SchemaError(
-        f"the database {where} is at revision {have}, this adapeff needs {want}; run `adapeff db upgrade`"
-    )
+    if have < want:
+        raise SchemaError(
+            f"the database {where} is at revision {have}, this adapeff needs {want}; run `adapeff db upgrade`"
+        )
 
 
-def connect(settings: Settings) -> Database:
+def connect(settings: Settings, *, mounts: str | None = None) -> Database:
     """The database the settings name, whatever its schema.
+
+    Args:
+        mounts: the text of /proc/self/mounts (read if None).
 
     Raises:
         ConfigError, ResourceError: if SQLite's file cannot be used where it lies.
@@ -101,7 +111,7 @@ def connect(settings: Settings) -> Database:
     url = make_url(settings.database)
     if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
         file = Path(str(url.database))
-        if kind := network_file_system(file):
+        if kind := network_file_system(file, mounts):
             raise ConfigError(
                 f"SQLite would lie on a network file system ({kind}) at {file}, where its locks do not hold; set "
                 "ADAPEFF_STATE_DIR to a local folder, or ADAPEFF_DATABASE_URL to a PostgreSQL"

@@ -1,0 +1,150 @@
+"""Migrations up, down and up on both databases, and databases that are not ours to touch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, func, inspect, select, text
+
+from adapeff.service import results
+from adapeff.service.database import (
+    Database,
+    connect,
+    current_revision,
+    downgrade,
+    head_revision,
+    open_database,
+    upgrade,
+)
+from adapeff.service.errors import ConfigError, ResourceError, SchemaError, UnreachableError
+from adapeff.service.jobs import Ending
+from adapeff.service.models import Job, Measurement, Run
+from adapeff.service.settings import Settings
+from tests.factories import claimer, queue_jobs
+from tests.integration.test_jobs import findings
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database with nothing in it."""
+    if request.param == "postgres":
+        url: str = request.getfixturevalue("empty_postgres_url")
+        return url.replace("postgresql:", "postgresql+psycopg:")
+    return f"sqlite:///{tmp_path / 'empty.db'}"
+
+
+def test_upgrade_downgrade_upgrade(empty_url: str) -> None:
+    database = Database(empty_url)
+
+    upgrade(database)
+    assert current_revision(database) == head_revision()
+    downgrade(database, "base")
+    assert current_revision(database) is None
+    with database.engine.connect() as connection:
+        assert set(inspect(connection).get_table_names()) <= {"alembic_version"}
+    upgrade(database)
+
+    assert queue_jobs(database) == [1]
+    database.close()
+
+
+def test_upgrading_a_populated_database_loses_no_row(empty_url: str) -> None:
+    database = Database(empty_url)
+    upgrade(database)
+    ids = queue_jobs(database, 5)
+    claim = claimer(database)(ids[0])
+    assert claim is not None
+    with database.session() as session:
+        results.finish(session, claim, Ending("succeeded"), findings())
+
+    upgrade(database)
+
+    with database.session(read_only=True) as session:
+        counts = [session.scalar(select(func.count()).select_from(table)) for table in (Job, Run, Measurement)]
+    assert counts == [5, 1, 2]
+    database.close()
+
+
+def test_tables_are_what_the_migrations_make(empty_url: str) -> None:
+    """`alembic check`: nothing to migrate."""
+    database = Database(empty_url)
+    upgrade(database)
+    config = Config()
+    config.set_main_option("script_location", "adapeff.migrations:")
+    config.set_main_option("path_separator", "os")
+    with database.connection() as connection:
+        config.attributes["connection"] = connection
+        command.check(config)
+    assert ScriptDirectory.from_config(config).get_current_head() == head_revision()
+    database.close()
+
+
+def test_embedded_database_migrates_itself(tmp_path: Path) -> None:
+    database = open_database(Settings(state_dir=tmp_path / "state"))
+
+    assert current_revision(database) == head_revision()
+    database.close()
+
+
+def test_somebody_elses_database_is_never_migrated_unasked(empty_url: str) -> None:
+    with pytest.raises(SchemaError, match="no adapeff tables.*adapeff db upgrade"):
+        open_database(Settings(database_url=empty_url))
+
+    engine = create_engine(empty_url)
+    with engine.connect() as connection:
+        assert inspect(connection).get_table_names() == []
+    engine.dispose()
+
+
+def test_database_from_the_future_is_refused(any_database_url: str) -> None:
+    settings = Settings(database_url=any_database_url)
+    database = connect(settings)
+    with database.session() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+    with pytest.raises(SchemaError, match="revision 9999, this adapeff knows up to"):
+        open_database(settings)
+    database.close()
+
+
+def test_older_database_is_refused_with_the_way_out(any_database_url: str) -> None:
+    settings = Settings(database_url=any_database_url)
+    database = connect(settings)
+    with database.session() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '0000'"))
+
+    with pytest.raises(SchemaError, match="run `adapeff db upgrade`"):
+        open_database(settings)
+    database.close()
+
+
+def test_unreachable_server_is_named_without_its_password() -> None:
+    with pytest.raises(UnreachableError, match=r"u:\*\*\*@127\.0\.0\.1:1/d cannot be reached") as caught:
+        open_database(Settings(database_url="postgresql://u:hush@127.0.0.1:1/d"))
+
+    assert "hush" not in str(caught.value)
+
+
+def test_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "adapeff.db").write_text("certainly no database, but long enough to be read as one" * 10)
+
+    with pytest.raises(ResourceError, match="it is no SQLite database"):
+        open_database(Settings(state_dir=tmp_path))
+
+
+def test_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(ResourceError, match="cannot make the folder"):
+        open_database(Settings(state_dir=tmp_path / "file" / "state"))
+
+
+def test_sqlite_on_a_network_file_system_is_refused(tmp_path: Path) -> None:
+    mounts = f"/dev/x / ext4 rw 0 0\nhost:/x {tmp_path} nfs4 rw 0 0\n"
+
+    with pytest.raises(ConfigError, match=r"network file system \(nfs4\).*ADAPEFF_STATE_DIR"):
+        connect(Settings(state_dir=tmp_path), mounts=mounts)

@@ -1,0 +1,396 @@
+"""The job state machine on real databases: one result per job whatever comes late, twice, or not at all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from sqlalchemy import func, select, text
+
+from adapeff.service import jobs, results, sweeps
+from adapeff.service.database import Database, upgrade
+from adapeff.service.errors import JobError, LeaseLostError
+from adapeff.service.jobs import Claim, Ending
+from adapeff.service.models import FINAL_STATES, Artifact, Curve, Job, Measurement, Run
+from adapeff.service.results import Findings
+from adapeff.service.specs import parse_sweep
+from tests.factories import claimer, queue_jobs, spec
+
+
+@pytest.fixture
+def database(any_database_url: str) -> Iterator[Database]:
+    """A migrated database, SQLite and PostgreSQL in turn."""
+    opened = Database(any_database_url.replace("postgresql://", "postgresql+psycopg://"))
+    yield opened
+    opened.close()
+
+
+def state_of(database: Database, job_id: int) -> str:
+    with database.session(read_only=True) as session:
+        return jobs.get_job(session, job_id).state
+
+
+def age_lease(database: Database, job_id: int) -> None:
+    """Let a lease have run out long ago."""
+    moment = "datetime('now', '-1 hour')" if "sqlite" in database.url else "now() - interval '1 hour'"
+    with database.session() as session:
+        session.execute(text(f"UPDATE jobs SET lease_until = {moment} WHERE id = {job_id}"))
+
+
+def findings(value: float = 0.5) -> Findings:
+    found = Findings(environment={"device_name": "test"}, resolved={"model_revision": "abc"})
+    found.take(
+        {"event": "measurement", "name": "accuracy", "value": value, "unit": "1", "language": "en", "split": "test"}
+    )
+    found.take({"event": "measurement", "name": "energy_j", "value": None, "unit": "J", "reason": "no counter"})
+    found.take({"event": "curve", "name": "train_loss", "points": [[1, 0.7]]})
+    found.take({"event": "artifact", "name": "predictions", "path": "p.gz", "sha256": "0" * 64, "bytes": 3})
+    return found
+
+
+def finish(database: Database, claim: Claim, ending: Ending, found: Findings | None = None) -> str:
+    with database.session() as session:
+        return results.finish(session, claim, ending, found or Findings())
+
+
+def take(database: Database, job_id: int, owner: str = "w1") -> Claim:
+    claim = claimer(database, owner)(job_id)
+    assert claim is not None
+    return claim
+
+
+def test_same_job_is_stored_once(database: Database) -> None:
+    with database.session() as session:
+        first, fresh = jobs.create_jobs(session, [spec(0), spec(1)], priority=5, max_failures=3)
+        again, fresh_again = jobs.create_jobs(session, [spec(1), spec(2)], priority=5, max_failures=3)
+
+    assert fresh == first
+    assert again[0] == first[1]
+    assert fresh_again == [again[1]]
+
+
+def test_repeat_is_another_job(database: Database) -> None:
+    with database.session() as session:
+        sweep = parse_sweep({"name": "s", "models": ["a/b"], "tasks": ["offline_nli"], "methods": ["full"]})
+        one = sweeps.submit(session, sweep, [spec()], max_failures=3)
+        same = sweeps.submit(session, sweep, [spec()], max_failures=3)
+        forced = sweeps.submit(session, sweep, [spec()], max_failures=3, force=True)
+
+    assert same.job_ids == one.job_ids and not same.created
+    assert forced.created and forced.job_ids != one.job_ids
+
+
+def test_job_is_claimed_once_and_its_message_may_come_twice(database: Database) -> None:
+    (job_id,) = queue_jobs(database)
+
+    claims = [claimer(database)(job_id) for _ in range(3)]
+
+    assert [claim is not None for claim in claims] == [True, False, False]
+
+
+def test_many_workers_race_for_each_job_and_one_wins(database: Database) -> None:
+    ids = queue_jobs(database, 40)
+    start = threading.Barrier(4)
+
+    def work(owner: str) -> list[int]:
+        start.wait()
+        return [job_id for job_id in ids if claimer(database, owner)(job_id) is not None]
+
+    with ThreadPoolExecutor(4) as pool:
+        won = list(pool.map(work, ["a", "b", "c", "d"]))
+
+    assert sorted(job_id for mine in won for job_id in mine) == ids
+
+
+def test_results_are_stored_with_the_ending(database: Database) -> None:
+    (job_id,) = queue_jobs(database)
+    claim = take(database, job_id)
+
+    assert finish(database, claim, Ending("succeeded", exit_code=0), findings()) == "succeeded"
+
+    with database.session(read_only=True) as session:
+        stored = results.list_measurements(session, [claim.run_id])[claim.run_id]
+        assert [(m.name, m.value, m.reason, m.language) for m in stored] == [
+            ("accuracy", 0.5, "", "en"),
+            ("energy_j", None, "no counter", ""),
+        ]
+        assert results.list_curves(session, claim.run_id) == {"train_loss": [[1, 0.7]]}
+        (artifact,) = results.list_artifacts(session, claim.run_id)
+        assert artifact.uri.startswith("/runs/") and artifact.uri.endswith(f"/{claim.token}/p.gz")
+        run = jobs.list_runs(session, [job_id])[job_id][0]
+        assert results.list_environments(session, [run.environment_id or 0]) == {
+            run.environment_id: {"device_name": "test"}
+        }
+
+
+def test_run_taken_back_may_neither_renew_nor_write(database: Database) -> None:
+    """A worker that was stopped for longer than its lease, and goes on."""
+    (job_id,) = queue_jobs(database)
+    late = take(database, job_id, "stopped")
+    age_lease(database, job_id)
+    with database.session() as session:
+        assert jobs.take_back_expired(session) == [(job_id, "queued")]
+    new = take(database, job_id, "other")
+
+    for attempt in (
+        lambda session: jobs.heartbeat(session, late, lease_seconds=60, stage="", progress={}),
+        lambda session: results.finish(session, late, Ending("succeeded"), findings(0.1)),
+    ):
+        with pytest.raises(LeaseLostError), database.session() as session:
+            attempt(session)
+    assert finish(database, new, Ending("succeeded"), findings(0.9)) == "succeeded"
+
+    with database.session(read_only=True) as session:
+        assert [m.value for m in session.scalars(select(Measurement).where(Measurement.name == "accuracy"))] == [0.9]
+        runs = jobs.list_runs(session, [job_id])[job_id]
+        assert [(run.outcome, run.token) for run in runs] == [("lost", 1), ("succeeded", 2)]
+        assert "no heartbeat from worker stopped" in runs[0].message
+        for table in (Measurement, Curve, Artifact):
+            run_ids = set(session.scalars(select(table.run_id)))
+            assert run_ids == {new.run_id}
+
+
+def test_lease_that_is_renewed_is_not_taken_back(database: Database) -> None:
+    (job_id,) = queue_jobs(database)
+    claim = take(database, job_id)
+    age_lease(database, job_id)
+
+    with database.session() as session:
+        jobs.heartbeat(session, claim, lease_seconds=60, stage="train", progress={"step": 1})
+    with database.session() as session:
+        assert jobs.take_back_expired(session) == []
+
+
+def test_progress_between_heartbeats_leaves_the_lease_alone(database: Database) -> None:
+    (job_id,) = queue_jobs(database)
+    claim = take(database, job_id)
+    with database.session(read_only=True) as session:
+        before = jobs.get_job(session, job_id).lease_until
+
+    with database.session() as session:
+        jobs.heartbeat(session, claim, lease_seconds=None, stage="train", progress={"step": 7})
+
+    with database.session(read_only=True) as session:
+        assert jobs.get_job(session, job_id).lease_until == before
+        assert jobs.list_runs(session, [job_id])[job_id][0].progress == {"step": 7}
+
+
+@pytest.mark.parametrize("outcome", ["killed", "lost"])
+def test_job_that_keeps_dying_fails_after_its_budget(database: Database, outcome: Any) -> None:
+    (job_id,) = queue_jobs(database, max_failures=3)
+
+    states = [finish(database, take(database, job_id), Ending(outcome, "signal 9")) for _ in range(3)]
+
+    assert states == ["queued", "queued", "failed"]
+    with database.session(read_only=True) as session:
+        assert jobs.get_job(session, job_id).cause == f"{outcome} (3 of 3 failures): signal 9"
+
+
+def test_job_handed_back_burns_no_budget(database: Database) -> None:
+    (job_id,) = queue_jobs(database, max_failures=1)
+
+    states = [finish(database, take(database, job_id), Ending("released")) for _ in range(4)]
+
+    assert states == ["queued"] * 4
+    with database.session(read_only=True) as session:
+        job = jobs.get_job(session, job_id)
+        assert (job.failures, job.token) == (0, 4)
+
+
+@pytest.mark.parametrize("outcome", ["error", "oom", "timeout"])
+def test_failure_that_would_happen_again_is_final(database: Database, outcome: Any) -> None:
+    (job_id,) = queue_jobs(database)
+
+    assert finish(database, take(database, job_id), Ending(outcome, "because")) == "failed"
+
+    with database.session(read_only=True) as session:
+        assert jobs.get_job(session, job_id).cause == f"{outcome}: because"
+
+
+def test_cancelled_job_is_not_claimed(database: Database) -> None:
+    (job_id,) = queue_jobs(database)
+
+    with database.session() as session:
+        assert jobs.request_cancel(session, job_id) == "cancelled"
+
+    assert claimer(database)(job_id) is None
+
+
+def test_running_job_hears_of_its_cancellation(database: Database) -> None:
+    (job_id,) = queue_jobs(database)
+    claim = take(database, job_id)
+
+    with database.session() as session:
+        assert jobs.request_cancel(session, job_id) == "cancelling"
+    with database.session() as session:
+        assert jobs.heartbeat(session, claim, lease_seconds=None, stage="", progress={})
+
+    assert finish(database, claim, Ending("cancelled")) == "cancelled"
+
+
+def test_cancelled_job_of_a_lost_worker_ends_cancelled(database: Database) -> None:
+    (job_id,) = queue_jobs(database)
+    take(database, job_id)
+    with database.session() as session:
+        jobs.request_cancel(session, job_id)
+    age_lease(database, job_id)
+
+    with database.session() as session:
+        assert jobs.take_back_expired(session) == [(job_id, "cancelled")]
+
+
+def test_retry_gives_a_fresh_budget(database: Database) -> None:
+    (job_id,) = queue_jobs(database, max_failures=1)
+    finish(database, take(database, job_id), Ending("killed"))
+    assert state_of(database, job_id) == "failed"
+
+    with database.session() as session:
+        jobs.retry_job(session, job_id)
+
+    with database.session(read_only=True) as session:
+        job = jobs.get_job(session, job_id)
+        assert (job.state, job.failures, job.cause) == ("queued", 0, "")
+
+
+@pytest.mark.parametrize(("verb", "state"), [("cancel", "succeeded"), ("retry", "succeeded"), ("retry", "queued")])
+def test_what_a_state_does_not_allow_is_refused(database: Database, verb: str, state: str) -> None:
+    (job_id,) = queue_jobs(database)
+    if state == "succeeded":
+        finish(database, take(database, job_id), Ending("succeeded"))
+
+    with pytest.raises(JobError, match=f"job {job_id} is {state}"), database.session() as session:
+        jobs.request_cancel(session, job_id) if verb == "cancel" else jobs.retry_job(session, job_id)
+
+
+def test_job_waits_for_its_sources(database: Database) -> None:
+    source = spec(0)
+    dependent = spec(1).model_copy(update={"sources": (source.job_hash,)})
+    with database.session() as session:
+        (source_id, dependent_id), _ = jobs.create_jobs(session, [source, dependent], priority=5, max_failures=3)
+        assert [job.id for job in jobs.list_unsent(session)] == [source_id]
+    assert claimer(database)(dependent_id) is None
+
+    finish(database, take(database, source_id), Ending("succeeded"))
+
+    assert claimer(database)(dependent_id) is not None
+
+
+def test_job_waits_for_its_time(database: Database) -> None:
+    (job_id,) = queue_jobs(database)
+    later = "datetime('now', '+1 hour')" if "sqlite" in database.url else "now() + interval '1 hour'"
+    with database.session() as session:
+        session.execute(text(f"UPDATE jobs SET not_before = {later}"))
+
+    assert claimer(database)(job_id) is None
+
+
+def test_outbox_holds_what_was_never_sent_by_priority(database: Database) -> None:
+    with database.session() as session:
+        jobs.create_jobs(session, [spec(0), spec(1)], priority=5, max_failures=3)
+        jobs.create_jobs(session, [spec(2)], priority=0, max_failures=3)
+    with database.session() as session:
+        waiting = [job.id for job in jobs.list_unsent(session)]
+        jobs.mark_sent(session, waiting[:1])
+    with database.session(read_only=True) as session:
+        assert waiting == [3, 1, 2]
+        assert [job.id for job in jobs.list_unsent(session)] == [1, 2]
+
+
+def test_ten_thousand_jobs_are_stored_in_one_transaction(database: Database) -> None:
+    model = spec()
+    specs = [model.model_copy(update={"seed": seed}) for seed in range(10_000)]
+
+    with database.session() as session:
+        ids, fresh = jobs.create_jobs(session, specs, priority=5, max_failures=3)
+
+    assert len(set(ids)) == len(fresh) == 10_000
+
+
+class JobMachine(RuleBasedStateMachine):
+    """Any order of claims, endings, cancels, retries, lost leases: nothing leads out of a final state but a retry, at
+    most one run counts, and tokens only grow."""
+
+    claims = Bundle("claims")
+    folder: Path
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.database = Database("sqlite://")
+        upgrade(self.database)
+        (self.job_id,) = queue_jobs(self.database, max_failures=2)
+        self.token = 0
+        self.retried = False
+        self.last = "queued"
+
+    def teardown(self) -> None:
+        self.database.close()
+
+    @rule(target=claims)
+    def claim(self) -> Claim | None:
+        claim = claimer(self.database)(self.job_id)
+        assert (claim is not None) == (self.last == "queued")
+        return claim
+
+    @rule(claim=claims, outcome=st.sampled_from(["succeeded", "error", "killed", "released", "cancelled"]))
+    def finish(self, claim: Claim | None, outcome: Any) -> None:
+        if claim is None:
+            return
+        counts = self.last == "running" and claim.token == self.token
+        try:
+            finish(self.database, claim, Ending(outcome), findings())
+            assert counts
+        except LeaseLostError:
+            assert not counts
+
+    @rule()
+    def lose(self) -> None:
+        age_lease(self.database, self.job_id) if self.last == "running" else None
+        with self.database.session() as session:
+            taken = jobs.take_back_expired(session)
+        assert bool(taken) == (self.last == "running")
+
+    @rule()
+    def cancel(self) -> None:
+        try:
+            with self.database.session() as session:
+                jobs.request_cancel(session, self.job_id)
+            assert self.last in ("queued", "running")
+        except JobError:
+            assert self.last in FINAL_STATES
+
+    @rule()
+    def retry(self) -> None:
+        try:
+            with self.database.session() as session:
+                jobs.retry_job(session, self.job_id)
+            assert self.last in ("failed", "cancelled")
+            self.retried = True
+        except JobError:
+            assert self.last not in ("failed", "cancelled")
+
+    @invariant()
+    def the_row_is_sound(self) -> None:
+        with self.database.session(read_only=True) as session:
+            job = jobs.get_job(session, self.job_id)
+            counted = session.scalar(select(func.count()).select_from(Run).where(Run.outcome == "succeeded"))
+            stored = session.scalar(select(func.count()).select_from(Measurement).where(Measurement.name == "accuracy"))
+            running = session.scalar(select(func.count()).select_from(Run).where(Run.outcome == "running"))
+            ended = session.scalar(select(func.count()).select_from(Run).where(Run.outcome != "running"))
+        assert counted == (job.state == "succeeded")
+        assert running == (job.state == "running")
+        assert (stored or 0) <= (ended or 0)
+        assert job.token >= self.token
+        if self.last in FINAL_STATES and job.state != self.last:
+            assert self.retried and job.state == "queued"
+        self.token, self.last, self.retried = job.token, job.state, False
+
+
+JobMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestJobMachine = JobMachine.TestCase

@@ -1,0 +1,199 @@
+"""One runner under supervision: how it ends is told apart, and nothing of it is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from adapeff.service.errors import LeaseLostError, ResourceError
+from adapeff.worker.slots import Slot, open_slots
+from adapeff.worker.supervisor import supervise
+from tests.conftest import eventually
+
+SLOT = Slot("cpu", 0)
+SAY = "import json,sys,os,time,signal; e=lambda **k: (open({events!r},'a').write(json.dumps(k)+chr(10)))\n"
+
+
+class Line:
+    """A contact that answers as it is told to."""
+
+    def __init__(self, *, cancel: bool = False, lost: bool = False, hand_back: bool = False) -> None:
+        self.cancel, self.lost = cancel, lost
+        self.handing_back = threading.Event()
+        if hand_back:
+            self.handing_back.set()
+        self.heard: list[tuple[str, Mapping[str, Any]]] = []
+
+    def pulse(self, stage: str, progress: Mapping[str, Any]) -> bool:
+        self.heard.append((stage, progress))
+        if self.lost:
+            raise LeaseLostError("no longer counts")
+        return self.cancel
+
+    def must_hand_back(self) -> bool:
+        return self.handing_back.is_set()
+
+
+def script(folder: Path, body: str) -> list[str]:
+    """A command that runs a few lines of Python; `e(...)` writes an event."""
+    return [sys.executable, "-c", SAY.format(events=str(folder / "events.jsonl")) + body]
+
+
+FOREVER = "e(event='stage', stage='train')\nwhile True: time.sleep(1)\n"
+SUCCEEDED = "e(event='end', outcome='succeeded', message='')\n"
+
+
+def test_run_that_succeeds_gives_its_findings(tmp_path: Path) -> None:
+    body = "e(event='measurement', name='accuracy', value=0.5, unit='1')\nprint('said')\n" + SUCCEEDED
+
+    ending, findings = supervise(script(tmp_path, body), tmp_path, SLOT, Line())
+
+    assert (ending.outcome, ending.exit_code) == ("succeeded", 0)
+    assert findings.measurements == [{"name": "accuracy", "value": 0.5, "unit": "1"}]
+    assert (tmp_path / "run.log").read_text() == "said\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome", "message"),
+    [
+        ("e(event='end', outcome='error', message='no such model')\nsys.exit(1)\n", "error", "no such model"),
+        ("e(event='end', outcome='oom', message='out of memory')\nsys.exit(1)\n", "oom", "out of memory"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)\n", "killed", "killed by SIGSEGV"),
+        ("os.kill(os.getpid(), signal.SIGKILL)\n", "killed", "killed by SIGKILL"),
+        ("raise SystemExit('what happened')\n", "error", "exit code 1; its last words: what happened"),
+        ("sys.exit(0)\n", "error", "exit code 0"),
+        (SUCCEEDED + "sys.exit(3)\n", "error", "exit code 3"),
+    ],
+    ids=["error", "oom", "segfault", "kill", "exception", "silent", "died at the end"],
+)
+def test_endings_are_told_apart(tmp_path: Path, body: str, outcome: str, message: str) -> None:
+    ending, _ = supervise(script(tmp_path, body), tmp_path, SLOT, Line())
+
+    assert ending.outcome == outcome
+    assert message in ending.message
+
+
+@pytest.mark.parametrize(
+    ("line", "limit", "outcome"),
+    [(Line(cancel=True), None, "cancelled"), (Line(hand_back=True), None, "released"), (Line(), 0.5, "timeout")],
+    ids=["cancelled", "released", "timeout"],
+)
+def test_run_that_is_stopped_leaves_no_process(tmp_path: Path, line: Line, limit: float | None, outcome: str) -> None:
+    child = "import subprocess; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)', 'mark-%s'])\n"
+    body = child % tmp_path.name + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + FOREVER
+
+    ending, _ = supervise(script(tmp_path, body), tmp_path, SLOT, line, time_limit_seconds=limit)
+
+    assert ending.outcome == outcome
+    assert not marked(f"mark-{tmp_path.name}")
+
+
+def test_run_that_lost_its_lease_is_ended(tmp_path: Path) -> None:
+    with pytest.raises(LeaseLostError):
+        supervise(script(tmp_path, f"'mark-{tmp_path.name}'\n" + FOREVER), tmp_path, SLOT, Line(lost=True))
+
+    assert not marked(f"mark-{tmp_path.name}")
+
+
+def test_progress_is_told(tmp_path: Path) -> None:
+    line = Line()
+    body = "e(event='stage', stage='train')\ne(event='progress', step=3, steps=9, loss=0.5, eta_s=1)\n" + FOREVER
+    thread = threading.Thread(target=supervise, args=(script(tmp_path, body), tmp_path, SLOT, line))
+
+    thread.start()
+    eventually(lambda: ("train", {"step": 3, "steps": 9, "loss": 0.5, "eta_s": 1}) in line.heard, "the progress")
+    line.handing_back.set()
+    thread.join()
+
+
+def test_half_written_event_is_left_for_later(tmp_path: Path) -> None:
+    body = (
+        f"f = open({str(tmp_path / 'events.jsonl')!r}, 'a')\n"
+        'f.write(\'{"event": "meas\'); f.flush(); time.sleep(0.6)\n'
+        'f.write(\'urement", "name": "x", "value": 1, "unit": "1"}\\n\'); f.flush()\n' + SUCCEEDED
+    )
+
+    ending, findings = supervise(script(tmp_path, body), tmp_path, SLOT, Line())
+
+    assert (ending.outcome, len(findings.measurements)) == ("succeeded", 1)
+
+
+def test_runner_does_not_outlive_a_killed_worker(tmp_path: Path) -> None:
+    """The guard sees its pipe end and kills the whole group, children and all."""
+    command = script(tmp_path, f"'mark-{tmp_path.name}'\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + FOREVER)
+    parent = (
+        "import subprocess, sys, time, json\n"
+        "subprocess.Popen([sys.executable, '-m', 'adapeff.worker.guard', '--'] + json.loads(sys.argv[1]),"
+        " stdin=subprocess.PIPE, start_new_session=True)\n"
+        "time.sleep(1000)\n"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", parent, json.dumps(command)])
+    eventually(lambda: (tmp_path / "events.jsonl").exists(), "the runner's start")
+
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.wait()
+
+    eventually(lambda: not marked(f"mark-{tmp_path.name}"), "the runner's end", seconds=10)
+
+
+def test_runner_sees_no_address_of_database_or_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ADAPEFF_DATABASE_URL", "ADAPEFF_BROKER_URL", "DATABASE_URL", "REDIS_URL"):
+        monkeypatch.setenv(name, "redis://:hush@h/0")
+
+    supervise(script(tmp_path, "print(dict(os.environ))\n" + SUCCEEDED), tmp_path, SLOT, Line())
+
+    assert "hush" not in (tmp_path / "run.log").read_text()
+
+
+def test_slot_is_held_against_a_second_worker_and_by_an_orphan() -> None:
+    (slot,) = open_slots("cpu:0", cores_per_slot=1)
+    with pytest.raises(ResourceError, match="cpu:0 is in use by another adapeff worker"):
+        open_slots("cpu:0", cores_per_slot=1)
+    assert slot.lock is not None
+    orphan = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[slot.lock.fileno()])
+
+    slot.lock.close()
+    with pytest.raises(ResourceError):
+        open_slots("cpu:0", cores_per_slot=1)
+    orphan.communicate()
+
+    (again,) = open_slots("cpu:0", cores_per_slot=1)
+    assert again.lock is not None
+    again.lock.close()
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [
+        ("gpu:0", "'gpu:0' is no device; expected cuda:0"),
+        ("cpu:x", "'cpu:x' is no device"),
+        ("cpu:4096", "this host has .* cpu slots"),
+        ("cuda:0", "this host has no GPU"),
+    ],
+)
+def test_device_that_is_not_there_is_named(devices: str, message: str) -> None:
+    if devices.startswith("cuda") and Path("/dev/nvidia0").exists():
+        pytest.skip("this host has a GPU")
+    with pytest.raises(Exception, match=message):
+        open_slots(devices, cores_per_slot=1)
+
+
+def marked(mark: str) -> list[int]:
+    """The living processes with a mark in their command line."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        if process.info["status"] != psutil.STATUS_ZOMBIE and any(
+            mark in part for part in process.info["cmdline"] or []
+        ):
+            found.append(process.pid)
+    return [pid for pid in found if pid != os.getpid()]
