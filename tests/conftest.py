@@ -184,7 +184,7 @@ def _postgres(folder: Path) -> Iterator[str]:
     if as_user:  # PostgreSQL refuses to run as root
         shutil.chown(folder, "postgres", "postgres")
     data, port = folder / "data", _free_port()
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
     subprocess.run(
         [*as_user, initdb, "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8"], check=True, **quiet
     )

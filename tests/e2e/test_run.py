@@ -154,7 +154,7 @@ def test_killed_worker_and_killed_runner_leave_one_result_and_their_cause(
     eventually(
         lambda: Path(folder, "events.jsonl").exists() and "progress" in Path(folder, "events.jsonl").read_text(), "p"
     )
-    runner = [pid for pid in marked(f"{folder}/job.json")]
+    runner = marked(f"{folder}/job.json")
     assert not marked(job()["runs"][0]["folder"] + "/job.json")
     for pid in runner:
         _kill(pid)
@@ -231,9 +231,7 @@ def test_stopping_worker_hands_back_at_once_and_burns_nothing(
 
 
 @pytest.mark.slow
-def test_cancel_ends_a_running_job_within_seconds(
-    adapeff: Adapeff, start: Start, sweep: Path, tmp_path: Path
-) -> None:
+def test_cancel_ends_a_running_job_within_seconds(adapeff: Adapeff, start: Start, sweep: Path, tmp_path: Path) -> None:
     start("worker", "--devices", "cpu:0")
     adapeff("submit", sweep, "--methods", "full", "-s", "epochs=100000")
     eventually(lambda: (status(adapeff)["jobs"] or [{}])[0].get("progress"), "progress")

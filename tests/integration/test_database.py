@@ -91,7 +91,7 @@ def test_embedded_database_migrates_itself(tmp_path: Path) -> None:
 
 
 def test_somebody_elses_database_is_never_migrated_unasked(empty_url: str) -> None:
-    with pytest.raises(SchemaError, match="no adapeff tables.*adapeff db upgrade"):
+    with pytest.raises(SchemaError, match=r"no adapeff tables.*adapeff db upgrade"):
         open_database(Settings(database_url=empty_url))
 
     engine = create_engine(empty_url)

@@ -18,7 +18,7 @@ from adapeff.service import jobs, results, sweeps
 from adapeff.service.database import Database, upgrade
 from adapeff.service.errors import JobError, LeaseLostError
 from adapeff.service.jobs import Claim, Ending
-from adapeff.service.models import FINAL_STATES, Artifact, Curve, Job, Measurement, Run
+from adapeff.service.models import FINAL_STATES, Artifact, Curve, Measurement, Run
 from adapeff.service.results import Findings
 from adapeff.service.specs import parse_sweep
 from tests.factories import claimer, queue_jobs, spec

@@ -190,10 +190,10 @@ def test_device_that_is_not_there_is_named(devices: str, message: str) -> None:
 
 def marked(mark: str) -> list[int]:
     """The living processes with a mark in their command line."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        if process.info["status"] != psutil.STATUS_ZOMBIE and any(
-            mark in part for part in process.info["cmdline"] or []
-        ):
-            found.append(process.pid)
-    return [pid for pid in found if pid != os.getpid()]
+    processes = psutil.process_iter(["cmdline", "status"])
+    alive = [process for process in processes if process.info["status"] != psutil.STATUS_ZOMBIE]
+    return [
+        process.pid
+        for process in alive
+        if process.pid != os.getpid() and any(mark in part for part in process.info["cmdline"] or [])
+    ]

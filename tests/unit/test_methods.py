@@ -178,7 +178,7 @@ def test_adapter_survives_pefts_own_saving_and_loading(tmp_path: Path) -> None:
 
 
 def test_two_adapters_are_switched_between() -> None:
-    model, base = build(Case("houlsby", {}, lambda _: 0), "bert")
+    model, _ = build(Case("houlsby", {}, lambda _: 0), "bert")
     adapted: Any = model.encoder.eval()
     adapted.add_adapter("other", BottleneckConfig(reduction_factor=2))
 

@@ -88,7 +88,7 @@ def test_unknown_key_in_a_file_is_an_error(tmp_path: Path) -> None:
 def test_bad_value_names_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADAPEFF_MAX_FAILURES", "few")
 
-    with pytest.raises(ConfigError, match="max_failures.*'few'.*ADAPEFF_MAX_FAILURES"):
+    with pytest.raises(ConfigError, match=r"max_failures.*'few'.*ADAPEFF_MAX_FAILURES"):
         load_settings()
 
 

@@ -77,7 +77,7 @@ def test_without_test_labels_validation_is_the_test_and_selection_is_held_out_of
     task = get_task("sst2")
 
     texts = {
-        split: {example.text for example in task.examples(split, "en", root)}  # type: ignore[arg-type]
+        split: {example.text for example in task.examples(split, "en", root)}
         for split in ("train", "validation", "test")
     }
 
@@ -186,6 +186,6 @@ def test_generated_labels_are_balanced(name: str) -> None:
 
 def test_test_vocabulary_is_held_out_of_train() -> None:
     task = get_task("offline_sentiment")
-    words = {s: {w for e in task.examples(s, "en", None) for w in e.text.split()} for s in ("train", "test")}  # type: ignore[arg-type]
+    words = {s: {w for e in task.examples(s, "en", None) for w in e.text.split()} for s in ("train", "test")}
 
     assert {"superb", "fascinating", "tedious"} <= words["test"] - words["train"]

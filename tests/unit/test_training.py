@@ -193,7 +193,7 @@ def test_phases_never_overlap_and_add_up() -> None:
         _busy(0.01)
 
     assert clock.seconds["inner"] >= 0.03
-    assert 0.03 <= clock.seconds["outer"]
+    assert clock.seconds["outer"] >= 0.03
     assert sum(clock.seconds.values()) <= clock.wall() + 1e-6
 
 

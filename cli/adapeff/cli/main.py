@@ -15,6 +15,12 @@ from adapeff.cli import context
 from adapeff.cli.commands import catalog, config, database, doctor, jobs, report, run, status, submit, worker
 from adapeff.service.errors import AdapeffError, ExitCode
 
+_PLACES = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
+}
+"""Errors of the place a person named, not of the program."""
+
 
 class Interrupted(BaseException):
     """Ctrl-C; not KeyboardInterrupt, which Typer would turn into its own exit code."""
@@ -80,7 +86,7 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `adapeff report | head`: the reader has enough
         sys.exit(ExitCode.OK)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT):
+        if error.errno not in _PLACES:
             raise
         place = f" ({error.filename})" if error.filename else ""
         context.note(f"adapeff: {error.strerror}{place}; make room or choose another place, then try again")

@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from celery import Celery
@@ -20,7 +21,7 @@ from kombu import Queue
 from kombu.exceptions import OperationalError as BrokerError
 
 from adapeff.service import jobs
-from adapeff.service.database import Database
+from adapeff.service.database import Database, now
 from adapeff.service.errors import AdapeffError, ResourceError, UnreachableError
 from adapeff.service.file_transport import SCHEME
 from adapeff.service.models import Job
@@ -165,8 +166,8 @@ def _messages_waiting(app: Celery, lane: str) -> int:
 class Reconciler(threading.Thread):
     """Sends what is queued and unsent, sends again what was lost, and takes back leases that ran out.
 
-    A database that was away longer than a lease makes healthy runs look lost; so after any error, and after its own
-    start, it takes nothing back for one lease.
+    A database that was away longer than a lease makes healthy runs look lost, and so does a machine that slept; so after
+    any error, after a gap between sweeps, and after its own start, it takes nothing back for one lease.
     """
 
     def __init__(self, database: Database, app: Celery, settings: Settings, stop: threading.Event) -> None:
@@ -176,12 +177,15 @@ class Reconciler(threading.Thread):
         self._settings = settings
         self._stop_asked = stop
         self._calm_sweeps = 0
+        self._last_sweep: datetime | None = None
 
     def run(self) -> None:
         """Sweep until asked to stop."""
         needed = max(1, round(self._settings.lease_seconds / self._settings.reconcile_seconds))
         while not self._stop_asked.is_set():
             try:
+                if self._slept():
+                    self._calm_sweeps = 0
                 self.sweep(take_back=self._calm_sweeps >= needed)
                 self._calm_sweeps += 1
             except AdapeffError as error:
@@ -191,6 +195,13 @@ class Reconciler(threading.Thread):
                 self._calm_sweeps = 0
                 logger.exception("reconciler: unexpected error, going on")
             self._stop_asked.wait(self._settings.reconcile_seconds)
+
+    def _slept(self) -> bool:
+        """Whether more than half a lease has passed since the last sweep, by the database's clock."""
+        with self._database.session(read_only=True) as session:
+            moment = now(session)
+        last, self._last_sweep = self._last_sweep, moment
+        return last is not None and (moment - last).total_seconds() > self._settings.lease_seconds / 2
 
     def sweep(self, *, take_back: bool) -> None:
         """One round.

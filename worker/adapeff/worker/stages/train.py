@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
-from transformers import get_linear_schedule_with_warmup
+from torch.optim.lr_scheduler import LambdaLR
 
 from adapeff.service.errors import AdapeffError
 from adapeff.service.specs import Training
@@ -78,6 +78,17 @@ def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=True)
 
 
+def warmup_then_decay(optimizer: torch.optim.Optimizer, warmup_steps: int, steps: int) -> LambdaLR:
+    """The learning rate rises linearly from 0 over `warmup_steps`, then falls linearly to 0 at `steps`."""
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return step / warmup_steps
+        return max(0.0, (steps - step) / max(1, steps - warmup_steps))
+
+    return LambdaLR(optimizer, factor)
+
+
 def train(
     model: Classifier,
     batches: Iterator[Batch],
@@ -105,7 +116,7 @@ def train(
         DivergedError: if the loss stops being finite.
     """
     optimizer = make_optimizer(model, settings)
-    scheduler = get_linear_schedule_with_warmup(optimizer, round(settings.warmup_ratio * steps), steps)
+    scheduler = warmup_then_decay(optimizer, round(settings.warmup_ratio * steps), steps)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     timer = step_clock(device)
     result = TrainResult(steps)

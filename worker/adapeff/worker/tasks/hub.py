@@ -45,10 +45,18 @@ class HubTask(Task):
         return there
 
     def identity(self, languages: Sequence[str], data_root: Path | None) -> DataIdentity:
-        """Fingerprint the local files where the folder is there, else name the hub's revision."""
+        """Fingerprint the local files where the folder is there, after reading them; else name the hub's revision.
+
+        Reading them all is quick, and finds a bad row before a job is queued rather than when it runs.
+        """
         root = self._root(data_root)
         if root is None:
             return DataIdentity(source="hub", revision=self.revision)
+        selecting: tuple[Split, ...] = ("train", "validation")
+        for split in selecting:
+            self.examples(split, self.source_language, data_root)
+        for language in languages:
+            self.examples("test", language, data_root)
         training = [self._file(root, split, self.source_language) for split in ("train", "validation")]
         testing = [self._file(root, "test", language) for language in languages]
         return DataIdentity(

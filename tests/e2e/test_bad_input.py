@@ -1,0 +1,179 @@
+"""What a person gets wrong: one line that names the value, what was expected and what to do, and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import adapeff_program
+from tests.e2e.conftest import Adapeff
+
+NO_SERVER = "127.0.0.1:1"
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A wrong input: what is typed (`{sweep}` is a good sweep file), and what must come back."""
+
+    name: str
+    typed: str
+    code: int
+    says: str
+    sweep: str | None = None
+    """Text that is put in the place of the good sweep's, or added to it where it starts with +."""
+    environment: dict[str, str] = field(default_factory=dict)
+    prepare: Callable[[Path], object] | None = None
+
+
+def train_file(folder: Path) -> Path:
+    return folder / "data_root/sentiment/sst2/default/train.jsonl"
+
+
+def future_database(folder: Path) -> None:
+    subprocess.run([adapeff_program(), "db", "upgrade"], check=True, capture_output=True)
+    with sqlite3.connect(folder / "state" / "adapeff.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+
+
+def no_database(folder: Path) -> None:
+    (folder / "state").mkdir()
+    (folder / "state" / "adapeff.db").write_text("text " * 500)
+
+
+def one_finished(folder: Path) -> None:
+    done = [adapeff_program(), "run", str(folder / "small.yaml"), "--methods", "head"]
+    subprocess.run(done, check=True, capture_output=True)
+
+
+def one_queued(folder: Path) -> None:
+    done = [adapeff_program(), "submit", str(folder / "small.yaml"), "--methods", "head"]
+    subprocess.run(done, check=True, capture_output=True)
+
+
+SUBMIT = "submit {sweep}"
+TABLE = [
+    Bad("yaml syntax", SUBMIT, 1, "line 2, column 6 is not YAML", sweep="models: [a\ntasks: x\n"),
+    Bad("yaml list", SUBMIT, 1, "holds a list, expected a mapping with keys such as models", sweep="- a\n"),
+    Bad("empty file", SUBMIT, 1, "holds nothing, expected a mapping", sweep=""),
+    Bad("unknown key", SUBMIT, 1, "unknown key 'metods'; did you mean 'methods'?", sweep="+metods: [full]\n"),
+    Bad("setting at the top", SUBMIT, 1, "unknown key 'epochs' (it belongs under `settings:`)", sweep="+epochs: 3\n"),
+    Bad("unknown setting", "submit {sweep} -s epohcs=1", 1, "unknown key 'epohcs' in override"),
+    Bad("unknown setting in file", SUBMIT, 1, "unknown setting 'epohcs'; did you mean 'epochs'?",
+        sweep="models: [a/b]\ntasks: [sst2]\nmethods: [full]\nsettings: {epohcs: 1}\n"),
+    Bad("override without =", "submit {sweep} -s epochs", 1, "override 'epochs' is not of the form key=value"),
+    Bad("missing model folder", "submit {sweep} --models ./nowhere", 1, "model folder './nowhere' does not exist"),
+    Bad("malformed model", "submit {sweep} --models a/b/c", 1, "'a/b/c' is no model: expected a hub id org/name[@revision]"),
+    Bad("missing package", "submit {sweep} --models package:no_such_package/model", 1, "'no_such_package' is not installed"),
+    Bad("folder without model", "submit {sweep} --models ./data_root", 1, "holds no config.json"),
+    Bad("unknown task", "submit {sweep} --tasks sst3", 1, "unknown task 'sst3'; did you mean 'sst2'?"),
+    Bad("unknown suite", SUBMIT, 1, "unknown suite 'ofline'; did you mean 'offline'?", sweep="+suites: [ofline]\n"),
+    Bad("unknown method", "submit {sweep} --methods lorra", 1, "unknown method 'lorra'; did you mean 'lora'?"),
+    Bad("unknown parameter", "submit {sweep} --methods lora[rnak=8]", 1, "has no parameter 'rnak'; did you mean 'rank'?"),
+    Bad("wrong parameter type", "submit {sweep} --methods lora[rank=big]", 1, "method 'lora': 'rank' is 'big'"),
+    Bad("malformed method", "submit {sweep} --methods lora[rank", 1, "is not of the form name or name[key=value,...]"),
+    Bad("negative setting", "submit {sweep} -s epochs=-1", 1, "'epochs' is -1: input should be greater than 0"),
+    Bad("wrong type of setting", "submit {sweep} -s batch_size=many", 1, "'batch_size' is 'many'"),
+    Bad("wrong type of seed", "submit {sweep} --seeds zero", 1, "'seeds.0' is 'zero': input should be a valid integer"),
+    Bad("unknown language", "submit {sweep} --set test_languages=[xx]", 1, "no test language 'xx'"),
+    Bad("empty grid", SUBMIT, 1, "no jobs left after its excludes", sweep="+exclude: [{seed: 0}]\n"),
+    Bad("empty axis", "submit {sweep} -s batch_size=[]", 1, "setting 'batch_size' is an empty list, so the grid is empty"),
+    Bad("no methods", SUBMIT, 1, "'methods' is missing", sweep="models: [a/b]\ntasks: [sst2]\n"),
+    Bad("no tasks", SUBMIT, 1, "a sweep needs at least one task or suite", sweep="models: [a/b]\nmethods: [full]\n"),
+    Bad("missing sweep file", "submit nowhere.yaml", 1, "sweep file 'nowhere.yaml' does not exist; ready-made sweeps: demo"),
+    Bad("unknown ready-made sweep", "run demoo", 1, "unknown sweep 'demoo'; did you mean 'demo'?"),
+    Bad("sweep not UTF-8", SUBMIT, 1, "is not UTF-8 text (byte 0)", prepare=lambda f: (f / "small.yaml").write_bytes(b"\xff\xfe")),
+    Bad("missing data file", SUBMIT, 1, "cannot read", prepare=lambda f: train_file(f).unlink()),
+    Bad("data not JSON", SUBMIT, 1, "line 1: not JSON", prepare=lambda f: train_file(f).write_text("{\n")),
+    Bad("wrong columns", SUBMIT, 1, "no column 'sentence'; found: text, label",
+        prepare=lambda f: train_file(f).write_text('{"text": "a", "label": 1}\n')),
+    Bad("label out of range", SUBMIT, 1, "unknown label 7; expected 0 (negative), 1 (positive)",
+        prepare=lambda f: train_file(f).write_text('{"sentence": "a", "label": 7}\n')),
+    Bad("data set not at hand, hub offline", "run {sweep} --data-root .", 4, "cannot be loaded from the hub"),
+    Bad("model not at hand, hub offline", "run {sweep} --models org/none --methods head", 4, "model 'org/none' cannot be loaded"),
+    Bad("unreachable broker", SUBMIT, 3, "The jobs are stored", environment={"REDIS_URL": f"redis://:hush@{NO_SERVER}/0"}),
+    Bad("unreachable database", "status", 3, "cannot be reached", environment={"DATABASE_URL": f"postgres://u:hush@{NO_SERVER}/d"}),
+    Bad("unknown kind of database", "status", 1, "expected sqlite:///PATH or postgresql://", environment={"DATABASE_URL": "mysql://h/d"}),
+    Bad("unknown kind of broker", "status", 1, "expected redis://", environment={"ADAPEFF_BROKER_URL": "amqp://h"}),
+    Bad("somebody else's database", "status", 1, "has no adapeff tables; if it is meant for adapeff",
+        environment={"DATABASE_URL": "sqlite:///other.db"}),
+    Bad("database from the future", "status", 1, "revision 9999, this adapeff knows up to", prepare=future_database),
+    Bad("file that is no database", "status", 1, "it is no SQLite database",
+        prepare=no_database),
+    Bad("state folder that cannot be", "status", 1, "cannot make the folder", environment={"ADAPEFF_STATE_DIR": "/proc/adapeff"}),
+    Bad("disk full", "export --all --format json --out /dev/full", 1, "No space left on device"),
+    Bad("disk full on stdout", "config --json > /dev/full", 1, "No space left on device"),
+    Bad("read-only place", "report --all --plot /proc/x.png", 1, "/proc/x.png); make room or choose another place", prepare=one_finished),
+    Bad("no GPU", "run {sweep} -s device=cuda", 1, "this host has no GPU"),
+    Bad("no such device", "worker --devices cpu:4096", 1, "this host has"),
+    Bad("malformed device", "worker --devices gpu:0", 1, "'gpu:0' is no device; expected cuda:0,cuda:1 or cpu:0,cpu:1"),
+    Bad("mixed devices", "worker --devices cpu:0,cuda:0", 1, "cuda:0"),
+    Bad("unknown variable", "status", 1, "unknown environment variable ADAPEFF_DATABSE_URL; did you mean", environment={"ADAPEFF_DATABSE_URL": "x"}),
+    Bad("unknown key in adapeff.toml", "status", 1, "unknown setting 'lease'", prepare=lambda f: (f / "adapeff.toml").write_text("lease = 1\n")),
+    Bad("adapeff.toml is no TOML", "status", 1, "adapeff.toml is not TOML", prepare=lambda f: (f / "adapeff.toml").write_text("a = \n")),
+    Bad("value of the wrong type", "status", 1, "from environment ADAPEFF_LEASE_SECONDS", environment={"ADAPEFF_LEASE_SECONDS": "long"}),
+    Bad("unknown job", "show 99", 1, "there is no job 99; `adapeff status` lists them"),
+    Bad("unknown sweep", "report nosuch", 1, "there is no sweep 'nosuch'; known: none yet"),
+    Bad("unknown state", "status --state done", 1, "unknown state 'done'"),
+    Bad("log of a job that has not run", "logs 1", 1, "job 1 has not run yet (it is queued)", prepare=one_queued),
+    Bad("retry of a queued job", "retry 1", 1, "job 1 is queued; only a failed or cancelled one can be retried", prepare=one_queued),
+    Bad("cancel without a job", "cancel", 1, "name the jobs to cancel, or a sweep with --sweep"),
+    Bad("parquet to the terminal", "export --all --format parquet", 1, "name a file with --out"),
+    Bad("picture of an unknown kind", "report --all --plot x.doc", 1, "expected an ending .png, .svg or .pdf", prepare=one_finished),
+    Bad("picture of nothing", "report --all --plot x.png", 1, "there is nothing to draw yet"),
+    Bad("unknown command", "sumbit", 2, "No such command 'sumbit'"),
+    Bad("unknown option", "status --wach", 2, "No such option"),
+    Bad("job id that is no number", "show first", 2, "as an integer"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", TABLE, ids=lambda bad: bad.name)
+def test_bad_input_gets_one_line_and_an_exit_code(bad: Bad, sweep: Path, tmp_path: Path) -> None:
+    if bad.sweep is not None:
+        sweep.write_text(sweep.read_text() + bad.sweep[1:] if bad.sweep.startswith("+") else bad.sweep)
+    if bad.prepare is not None:
+        bad.prepare(tmp_path)
+    if "GPU" in bad.says and Path("/dev/nvidia0").exists():
+        pytest.skip("this host has a GPU")
+    typed, redirect, target = bad.typed.format(sweep="small.yaml").partition(" > ")
+
+    with open(target if redirect else tmp_path / "out", "w") as out:
+        done = subprocess.run(
+            [adapeff_program(), *typed.split()],
+            env={**os.environ, **bad.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert done.returncode == bad.code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "hush" not in done.stderr
+    assert bad.says in " ".join(done.stderr.split())
+    if bad.code == 1:
+        notes = ("sweep ", "0 measurements", "no job has finished")
+        complaint = [line for line in done.stderr.splitlines() if not line.startswith(notes)]
+        assert len(complaint) == 1
+
+
+def test_unreachable_broker_loses_nothing(adapeff: Adapeff, sweep: Path) -> None:
+    away = {"ADAPEFF_BROKER_URL": f"redis://{NO_SERVER}/0"}
+
+    assert adapeff("submit", sweep, **away).returncode == 3
+
+    assert '"queued": 2' in adapeff("status", "--json").stdout
+    assert adapeff("run", sweep).returncode == 0
+
+
+def test_refused_sweep_stores_nothing(adapeff: Adapeff, sweep: Path) -> None:
+    assert adapeff("submit", sweep, "--methods", "full,lorra").returncode == 1
+
+    assert '"counts": {}' in adapeff("status", "--json").stdout

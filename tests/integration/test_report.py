@@ -1,0 +1,178 @@
+"""The report over stored runs: what is averaged, what is set beside what, and how it looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapeff.cli.render.markdown import report_markdown
+from adapeff.cli.render.plots import plot_points
+from adapeff.service import jobs, results
+from adapeff.service.database import Database, upgrade
+from adapeff.service.jobs import Ending
+from adapeff.service.report import Report, build_report, report_rows
+from adapeff.service.results import Findings
+from tests.factories import claimer, spec
+
+GOLDEN = Path(__file__).parent / "report.md"
+
+
+@pytest.fixture
+def database() -> Iterator[Database]:
+    """An empty migrated database in memory."""
+    opened = Database("sqlite://")
+    upgrade(opened)
+    yield opened
+    opened.close()
+
+
+def store(database: Database, method: str, seed: int, accuracy: float, seconds: float, **changes: object) -> None:
+    """A finished run."""
+    device = str(changes.pop("device_name", "Test CPU"))
+    revision = changes.pop("revision", "abc")
+    repeat = changes.pop("repeat", 0)
+    wanted = spec(seed, methods=[method], **{"settings": {"test_languages": ["en", "de"]}, **changes})
+    wanted = wanted.model_copy(update={"repeat": repeat})
+    with database.session() as session:
+        (job_id,), _ = jobs.create_jobs(session, [wanted], priority=5, max_failures=3)
+    claim = claimer(database)(job_id)
+    assert claim is not None
+    found = Findings(environment={"device_name": device, "precision": "fp32", "torch": "2.13.0", "torch_threads": 1})
+    for language, score in (("en", accuracy), ("de", 0.51)):
+        where: dict[str, Any] = {"language": language, "split": "test"}
+        for name, value in (("accuracy", score), ("majority_accuracy", 0.5), ("examples", 400)):
+            found.take({"event": "measurement", "name": name, "value": value, "unit": "1", **where})
+    single = {
+        "train_compute_s": (seconds, "s"),
+        "stored_bytes": (2**20 if method == "full" else 2**15, "B"),
+        "trainable_parameters_method": (1000 if method == "full" else 10, "1"),
+        "trainable_parameters_head": (5, "1"),
+        "peak_memory_process_bytes": (2**30, "B"),
+    }
+    for name, (value, unit) in single.items():
+        found.take({"event": "measurement", "name": name, "value": value, "unit": unit})
+    reason = {"value": None, "unit": "B", "reason": "torch keeps no allocator statistics on a CPU"}
+    found.take({"event": "measurement", "name": "peak_memory_allocated_bytes", **reason})
+    for batch, latency in ((1, 0.02), (32, 0.5)):
+        where = {"batch": batch, "length": 64, "statistic": "p50"}
+        found.take({"event": "measurement", "name": "latency_s", "value": latency, "unit": "s", **where})
+    with database.session() as session:
+        results.finish(session, claim, Ending("succeeded", resolved={"model_revision": revision}), found)
+
+
+def report(database: Database) -> Report:
+    with database.session(read_only=True) as session:
+        return build_report(session)
+
+
+def test_figures_are_means_over_seeds_beside_the_reference(database: Database) -> None:
+    for seed, (score, seconds) in enumerate([(0.80, 100), (0.84, 110), (0.82, 90)]):
+        store(database, "full", seed, score, seconds)
+        store(database, "lora", seed, score - 0.02, seconds / 2)
+
+    (table,) = report(database).tables
+    full, lora = table.rows
+
+    assert full.cells["quality"].summary is not None and lora.cells["train_compute_s"].summary is not None
+    assert full.cells["quality"].summary.mean == pytest.approx(0.82)
+    assert full.cells["quality"].summary.low == pytest.approx(0.82 - 4.3027 * 0.02 / 3**0.5, abs=1e-5)
+    assert lora.cells["train_compute_s"].ratio == pytest.approx(0.5)
+    assert lora.cells["stored_bytes"].ratio == pytest.approx(1 / 32)
+    assert table.languages["de"]["lora"].at_chance
+    assert not table.languages["en"]["lora"].at_chance
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"device_name": "Other CPU"}, {"revision": "def"}, {"models": ["org/other"]}, {"tasks": ["offline_nli"]}],
+    ids=str,
+)
+def test_unlike_runs_are_never_averaged(database: Database, other: dict[str, object]) -> None:
+    store(database, "full", 0, 0.8, 100)
+    store(database, "full", 1, 0.9, 10, **other)
+
+    tables = report(database).tables
+
+    assert len(tables) == 2
+    for table in tables:
+        summary = table.rows[0].cells["quality"].summary
+        assert summary is not None and summary.n == 1
+
+
+def test_other_settings_make_another_table(database: Database) -> None:
+    store(database, "full", 0, 0.8, 100)
+    store(database, "full", 0, 0.8, 100, settings={"test_languages": ["en", "de"], "epochs": 1})
+
+    assert len(report(database).tables) == 2
+
+
+def test_newest_repeat_of_a_seed_counts(database: Database) -> None:
+    store(database, "full", 0, 0.8, 100)
+    store(database, "full", 0, 0.9, 100, repeat=1)
+
+    (table,) = report(database).tables
+
+    assert table.rows[0].cells["quality"].summary is not None
+    assert table.rows[0].cells["quality"].summary.values == (0.9,)
+
+
+def test_several_learning_rates_are_rows_of_their_own_and_no_reference(database: Database) -> None:
+    for rate in (1e-4, 3e-4):
+        settings = {"test_languages": ["en", "de"], "learning_rate": rate}
+        store(database, "full", 0, 0.8, 100, settings=settings)
+
+    (table,) = report(database).tables
+
+    assert [row.method for row in table.rows] == ["full lr 0.0001", "full lr 0.0003"]
+    assert not table.has_reference
+    assert all(cell.ratio is None for row in table.rows for cell in row.cells.values())
+
+
+def test_missing_figure_says_why(database: Database) -> None:
+    store(database, "full", 0, 0.8, 100)
+
+    rows = report_rows(report(database))
+
+    (process,) = [row for row in rows if row["figure"] == "peak_memory_process_bytes"]
+    assert process["mean"] == 2**30
+    assert not [row for row in rows if row["figure"] == "peak_memory_allocated_bytes"]
+
+
+def test_unfinished_jobs_are_counted(database: Database) -> None:
+    store(database, "full", 0, 0.8, 100)
+    with database.session() as session:
+        jobs.create_jobs(session, [spec(5), spec(6)], priority=5, max_failures=3)
+
+    assert report(database).unfinished == {"queued": 2}
+
+
+def test_picture_shows_every_method_once_per_panel(database: Database, tmp_path: Path) -> None:
+    from adapeff.cli.render.plots import plot_report
+
+    store(database, "full", 0, 0.8, 100)
+    store(database, "full", 1, 0.9, 300)
+    store(database, "lora", 0, 0.7, 50)
+
+    points = plot_report(report(database), tmp_path / "p.svg")
+
+    assert points == plot_points(report(database))
+    assert [(p.method, p.mean_seconds, round(p.mean_score, 6)) for p in points] == [("full", 200, 85), ("lora", 50, 70)]
+    assert "<svg" in (tmp_path / "p.svg").read_text()
+
+
+def test_markdown_is_as_reviewed(database: Database) -> None:
+    """The whole text in a file a reviewer can read; rewrite it with ADAPEFF_TEST_REWRITE=1."""
+    import os
+
+    for seed in (0, 1):
+        store(database, "full", seed, 0.80 + seed / 100, 100 + seed)
+        store(database, "lora", seed, 0.78, 50)
+
+    text = report_markdown(report(database))
+
+    if os.environ.get("ADAPEFF_TEST_REWRITE"):
+        GOLDEN.write_text(text)
+    assert text == GOLDEN.read_text()

@@ -1,0 +1,312 @@
+"""The distribution: layout, wheel and sdist, light start, frozen commands, files that name settings."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from adapeff.cli.main import app
+from adapeff.service import catalog
+from adapeff.service.settings import PREFIX, Settings
+from adapeff.service.specs import ready_made_sweeps
+from tests.conftest import ROOT
+
+COMMANDS = {
+    "run": {
+        "--set",
+        "--models",
+        "--tasks",
+        "--methods",
+        "--seeds",
+        "--data-root",
+        "--devices",
+        "--plot",
+        "--force",
+        "--json",
+    },
+    "submit": {
+        *{
+            "--set",
+            "--models",
+            "--tasks",
+            "--methods",
+            "--seeds",
+            "--data-root",
+            "--dry-run",
+            "--force",
+            "--wait",
+            "--json",
+        }
+    },
+    "worker": {"--devices", "--data-root", "--quiet"},
+    "status": {"--state", "--limit", "--watch", "--json"},
+    "show": {"--json"},
+    "logs": {"--follow", "--run"},
+    "cancel": {"--sweep"},
+    "retry": {"--failed"},
+    "report": {"--all", "--format", "--plot", "--json"},
+    "export": {"--all", "--format", "--out"},
+    "config": {"--json"},
+    "doctor": {"--json"},
+    "db upgrade": set(),
+    "db current": set(),
+    **{f"{noun} ls": {"--json"} for noun in ("methods", "tasks", "suites")},
+    **{f"{noun} show": {"--json"} for noun in ("methods", "tasks", "suites")},
+}
+
+
+def commands() -> dict[str, Any]:
+    """Every command of the command line by its full name."""
+    found: dict[str, Any] = {}
+
+    def walk(group: Any, prefix: str) -> None:
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                walk(command, f"{prefix}{name} ")
+            else:
+                found[prefix + name] = command
+
+    walk(typer.main.get_command(app), "")
+    return found
+
+
+def test_commands_and_options_grow_by_decision() -> None:
+    """Whoever adds one adds it here, to the README and to the changelog."""
+    found = {
+        name: {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+        - {"--help"}
+        for name, command in commands().items()
+    }
+
+    assert found == COMMANDS
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_has_help_with_an_example_and_stands_in_the_readme_or_docs(name: str) -> None:
+    help_text = commands()[name].help
+
+    assert "Example" in help_text
+    assert f"adapeff {name}" in help_text
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    assert any(f"adapeff {name}" in page.read_text() for page in pages)
+
+
+def test_no_part_hides_the_others() -> None:
+    for part in ("service", "worker", "cli", "migrations"):
+        assert not (ROOT / part / "adapeff" / "__init__.py").exists()
+        assert (ROOT / part / "adapeff" / part / "py.typed").exists()
+
+
+@pytest.mark.parametrize("command", ["--help", "submit small.yaml", "status", "methods ls"])
+def test_command_line_imports_no_torch(command: str, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text("models: [a/b]\ntasks: [sst2]\nmethods: [full, lora, houlsby]\n")
+    code = (
+        "import sys, json\nfrom adapeff.cli.main import main\n"
+        f"sys.argv = ['adapeff', *{command.split()!r}]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "finally:\n    print(json.dumps(sorted(sys.modules)), file=sys.stderr)\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    loaded = set(json.loads(done.stderr.splitlines()[-1]))
+    heavy = {"torch", "transformers", "peft", "datasets", "matplotlib", "numpy"}
+    if command == "--help":
+        heavy |= {"sqlalchemy", "celery", "pydantic_settings", "alembic"}
+    assert not loaded & heavy
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel and the sdist, built from the working tree."""
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "hatchling", "build", "-d", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return folder
+
+
+def test_wheel_is_complete(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+
+    for name in ready_made_sweeps():
+        assert f"adapeff/service/sweeps/{name}.yaml" in names
+    versions = {path.name for path in (ROOT / "migrations/adapeff/migrations/versions").glob("0*.py")}
+    assert versions and all(f"adapeff/migrations/versions/{name}" in names for name in versions)
+    assert {"adapeff/migrations/env.py", "adapeff/migrations/script.py.mako"} <= names
+    assert {f"adapeff/{part}/py.typed" for part in ("service", "worker", "cli", "migrations")} <= names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert "adapeff/__init__.py" not in names
+    assert not [name for name in names if name.startswith("tests/")]
+
+
+def test_sdist_is_complete(built: Path) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+
+    assert {"LICENSE", "README.md", "CHANGELOG.md", "Makefile", "constraints.txt", "docker-compose.yml"} <= names
+    assert {"tests/conftest.py", "docs/concepts.md", "migrations/adapeff/migrations/versions/0001_initial.py"} <= names
+
+
+@pytest.mark.slow
+def test_migrations_run_from_the_wheel(built: Path, tmp_path: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    code = (
+        "from pathlib import Path\nimport adapeff.migrations\n"
+        f"assert Path(adapeff.migrations.__file__).is_relative_to({str(site)!r})\n"
+        "from adapeff.service.database import open_database, current_revision\n"
+        "from adapeff.service.settings import Settings\n"
+        f"print(current_revision(open_database(Settings(state_dir={str(tmp_path / 's')!r}))))\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(site), "PATH": "/usr/bin"}, capture_output=True, text=True
+    )
+
+    assert done.stdout.strip() == "0001", done.stderr
+
+
+def compose() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return loaded
+
+
+def test_every_variable_the_compose_file_sets_is_a_setting() -> None:
+    own = [service for name, service in compose()["services"].items() if name not in ("postgres", "redis")]
+    variables = {variable for service in own for variable in service["environment"]}
+
+    assert variables
+    assert {name.removeprefix(PREFIX).lower() for name in variables} <= set(Settings.model_fields)
+    for service in own:
+        values: dict[str, Any] = {
+            name.removeprefix(PREFIX).lower(): re.sub(r"\$\{[^}]*\}", "secret", value)
+            for name, value in service["environment"].items()
+        }
+        Settings(**values)
+
+
+def test_compose_file_fits_the_schema_and_the_commands() -> None:
+    """The part of the Compose Specification's schema that this file uses (compose-spec.json, 2024)."""
+    jsonschema = pytest.importorskip("jsonschema")
+    text = {"type": "string"}
+    texts = {"type": "array", "items": text}
+    depends = {
+        "type": "object",
+        "additionalProperties": {
+            "properties": {
+                "condition": {"enum": ["service_started", "service_healthy", "service_completed_successfully"]}
+            },
+            "required": ["condition"],
+            "additionalProperties": False,
+        },
+    }
+    device = {
+        "type": "object",
+        "properties": {"driver": text, "count": {"type": ["string", "integer"]}, "capabilities": texts},
+        "required": ["capabilities"],
+        "additionalProperties": False,
+    }
+    service = {
+        "type": "object",
+        "properties": {
+            "image": text,
+            "build": text,
+            "command": texts,
+            "environment": {"type": "object", "additionalProperties": {"type": ["string", "number", "null"]}},
+            "volumes": texts,
+            "depends_on": depends,
+            "healthcheck": {
+                "type": "object",
+                "properties": {"test": texts, "interval": text, "retries": {"type": "number"}},
+                "additionalProperties": False,
+            },
+            "restart": {"enum": ["no", "always", "on-failure", "unless-stopped"]},
+            "profiles": texts,
+            "stop_grace_period": text,
+            "deploy": {
+                "properties": {
+                    "resources": {
+                        "properties": {"reservations": {"properties": {"devices": {"type": "array", "items": device}}}}
+                    }
+                }
+            },
+        },
+        "additionalProperties": False,
+    }
+    schema = {
+        "type": "object",
+        "properties": {
+            "name": text,
+            "services": {"type": "object", "additionalProperties": service},
+            "volumes": {"type": "object", "additionalProperties": {"type": ["object", "null"]}},
+        },
+        "patternProperties": {"^x-": {}},
+        "required": ["services"],
+        "additionalProperties": False,
+    }
+    loaded = compose()
+
+    jsonschema.validate(loaded, schema)
+
+    for name, service_of in loaded["services"].items():
+        for needed in service_of.get("depends_on", {}):
+            assert needed in loaded["services"], name
+        for volume in service_of.get("volumes", []):
+            source = volume.partition(":")[0]
+            assert source in loaded["volumes"] or source.startswith(("/", ".", "$")), volume
+    for name in ("migrate", "worker-gpu", "worker-cpu"):
+        typed = [word for word in loaded["services"][name]["command"] if not word.startswith("-")]
+        assert any(" ".join(typed).startswith(command) for command in COMMANDS)
+    assert loaded["services"]["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+
+
+def test_dockerfile_copies_what_exists_and_installs_extras_that_exist() -> None:
+    import tomllib
+
+    text = (ROOT / "Dockerfile").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE):
+        for source in line.split()[:-1]:
+            assert (ROOT / source).exists(), source
+    (extras,) = re.findall(r"^ARG EXTRAS=(.*)$", text, re.MULTILINE)
+    assert set(extras.split(",")) <= set(project["optional-dependencies"])
+
+
+def test_plugins_are_found_as_a_strangers_are() -> None:
+    from importlib.metadata import entry_points
+
+    for group in ("methods", "tasks", "suites", "metrics"):
+        ours = [
+            point for point in entry_points(group=f"adapeff.{group}") if point.dist and point.dist.name == "adapeff"
+        ]
+        assert len(ours) == 1
+    assert set(catalog.methods()) >= {"full", "head", "lora", "houlsby"}
+    assert set(catalog.tasks()) >= {"xnli", "sst2", "offline_sentiment", "offline_nli"}
+    for suite in catalog.suites().values():
+        assert set(suite.tasks) <= set(catalog.tasks())
+    for task in catalog.tasks().values():
+        assert task.metric in catalog.metrics()
+
+
+def test_readme_and_docs_name_only_settings_and_sweeps_that_exist() -> None:
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = page.read_text()
+        for variable in re.findall(r"\bADAPEFF_[A-Z_]+[A-Z]", text):
+            name = variable.removeprefix(PREFIX).lower()
+            assert name in Settings.model_fields or name.startswith("test_"), (page, variable)
+        for link in re.findall(r"\]\(([^)#:]+\.md)[^)]*\)", text):
+            assert (page.parent / link).is_file(), (page, link)
