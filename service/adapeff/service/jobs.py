@@ -135,6 +135,13 @@ def next_repeat(session: Session, spec: JobSpec) -> JobSpec:
     return spec
 
 
+def newest_repeat(session: Session, spec: JobSpec) -> JobSpec:
+    """The spec with the highest `repeat` that has a job; the spec itself if none has."""
+    while _ids_by_hash(session, [(after := spec.model_copy(update={"repeat": spec.repeat + 1})).job_hash]):
+        spec = after
+    return spec
+
+
 def get_job(session: Session, job_id: int) -> Job:
     """The job's row.
 

@@ -106,8 +106,8 @@ class Task(Frozen, ABC):
         """The test languages whose data are at hand (all of them where the hub is asked)."""
         return self.languages
 
-    def resolved_revision(self) -> str | None:
-        """The hub revision the data came from, once read; None for local and generated data."""
+    def resolved_revision(self, data_root: Path | None) -> str | None:
+        """The hub revision the data come from; None for local and generated data, which fingerprints identify."""
         return None
 
     def ceiling(self) -> float | None:

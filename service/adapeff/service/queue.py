@@ -166,8 +166,8 @@ def _messages_waiting(app: Celery, lane: str) -> int:
 class Reconciler(threading.Thread):
     """Sends what is queued and unsent, sends again what was lost, and takes back leases that ran out.
 
-    A database that was away longer than a lease makes healthy runs look lost, and so does a machine that slept; so after
-    any error, after a gap between sweeps, and after its own start, it takes nothing back for one lease.
+    A database that was away longer than a lease makes healthy runs look lost, and so does a machine that slept; so
+    after any error, after a gap between sweeps, and after its own start, it takes nothing back for one lease.
     """
 
     def __init__(self, database: Database, app: Celery, settings: Settings, stop: threading.Event) -> None:

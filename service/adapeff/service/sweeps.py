@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import insert, select
@@ -27,17 +27,43 @@ class Submission:
 
 
 def submit(
-    session: Session, sweep: SweepSpec, specs: Sequence[JobSpec], *, max_failures: int, force: bool = False
+    session: Session,
+    sweep: SweepSpec,
+    specs: Sequence[JobSpec],
+    *,
+    max_failures: int,
+    force: bool = False,
+    hub_revisions: Mapping[str, str] | None = None,
 ) -> Submission:
-    """Store a sweep and a queued job for each spec that has none; with `force` a repeat of each that has one."""
-    if force:
-        specs = [jobs.next_repeat(session, spec) for spec in specs]
+    """Store a sweep and a queued job for each spec that has none.
+
+    Args:
+        force: make a repeat of each spec that has a job.
+        hub_revisions: model identity -> the commit it stands for now; a finished job whose run had another one is not
+            re-used, it gets a repeat too.
+    """
+    moved = _moved(session, specs, hub_revisions or {})
+    specs = [jobs.next_repeat(session, spec) if force or spec.job_hash in moved else spec for spec in specs]
     ids, created = jobs.create_jobs(session, specs, priority=sweep.priority, max_failures=max_failures)
     stored = Sweep(name=sweep.name, spec=sweep.model_dump(mode="json"), created_at=now(session))
     session.add(stored)
     session.flush()
     session.execute(insert(SweepJob), [{"sweep_id": stored.id, "job_id": job_id} for job_id in ids])
     return Submission(stored.id, ids, created)
+
+
+def _moved(session: Session, specs: Sequence[JobSpec], revisions: Mapping[str, str]) -> set[str]:
+    """The hashes of finished jobs whose newest repeat ran with another model revision than the hub has now."""
+    found = set()
+    for spec in specs:
+        if (now_there := revisions.get(spec.model.identity)) is None:
+            continue
+        newest = jobs.newest_repeat(session, spec)
+        wanted = select(Run.resolved).join(Job, Job.id == Run.job_id)
+        resolved = session.scalar(wanted.where(Job.job_hash == newest.job_hash, Run.outcome == "succeeded"))
+        if resolved is not None and resolved.get("model_revision") not in (None, "unknown", now_there):
+            found.add(spec.job_hash)
+    return found
 
 
 def find_sweep_id(session: Session, reference: str | None) -> int | None:

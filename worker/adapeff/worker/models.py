@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from adapeff.service.errors import ModelError
 from adapeff.service.plugins import Method
@@ -54,14 +55,19 @@ def load_model(reference: ModelReference) -> LoadedModel:
         raise ModelError(f"model '{reference}' cannot be loaded: {_one_line(error)}") from error
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # the head reads the first token itself; an unused pooler would be counted as trained
-    commit = getattr(config, "_commit_hash", None)
     return LoadedModel(
         encoder=encoder,
         tokenizer=tokenizer,
         hidden_size=config.hidden_size if hasattr(config, "hidden_size") else config.dim,
         max_positions=_max_positions(config, tokenizer),
-        revision=reference.fingerprint or commit or reference.revision or "unknown",
+        revision=reference.fingerprint or _commit(place, reference),
     )
+
+
+def _commit(name: str, reference: ModelReference) -> str:
+    """The commit a hub model was loaded from, as the cache files it under, else the revision asked for."""
+    file = cached_file(name, "config.json", revision=reference.revision or "main")
+    return extract_commit_hash(file, None) or reference.revision or "unknown"
 
 
 def _one_line(error: Exception) -> str:

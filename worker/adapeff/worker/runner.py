@@ -72,7 +72,9 @@ def run_job(spec: JobSpec, out: Path, *, device_name: str | None = None, data_ro
     memory.start()
     prepared = prepare(spec, device, clock, data_root)
     _measure_parameters(log, prepared.model)
-    log.emit("resolved", model_revision=prepared.loaded.revision, data_revision=prepared.task.resolved_revision())
+    log.emit(
+        "resolved", model_revision=prepared.loaded.revision, data_revision=prepared.task.resolved_revision(data_root)
+    )
 
     log.emit("stage", stage="train")
     trained = train_stage(spec, prepared, device=device, precision=precision, clock=clock, log=log, out=out)

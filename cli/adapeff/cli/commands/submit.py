@@ -76,9 +76,13 @@ def store(
 ) -> Submission:
     """Store the jobs; nothing is sent before this is committed."""
     from adapeff.service import sweeps
+    from adapeff.service.hub import current_revisions
 
+    revisions = {} if force else current_revisions(jobs)
     with database.session() as session:
-        return sweeps.submit(session, spec, jobs, max_failures=settings.max_failures, force=force)
+        return sweeps.submit(
+            session, spec, jobs, max_failures=settings.max_failures, force=force, hub_revisions=revisions
+        )
 
 
 def send(database: Database, settings: Settings) -> None:

@@ -83,6 +83,15 @@ class HubTask(Task):
             return [example for index, example in enumerate(train) if (index in held_out) == (split == "validation")]
         return self._read(split, language, data_root)
 
+    def resolved_revision(self, data_root: Path | None) -> str | None:
+        """The commit of the hub's data set, as `datasets` resolved it."""
+        if self._root(data_root) is not None:
+            return None
+        import datasets
+
+        config = self.configs[self.source_language]
+        return str(datasets.load_dataset_builder(self.hub_id, config, revision=self.revision).hash)
+
     def _root(self, data_root: Path | None) -> Path | None:
         folder = data_root / self.folder if data_root else None
         return folder if folder is not None and folder.is_dir() else None
