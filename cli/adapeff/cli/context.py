@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from adapeff.service.database import Database
     from adapeff.service.settings import LoadedSettings
 
+
+class Interrupted(BaseException):
+    """Ctrl-C; not KeyboardInterrupt, which Typer would turn into its own exit code."""
+
+
 _flags: dict[str, Any] = {}
 
 

@@ -22,10 +22,6 @@ _PLACES = {
 """Errors of the place a person named, not of the program."""
 
 
-class Interrupted(BaseException):
-    """Ctrl-C; not KeyboardInterrupt, which Typer would turn into its own exit code."""
-
-
 app = typer.Typer(
     name="adapeff",
     no_args_is_help=True,
@@ -79,7 +75,7 @@ def main() -> NoReturn:
     except AdapeffError as error:
         context.note(f"adapeff: {error}")
         sys.exit(error.exit_code)
-    except (Interrupted, KeyboardInterrupt):
+    except (context.Interrupted, KeyboardInterrupt):
         context.note("adapeff: interrupted")
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
@@ -95,4 +91,4 @@ def main() -> NoReturn:
 
 
 def _interrupt(*_: Any) -> NoReturn:
-    raise Interrupted
+    raise context.Interrupted

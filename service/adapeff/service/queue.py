@@ -42,7 +42,7 @@ def make_app(settings: Settings) -> Celery:
         ResourceError: if the embedded queue's folders cannot be made.
     """
     embedded = settings.broker.startswith("filesystem://")
-    app = Celery("adapeff", broker=f"{SCHEME}://" if embedded else settings.broker, set_as_current=False)
+    app = Celery("adapeff", broker=f"{SCHEME}://localhost" if embedded else settings.broker, set_as_current=False)
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",

@@ -62,7 +62,11 @@ def run(
         if pending:
             send(database, settings)
             with _workers([devices] if devices else _devices_for(pending)) as workers:
-                wait_for(database, stored.job_ids, workers=workers)
+                try:
+                    wait_for(database, stored.job_ids, workers=workers)
+                except context.Interrupted:
+                    context.note("stopping: what runs goes back to the queue; the same command goes on with it")
+                    raise
         with database.session(read_only=True) as session:
             report = build_report(session, sweep_id=stored.sweep_id)
         print_report(report, "json" if as_json else "table")
