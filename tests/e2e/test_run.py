@@ -255,6 +255,21 @@ def test_interrupted_run_goes_on_where_it_was(adapeff: Adapeff, start: Start, sw
     assert adapeff("run", sweep, "-s", "epochs=200").returncode == 0
 
 
+@pytest.mark.slow
+def test_killed_run_leaves_no_worker_and_loses_nothing(
+    adapeff: Adapeff, start: Start, sweep: Path, tmp_path: Path
+) -> None:
+    running = start("run", str(sweep), "--methods", "full", "-s", "epochs=100000")
+    eventually(lambda: (status(adapeff)["jobs"] or [{}])[0].get("progress"), "progress")
+
+    running.send(signal.SIGKILL)
+
+    eventually(lambda: status(adapeff)["counts"] == {"queued": 1}, "the job being handed back", seconds=20)
+    eventually(
+        lambda: not marked("--stop-with-stdin") and not marked(str(tmp_path / "state")), "no process", seconds=20
+    )
+
+
 def test_report_and_export_agree(adapeff: Adapeff, sweep: Path, tmp_path: Path) -> None:
     assert adapeff("run", sweep).returncode == 0
 

@@ -123,7 +123,9 @@ def test_results_are_stored_with_the_ending(database: Database) -> None:
         ]
         assert results.list_curves(session, claim.run_id) == {"train_loss": [[1, 0.7]]}
         (artifact,) = results.list_artifacts(session, claim.run_id)
-        assert artifact.uri.startswith("/runs/") and artifact.uri.endswith(f"/{claim.token}/p.gz")
+        assert (
+            artifact.uri.startswith("/runs/") and artifact.uri.endswith("p.gz") and f"/{claim.token}-" in artifact.uri
+        )
         run = jobs.list_runs(session, [job_id])[job_id][0]
         assert results.list_environments(session, [run.environment_id or 0]) == {
             run.environment_id: {"device_name": "test"}
@@ -246,6 +248,40 @@ def test_cancelled_job_of_a_lost_worker_ends_cancelled(database: Database) -> No
         assert jobs.take_back_expired(session) == [(job_id, "cancelled")]
 
 
+@pytest.mark.parametrize("outcome", ["released", "killed"])
+def test_cancelled_job_whose_worker_stops_first_stays_cancelled(database: Database, outcome: Any) -> None:
+    (job_id,) = queue_jobs(database)
+    claim = take(database, job_id)
+    with database.session() as session:
+        jobs.request_cancel(session, job_id)
+
+    assert finish(database, claim, Ending(outcome)) == "cancelled"
+
+
+def test_limits_of_a_job_that_has_not_succeeded_follow_the_last_submission(database: Database) -> None:
+    (job_id,) = queue_jobs(database)
+    finish(database, take(database, job_id), Ending("timeout"))
+
+    with database.session() as session:
+        longer = spec(0).model_copy(update={"time_limit_minutes": 90.0})
+        jobs.create_jobs(session, [longer], priority=1, max_failures=7)
+
+    with database.session(read_only=True) as session:
+        job = jobs.get_job(session, job_id)
+        assert (job.spec["time_limit_minutes"], job.priority, job.max_failures) == (90.0, 1, 7)
+
+
+def test_runs_of_two_databases_never_share_a_folder(database: Database) -> None:
+    """Two databases may share one artifacts folder: the same job with the same token must not find old events."""
+    (job_id,) = queue_jobs(database)
+    other = Database("sqlite://")
+    upgrade(other)
+    queue_jobs(other)
+
+    assert take(database, job_id).folder != take(other, 1).folder
+    other.close()
+
+
 def test_retry_gives_a_fresh_budget(database: Database) -> None:
     (job_id,) = queue_jobs(database, max_failures=1)
     finish(database, take(database, job_id), Ending("killed"))
@@ -328,6 +364,7 @@ class JobMachine(RuleBasedStateMachine):
         self.token = 0
         self.retried = False
         self.last = "queued"
+        self.cancelling = False
 
     def teardown(self) -> None:
         self.database.close()
@@ -362,6 +399,7 @@ class JobMachine(RuleBasedStateMachine):
             with self.database.session() as session:
                 jobs.request_cancel(session, self.job_id)
             assert self.last in ("queued", "running")
+            self.cancelling = self.last == "running"
         except JobError:
             assert self.last in FINAL_STATES
 
@@ -389,6 +427,9 @@ class JobMachine(RuleBasedStateMachine):
         assert job.token >= self.token
         if self.last in FINAL_STATES and job.state != self.last:
             assert self.retried and job.state == "queued"
+        if self.cancelling and job.state != "running":
+            assert job.state in FINAL_STATES, "a cancelled job went back to the queue"
+            self.cancelling = False
         self.token, self.last, self.retried = job.token, job.state, False
 
 

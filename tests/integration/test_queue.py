@@ -16,8 +16,9 @@ from adapeff.service.database import Database, open_database
 from adapeff.service.errors import UnreachableError
 from adapeff.service.queue import Reconciler, broker_problem, make_app, send_unsent
 from adapeff.service.settings import Settings
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, eventually
 from tests.factories import claimer, queue_jobs
+from tests.integration.test_jobs import state_of
 
 
 @pytest.fixture(params=["files", "redis"])
@@ -145,12 +146,31 @@ def test_reconciler_takes_nothing_back_until_it_has_been_calm_for_a_lease(
 def test_consumed_message_files_are_forgotten_only_when_old(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path / "state")
     database = open_database(settings)
-    queue_jobs(database)
+    queue_jobs(database, 2)
     app = make_app(settings)
     send_unsent(database, app)
     drain(settings)
+    consumed = tmp_path / "state" / "queue" / "processed"
+    reconciler = Reconciler(database, app, settings, threading.Event())
 
-    Reconciler(database, app, settings, threading.Event()).sweep(take_back=False)
+    reconciler.sweep(take_back=False)
+    assert len(list(consumed.iterdir())) == 2
+    reconciler.forget_consumed(older_than_seconds=0)
+    assert list(consumed.iterdir()) == []
+    database.close()
 
-    assert len(list((tmp_path / "state" / "queue" / "processed").iterdir())) == 1
+
+def test_dead_workers_job_is_taken_back_whatever_the_lease(tmp_path: Path) -> None:
+    """Also where the lease is hardly longer than the distance of the sweeps."""
+    settings = Settings(state_dir=tmp_path / "state", lease_seconds=0.3, heartbeat_seconds=0.1, reconcile_seconds=0.15)
+    database = open_database(settings)
+    (job_id,) = queue_jobs(database)
+    assert claimer(database, lease_seconds=0.3)(job_id) is not None
+    stop = threading.Event()
+    reconciler = Reconciler(database, make_app(settings), settings, stop)
+
+    reconciler.start()
+    eventually(lambda: state_of(database, job_id) == "queued", "the job being taken back", seconds=20)
+    stop.set()
+    reconciler.join()
     database.close()

@@ -176,3 +176,32 @@ def test_markdown_is_as_reviewed(database: Database) -> None:
     if os.environ.get("ADAPEFF_TEST_REWRITE"):
         GOLDEN.write_text(text)
     assert text == GOLDEN.read_text()
+
+
+def test_variant_of_a_method_is_named_in_full_on_the_terminal(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rich must not take [rank=4] for markup."""
+    from adapeff.cli.render.tables import print_report_tables
+
+    store(database, "full", 0, 0.8, 100)
+    store(database, "lora[rank=4]", 0, 0.8, 100)
+
+    print_report_tables(report(database))
+
+    assert "lora[rank=4]" in capsys.readouterr().out
+
+
+def test_runs_that_shared_the_host_are_counted(database: Database) -> None:
+    from sqlalchemy import text
+
+    for seed in range(3):
+        store(database, "full", seed, 0.8, 100)
+    with database.session() as session:
+        for run, (start, end) in enumerate([("10:00", "10:20"), ("10:10", "10:30"), ("10:30", "10:40")], start=1):
+            moment = {"s": f"2026-01-01 {start}:00.000000", "e": f"2026-01-01 {end}:00.000000", "r": run}
+            session.execute(text("UPDATE runs SET started_at = :s, finished_at = :e WHERE id = :r"), moment)
+
+    (table,) = report(database).tables
+
+    assert (table.side_by_side, table.runs) == (2, 3)

@@ -155,21 +155,48 @@ def test_runner_sees_no_address_of_database_or_broker(tmp_path: Path, monkeypatc
     assert "hush" not in (tmp_path / "run.log").read_text()
 
 
-def test_slot_is_held_against_a_second_worker_and_by_an_orphan() -> None:
+def test_slot_is_held_against_a_second_worker_and_by_an_orphan(tmp_path: Path) -> None:
+    """Worker and guard are killed at once: the runner that is left still holds the device."""
     (slot,) = open_slots("cpu:0", cores_per_slot=1)
     with pytest.raises(ResourceError, match="cpu:0 is in use by another adapeff worker"):
         open_slots("cpu:0", cores_per_slot=1)
-    assert slot.lock is not None
-    orphan = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[slot.lock.fileno()])
+    numbers = [lock.fileno() for lock in slot.locks]
+    keep = ",".join(map(str, numbers))
+    command = [sys.executable, "-m", "adapeff.worker.guard", "--keep", keep, "--", *script(tmp_path, FOREVER)]
+    guard = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=numbers)
+    eventually(lambda: (tmp_path / "events.jsonl").exists(), "the runner's start")
+    (runner,) = psutil.Process(guard.pid).children()
+    guard.kill()
+    guard.communicate()
 
-    slot.lock.close()
+    for lock in slot.locks:
+        lock.close()
     with pytest.raises(ResourceError):
         open_slots("cpu:0", cores_per_slot=1)
-    orphan.communicate()
+    runner.kill()
 
-    (again,) = open_slots("cpu:0", cores_per_slot=1)
-    assert again.lock is not None
-    again.lock.close()
+    (again,) = eventually(_free_slot, "the slot being free")
+    for lock in again.locks:
+        lock.close()
+
+
+def _free_slot() -> list[Slot]:
+    try:
+        return open_slots("cpu:0", cores_per_slot=1)
+    except ResourceError:
+        return []
+
+
+def test_cores_are_locked_however_slots_are_numbered() -> None:
+    cores = len(os.sched_getaffinity(0))
+    if cores < 2:
+        pytest.skip("needs two cores")
+    wide = open_slots("cpu:0", cores_per_slot=2)
+
+    with pytest.raises(ResourceError, match="cpu:1 is in use"):
+        open_slots("cpu:1", cores_per_slot=1)
+    for lock in wide[0].locks:
+        lock.close()
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,12 @@ def test_same_cell_twice_is_one_job() -> None:
     assert len(jobs(methods=["lora", "lora[rank=8]", "lora[alpha=16,rank=8]"])) == 1
 
 
+def test_parameters_at_their_default_and_other_spellings_are_one_job() -> None:
+    tasks = ["offline_nli[difficulty=1]", "offline_nli[difficulty=1.0,noise=0.05]"]
+
+    assert len(jobs(tasks=tasks, methods=["lora[alpha=16]", "lora[alpha=16.0]"])) == 1
+
+
 def test_identity_does_not_change_between_releases() -> None:
     """These hashes name stored jobs: a change here makes every user's finished job be run again."""
     (plain,) = jobs()

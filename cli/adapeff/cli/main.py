@@ -69,7 +69,8 @@ for noun in (catalog.methods_app, catalog.tasks_app, catalog.suites_app):
 
 def main() -> NoReturn:
     """Run the command line; every expected error is one line on stderr."""
-    signal.signal(signal.SIGINT, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     try:
         app()
     except AdapeffError as error:

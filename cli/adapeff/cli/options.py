@@ -26,8 +26,13 @@ Methods = Annotated[
 Seeds = Annotated[str | None, typer.Option("--seeds", help="Seeds, comma separated, instead of the sweep's.")]
 Force = Annotated[bool, typer.Option("--force", help="Run again what has a result already, as a repeat.")]
 DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder of local data sets in the hub's schema.")]
-JobIds = Annotated[list[int] | None, typer.Argument(metavar="JOB...", help="Job ids, as `adapeff status` shows them.")]
-JobId = Annotated[int, typer.Argument(metavar="JOB", help="A job's id, as `adapeff status` shows it.")]
+JobIds = Annotated[
+    list[int] | None,
+    typer.Argument(metavar="JOB...", min=1, max=2**31 - 1, help="Job ids, as `adapeff status` shows them."),
+]
+JobId = Annotated[
+    int, typer.Argument(metavar="JOB", min=1, max=2**31 - 1, help="A job's id, as `adapeff status` shows it.")
+]
 
 
 def overrides(

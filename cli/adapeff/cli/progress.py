@@ -8,6 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
+from rich.markup import escape
+
 from adapeff.cli import context
 from adapeff.service import jobs
 from adapeff.service.errors import AdapeffError, JobsFailedError
@@ -125,7 +127,7 @@ class _Bars:
                 self._progress.remove_task(self._bars.pop(job.id))
             if job.id in runs and job.id not in self._bars:
                 label = f"  {job.method} · {job.task} · seed {job.seed}"
-                self._bars[job.id] = self._progress.add_task(label, total=None, note="starting")
+                self._bars[job.id] = self._progress.add_task(escape(label), total=None, note="starting")
             if job.id in runs:
                 self._update(self._bars[job.id], runs[job.id])
 

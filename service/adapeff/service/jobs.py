@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, cast
+from uuid import uuid4
 
 from sqlalchemy import CursorResult, and_, exists, func, insert, or_, select, update
 from sqlalchemy.orm import Session, aliased
@@ -39,8 +40,10 @@ class Claim:
     job_id: int
     run_id: int
     token: int
-    spec: JobSpec
-    owner: str
+    spec: Mapping[str, Any]
+    """The job's specification as it is stored; whoever runs it reads it."""
+    folder: str
+    """Where the run keeps its files."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,35 @@ def create_jobs(
     for start in range(0, len(rows), _CHUNK):
         session.execute(_insert_ignoring(session, rows[start : start + _CHUNK]))
     ids = _ids_by_hash(session, hashes)
+    _update_limits(session, [spec for spec, h in zip(specs, hashes, strict=True) if h in known], priority, max_failures)
     for spec, job_hash in zip(specs, hashes, strict=True):
         if spec.sources and job_hash not in known:
             _store_sources(session, ids[job_hash], spec.sources)
     fresh = [ids[row["job_hash"]] for row in rows]
     return [ids[job_hash] for job_hash in hashes], fresh
+
+
+def _update_limits(session: Session, specs: Sequence[JobSpec], priority: int, max_failures: int) -> None:
+    """Give jobs that have not ended well the limits they are now asked for with: these are in no identity."""
+    wanted = {spec.job_hash: spec for spec in specs}
+    for start in range(0, len(wanted), _CHUNK):
+        chunk = list(wanted)[start : start + _CHUNK]
+        found = session.execute(
+            select(Job.id, Job.job_hash, Job.spec, Job.priority, Job.max_failures).where(
+                Job.job_hash.in_(chunk), Job.state.in_(("queued", "failed", "cancelled"))
+            )
+        ).all()
+        for row in found:
+            limit = wanted[row.job_hash].time_limit_minutes
+            if (row.spec.get("time_limit_minutes"), row.priority, row.max_failures) != (limit, priority, max_failures):
+                session.execute(
+                    update(Job)
+                    .where(Job.id == row.id)
+                    .values(
+                        spec={**row.spec, "time_limit_minutes": limit}, priority=priority, max_failures=max_failures
+                    )
+                    .execution_options(synchronize_session=False)
+                )
 
 
 def _insert_ignoring(session: Session, rows: list[dict[str, Any]]) -> Any:
@@ -168,7 +195,11 @@ def _is_claimable(moment: datetime) -> Any:
 def claim_job(
     session: Session, job_id: int, *, owner: str, slot: str, folder: str, lease_seconds: float
 ) -> Claim | None:
-    """Take a queued job, or None if it is not there to be taken; a second message for it finds that."""
+    """Take a queued job, or None if it is not there to be taken; a second message for it finds that.
+
+    The run's folder is named apart from every other's: two databases may share one artifacts folder, and a run that
+    found another's events would take them for its own.
+    """
     moment = now(session)
     taken = session.execute(
         update(Job)
@@ -191,13 +222,13 @@ def claim_job(
         token=taken.token,
         worker=owner,
         slot=slot,
-        folder=f"{folder}/{taken.job_hash[:2]}/{taken.job_hash}/{taken.token}",
+        folder=f"{folder}/{taken.job_hash[:2]}/{taken.job_hash}/{taken.token}-{uuid4().hex[:8]}",
         outcome="running",
         started_at=moment,
     )
     session.add(run)
     session.flush()
-    return Claim(job_id, run.id, taken.token, JobSpec.model_validate(taken.spec), owner)
+    return Claim(job_id, run.id, taken.token, taken.spec, run.folder)
 
 
 def heartbeat(
@@ -227,9 +258,12 @@ def finish_run(session: Session, claim: Claim, ending: Ending, *, environment_id
         LeaseLostError: if the run is no longer the one that counts; nothing is written then.
     """
     moment = now(session)
-    job = session.execute(select(Job.failures, Job.max_failures).where(Job.id == claim.job_id)).one()
+    wanted = select(Job.failures, Job.max_failures, Job.cancel_requested_at).where(Job.id == claim.job_id)
+    job = session.execute(wanted).one()
     failures = job.failures + (ending.outcome in _TRY_AGAIN)
     state, cause = _after(ending.outcome, ending.message, failures, job.max_failures)
+    if ending.outcome in ("released", *_TRY_AGAIN) and job.cancel_requested_at is not None:
+        state, cause = "cancelled", f"cancelled while it ran ({cause})"
     values: dict[str, Any] = {
         "state": state,
         "cause": cause,
@@ -331,16 +365,15 @@ def take_back_expired(session: Session) -> list[tuple[int, str]]:
     """
     moment = now(session)
     expired = session.execute(
-        select(Job.id, Job.token, Job.lease_owner, Job.cancel_requested_at, Run.id.label("run_id"), Job.spec)
+        select(Job.id, Job.token, Job.lease_owner, Run.id.label("run_id"), Run.folder, Job.spec)
         .join(Run, and_(Run.job_id == Job.id, Run.token == Job.token))
         .where(Job.state == "running", Job.lease_until < moment)
     ).all()
     taken = []
     for row in expired:
-        claim = Claim(row.id, row.run_id, row.token, JobSpec.model_validate(row.spec), row.lease_owner or "")
-        outcome: Outcome = "lost" if row.cancel_requested_at is None else "cancelled"
+        claim = Claim(row.id, row.run_id, row.token, row.spec, row.folder)
         try:
-            state = finish_run(session, claim, Ending(outcome, f"no heartbeat from worker {row.lease_owner}"))
+            state = finish_run(session, claim, Ending("lost", f"no heartbeat from worker {row.lease_owner}"))
         except LeaseLostError:
             continue  # it ended, or another reconciler was first
         taken.append((row.id, state))

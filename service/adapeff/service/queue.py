@@ -197,11 +197,12 @@ class Reconciler(threading.Thread):
             self._stop_asked.wait(self._settings.reconcile_seconds)
 
     def _slept(self) -> bool:
-        """Whether more than half a lease has passed since the last sweep, by the database's clock."""
+        """Whether the last sweep is later than planned by more than half a lease, by the database's clock."""
         with self._database.session(read_only=True) as session:
             moment = now(session)
         last, self._last_sweep = self._last_sweep, moment
-        return last is not None and (moment - last).total_seconds() > self._settings.lease_seconds / 2
+        planned = self._settings.reconcile_seconds
+        return last is not None and (moment - last).total_seconds() > planned + self._settings.lease_seconds / 2
 
     def sweep(self, *, take_back: bool) -> None:
         """One round.
@@ -217,16 +218,16 @@ class Reconciler(threading.Thread):
         send_unsent(self._database, self._app)
         for lane in LANES:
             self._send_lost_again(lane)
-        self._forget_consumed()
+        self.forget_consumed(older_than_seconds=_CONSUMED_SECONDS)
 
-    def _forget_consumed(self) -> None:
+    def forget_consumed(self, *, older_than_seconds: float) -> None:
         """Delete the embedded queue's consumed messages: they are read right after they are moved there."""
         folder = self._settings.state / "queue" / "processed"
         if self._settings.broker_url is not None or not folder.is_dir():
             return
         for file in folder.iterdir():
             with contextlib.suppress(FileNotFoundError):  # another worker's reconciler was first
-                if time.time() - file.stat().st_ctime > _CONSUMED_SECONDS:
+                if time.time() - file.stat().st_ctime >= older_than_seconds:
                     file.unlink()
 
     def _send_lost_again(self, lane: str) -> None:

@@ -79,7 +79,7 @@ def parse_plugin(text: str) -> PluginReference:
             raise SpecError(f"'{key.strip()}' stands twice in '{text}'")
         try:
             parameters[key.strip()] = _scalar(yaml.safe_load(value))
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise SpecError(f"the value of '{key.strip()}' in '{text}' cannot be read: {value!r}") from error
     return PluginReference(name=match["name"], parameters=parameters)
 

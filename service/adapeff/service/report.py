@@ -21,7 +21,10 @@ from adapeff.service.specs import JobSpec
 from adapeff.service.statistics import Summary, summarise, within_noise
 
 REFERENCE = "full"
-_ALIKE = ("device_name", "device_type", "precision", "torch", "transformers", "peft", "torch_threads", "cpu_affinity")
+_ALIKE = (
+    *("device_name", "device_type", "precision", "driver", "cuda", "cpu_capability", "torch_threads", "cpu_affinity"),
+    *("adapeff", "git_revision", "git_dirty", "python", "torch", "transformers", "peft"),
+)
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,9 @@ class Table:
     licence: str
     non_commercial: bool
     has_reference: bool
+    side_by_side: int
+    """How many of the runs ran beside another run of the same host for some of their time."""
+    runs: int
 
 
 @dataclass(frozen=True)
@@ -116,9 +122,11 @@ def build_report(session: Session, *, sweep_id: int | None = None) -> Report:
         if job.state != "succeeded":
             unfinished[job.state] = unfinished.get(job.state, 0) + 1
     groups: dict[tuple[Any, ...], list[_Result]] = {}
-    for result in _results(session, [job for job in asked if job.state == "succeeded"]):
+    found = _results(session, [job for job in asked if job.state == "succeeded"])
+    for result in found:
         groups.setdefault(_likeness(result), []).append(result)
-    return Report(tuple(_table(group) for group in groups.values()), unfinished)
+    beside = _side_by_side(found)
+    return Report(tuple(_table(group, beside) for group in groups.values()), unfinished)
 
 
 def _results(session: Session, succeeded: Sequence[Job]) -> list[_Result]:
@@ -158,7 +166,25 @@ def _likeness(result: _Result) -> tuple[Any, ...]:
     )
 
 
-def _table(group: list[_Result]) -> Table:
+def _side_by_side(found: Sequence[_Result]) -> set[int]:
+    """The ids of runs that shared their host with another of the given runs for some of their time."""
+    shared: set[int] = set()
+    by_host: dict[str, list[Run]] = {}
+    for result in found:
+        host = result.run.worker.rsplit("-", 2)[0]
+        by_host.setdefault(host, []).append(result.run)
+    for runs in by_host.values():
+        ordered = sorted(runs, key=lambda run: run.started_at)
+        latest = ordered[0]
+        for run in ordered[1:]:
+            if latest.finished_at is not None and run.started_at < latest.finished_at:
+                shared |= {latest.id, run.id}
+            if run.finished_at is not None and latest.finished_at is not None and run.finished_at > latest.finished_at:
+                latest = run
+    return shared
+
+
+def _table(group: list[_Result], beside: set[int]) -> Table:
     first = group[0].spec
     task = _find_task(first)
     metric = task.metric if task else "accuracy"
@@ -201,6 +227,8 @@ def _table(group: list[_Result]) -> Table:
         licence=task.licence if task else "",
         non_commercial=task.non_commercial if task else False,
         has_reference=has_reference,
+        side_by_side=sum(result.run.id in beside for result in group),
+        runs=len(group),
     )
 
 

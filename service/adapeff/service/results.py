@@ -12,7 +12,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from adapeff.service import jobs
-from adapeff.service.models import Artifact, Curve, Environment, Measurement, Run
+from adapeff.service.models import Artifact, Curve, Environment, Measurement
 from adapeff.service.specs import canonical_json
 
 _CHUNK = 500
@@ -71,9 +71,8 @@ def finish(session: Session, claim: jobs.Claim, ending: jobs.Ending, findings: F
         session.execute(insert(Measurement), rows[start : start + _CHUNK])
     for name, points in findings.curves.items():
         session.execute(insert(Curve).values(run_id=claim.run_id, name=name, points=points))
-    folder = session.scalars(select(Run.folder).where(Run.id == claim.run_id)).one()
     for artifact in findings.artifacts:
-        uri = str(PurePath(folder) / artifact["path"])
+        uri = str(PurePath(claim.folder) / artifact["path"])
         values = {"name": artifact["name"], "uri": uri, "sha256": artifact["sha256"], "bytes": artifact["bytes"]}
         session.execute(insert(Artifact).values(run_id=claim.run_id, **values))
     return state

@@ -13,10 +13,10 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from platformdirs import user_config_path, user_data_path
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from adapeff.service.catalog import first_problem
@@ -25,6 +25,7 @@ from adapeff.service.errors import ConfigError, suggest
 PREFIX = "ADAPEFF_"
 PROJECT_FILE = "adapeff.toml"
 _PLAIN_NAMES = {"database_url": "DATABASE_URL", "broker_url": "REDIS_URL"}
+_PATHS = ("state_dir", "data_root", "artifacts_url")
 _NETWORK_FILE_SYSTEMS = {
     "nfs",
     "nfs4",
@@ -69,6 +70,7 @@ class Settings(BaseSettings):
         value = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", value)
         if not value.startswith(("sqlite:///", "postgresql+psycopg://")):
             raise ValueError("expected sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME")
+        _check_port(value)
         return value
 
     @field_validator("broker_url")
@@ -76,6 +78,8 @@ class Settings(BaseSettings):
     def _known_broker(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("redis://", "rediss://", "filesystem://")):
             raise ValueError("expected redis://:PASSWORD@HOST:PORT/NUMBER, or none for the embedded queue")
+        if value is not None:
+            _check_port(value)
         return value
 
     @field_validator("artifacts_url")
@@ -84,6 +88,27 @@ class Settings(BaseSettings):
         if value is not None and "://" in value and not value.startswith("file://"):
             raise ValueError("expected a folder (a path or file:///path); share it between hosts")
         return value
+
+    @field_validator("state_dir", "data_root")
+    @classmethod
+    def _home_is_expanded(cls, value: Path | None) -> Path | None:
+        return value.expanduser() if value is not None else None
+
+    @field_validator("data_root")
+    @classmethod
+    def _is_there(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_dir():
+            raise ValueError("no such folder; without data_root, data come from the hub")
+        return value
+
+    @model_validator(mode="after")
+    def _lease_outlives_heartbeats(self) -> Self:
+        if self.heartbeat_seconds > self.lease_seconds / 2:
+            raise ValueError(
+                f"heartbeat_seconds is {self.heartbeat_seconds:g}, but a lease of {self.lease_seconds:g} s needs a "
+                "heartbeat at least twice; lower it or raise lease_seconds"
+            )
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -128,6 +153,13 @@ class Settings(BaseSettings):
         return self.database_url is None
 
 
+def _check_port(url: str) -> None:
+    host_and_port = (url.rpartition("@")[2] if "@" in url else url.partition("://")[2]).partition("/")[0]
+    _, colon, port = host_and_port.rpartition(":")
+    if colon and "]" not in port and not port.isdecimal():
+        raise ValueError(f"the port '{port}' is no number")
+
+
 @dataclass(frozen=True)
 class LoadedSettings:
     """The settings, and for each the name of the source that gave it."""
@@ -168,9 +200,14 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> LoadedSettings:
     try:
         values = Settings(**merged)
     except ValidationError as error:
-        name = str(error.errors()[0]["loc"][0])
-        problem = mask(first_problem(error))
-        raise ConfigError(f"setting {problem} (from {origins.get(name, 'flag')})") from error
+        problem = error.errors()[0]
+        name = str(problem["loc"][0]) if problem["loc"] else ""
+        if name in _PLAIN_NAMES:  # an address may hold a password, wherever in it: say what is wrong, not what it is
+            said = f"'{name}': {problem['msg'].removeprefix('Value error, ')}"
+        else:
+            said = first_problem(error)
+        source = f" (from {origins[name]})" if name in origins else ""
+        raise ConfigError(f"setting {said}{source}") from error
     return LoadedSettings(values, origins)
 
 
@@ -203,9 +240,12 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} is not TOML: {error}") from error
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
-    for key in values:
+    for key, value in values.items():
         if key not in Settings.model_fields:
             raise ConfigError(f"{file}: unknown setting '{key}'; {suggest(key, Settings.model_fields)}")
+        is_path = key in _PATHS and isinstance(value, str) and "://" not in value
+        if is_path and not value.startswith("~"):  # relative to the file that says so, wherever the command is typed
+            values[key] = str(file.parent / value)
     return values
 
 
@@ -219,8 +259,9 @@ def find_project() -> Path | None:
 
 
 def mask(text: str) -> str:
-    """Any URL in the text with its password replaced by ***."""
-    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
+    """Any URL in the text with its password replaced by ***, in the address and in the query."""
+    text = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", text)
+    return re.sub(r"((?:ssl)?password=)[^&\s]*", r"\1***", text, flags=re.IGNORECASE)
 
 
 def network_file_system(path: Path, mounts: str | None = None) -> str | None:

@@ -65,6 +65,14 @@ class Measuring(Frozen):
     """Tokens of each example in the latency measurement (cut to what the model takes)."""
     latency_seconds: float = Field(default=2.0, gt=0)
     """Time budget of each latency cell; at least 5 samples are taken whatever it is."""
+
+    @field_validator("latency_batches", "test_languages")
+    @classmethod
+    def _each_once(cls, value: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        if value is not None and len(set(value)) != len(value):
+            raise ValueError("the same value stands twice; name each once")
+        return value
+
     best_state: Literal["memory", "disk"] = "memory"
     """Where the best state by validation is kept while training goes on."""
     keep_weights: bool = False
@@ -233,6 +241,8 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> SweepSpec:
         raise SpecError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except OSError as error:
         raise SpecError(f"cannot read sweep file {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # such as a date that is none
+        raise SpecError(f"{path} holds a value that cannot be read: {error}") from error
     if not isinstance(raw, dict):
         raise SpecError(f"{path} holds {_kind(raw)}, expected a mapping with keys such as models, tasks, methods")
     raw = scalars(raw)
@@ -269,12 +279,15 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         raise SpecError(f"unknown key '{key}' in override '{override}'; {suggest(key, known)}")
     try:
         value = text if key in {"methods", "tasks", "models", "suites"} else scalars(yaml.safe_load(text))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise SpecError(f"the value of override '{override}' cannot be read") from error
     if key == "seeds" and isinstance(value, str):
         value = [scalars(yaml.safe_load(part)) for part in split_list(value)]
     if key in _setting_names():
-        raw["settings"] = {**(raw.get("settings") or {}), key: value}
+        settings = raw.get("settings") or {}
+        if not isinstance(settings, dict):
+            raise SpecError(f"'settings' is {settings!r}, expected a mapping such as {{epochs: 3}}")
+        raw["settings"] = {**settings, key: value}
     else:
         raw[key] = value
         if key in ("tasks", "suites"):  # what is named takes the place of all the sweep has
@@ -352,6 +365,15 @@ def _memoised_identity(data_root: Path | None) -> _Identify:
     return identify
 
 
+def _canonical_task(reference: PluginReference) -> PluginReference:
+    """The same task with its parameters as they are validated, those at their default left out."""
+    registered, task = catalog.get_task(reference.name), catalog.get_task(reference.name, reference.parameters)
+    given = task.model_dump(mode="json", include=set(reference.parameters))
+    default = registered.model_dump(mode="json", include=set(reference.parameters))
+    changed = {key: value for key, value in given.items() if value != default[key]}
+    return PluginReference(name=reference.name, parameters=changed)
+
+
 def _job(
     cell: Mapping[str, Any],
     *,
@@ -361,7 +383,7 @@ def _job(
     method_reference = parse_plugin(str(cell["method"]))
     method = catalog.get_method(method_reference.name, method_reference.parameters)
     method_parameters = method.model_dump(mode="json", exclude_defaults=True)
-    task_reference = parse_plugin(str(cell["task"]))
+    task_reference = _canonical_task(parse_plugin(str(cell["task"])))
     settings = {key: value for key, value in cell.items() if key not in ("model", "task", "method", "seed")}
     learning_rate = settings.get("learning_rate", "default")
     source = "set in the sweep"

@@ -42,8 +42,7 @@ def submit(
         hub_revisions: model identity -> the commit it stands for now; a finished job whose run had another one is not
             re-used, it gets a repeat too.
     """
-    moved = _moved(session, specs, hub_revisions or {})
-    specs = [jobs.next_repeat(session, spec) if force or spec.job_hash in moved else spec for spec in specs]
+    specs = [plan_repeat(session, spec, force=force, hub_revisions=hub_revisions or {}) for spec in specs]
     ids, created = jobs.create_jobs(session, specs, priority=sweep.priority, max_failures=max_failures)
     stored = Sweep(name=sweep.name, spec=sweep.model_dump(mode="json"), created_at=now(session))
     session.add(stored)
@@ -52,18 +51,24 @@ def submit(
     return Submission(stored.id, ids, created)
 
 
-def _moved(session: Session, specs: Sequence[JobSpec], revisions: Mapping[str, str]) -> set[str]:
-    """The hashes of finished jobs whose newest repeat ran with another model revision than the hub has now."""
-    found = set()
-    for spec in specs:
-        if (now_there := revisions.get(spec.model.identity)) is None:
-            continue
-        newest = jobs.newest_repeat(session, spec)
-        wanted = select(Run.resolved).join(Job, Job.id == Run.job_id)
-        resolved = session.scalar(wanted.where(Job.job_hash == newest.job_hash, Run.outcome == "succeeded"))
-        if resolved is not None and resolved.get("model_revision") not in (None, "unknown", now_there):
-            found.add(spec.job_hash)
-    return found
+def plan_repeat(session: Session, spec: JobSpec, *, force: bool, hub_revisions: Mapping[str, str]) -> JobSpec:
+    """Which repeat of a spec submitting it means: a new one, the newest there is, or the one that is written.
+
+    With `force` it is a new one. A hub model given by a branch means the newest repeat, or a new one if that has ended
+    well with another commit than the branch stands for now.
+    """
+    if force:
+        return jobs.next_repeat(session, spec)
+    if spec.model.source != "hub":
+        return spec
+    newest = jobs.newest_repeat(session, spec)
+    commit = hub_revisions.get(spec.model.identity)
+    wanted = select(Run.resolved).join(Job, Job.id == Run.job_id)
+    resolved = session.scalar(wanted.where(Job.job_hash == newest.job_hash, Run.outcome == "succeeded"))
+    ran_with = (resolved or {}).get("model_revision", "unknown")
+    if commit is None or ran_with in ("unknown", commit):
+        return newest
+    return jobs.next_repeat(session, newest)
 
 
 def find_sweep_id(session: Session, reference: str | None) -> int | None:
@@ -75,8 +80,8 @@ def find_sweep_id(session: Session, reference: str | None) -> int | None:
     if reference is None:
         return session.scalar(select(Sweep.id).order_by(Sweep.id.desc()).limit(1))
     wanted = select(Sweep.id).where(Sweep.name == reference)
-    if reference.isdigit():
-        wanted = select(Sweep.id).where(Sweep.id == int(reference))
+    if reference.isdecimal():
+        wanted = select(Sweep.id).where(Sweep.id == min(int(reference), 2**31 - 1))
     found = session.scalar(wanted.order_by(Sweep.id.desc()).limit(1))
     if found is None:
         names = session.scalars(select(Sweep.name).distinct().order_by(Sweep.name).limit(20)).all()

@@ -21,6 +21,7 @@ def main() -> int:
     daemon = verbs.add_parser("daemon", help="serve the queue until a signal says stop")
     daemon.add_argument("--devices", default="auto")
     daemon.add_argument("--quiet", action="store_true", help="warnings only")
+    daemon.add_argument("--stop-with-stdin", action="store_true", help="hand back and stop when stdin ends")
     arguments = parser.parse_args()
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(message)s",
@@ -31,7 +32,7 @@ def main() -> int:
     logging.getLogger("celery").setLevel(logging.WARNING)
     logging.getLogger("kombu").setLevel(logging.WARNING)
     try:
-        return _daemon(arguments.devices)
+        return _daemon(arguments.devices, stop_with_stdin=arguments.stop_with_stdin)
     except AdapeffError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -39,7 +40,7 @@ def main() -> int:
         return ExitCode.INTERRUPTED
 
 
-def _daemon(devices: str) -> int:
+def _daemon(devices: str, *, stop_with_stdin: bool) -> int:
     from adapeff.worker.consumer import Worker
     from adapeff.worker.slots import open_slots
 
@@ -47,7 +48,10 @@ def _daemon(devices: str) -> int:
     slots = open_slots(devices, cores_per_slot=settings.cores_per_slot)
     database = open_database(settings)
     logging.getLogger("adapeff").info("slots: %s", ", ".join(slot.name for slot in slots))
-    Worker(settings, database, slots).serve()
+    worker = Worker(settings, database, slots)
+    if stop_with_stdin:
+        worker.stop_with(sys.stdin.buffer)
+    worker.serve()
     database.close()
     return ExitCode.OK
 

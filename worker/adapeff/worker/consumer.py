@@ -17,17 +17,20 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from celery.worker import WorkController
 from celery.worker import state as celery_state
+from pydantic import ValidationError
 
 from adapeff.service import jobs, results
+from adapeff.service.catalog import first_problem
 from adapeff.service.database import Database
 from adapeff.service.errors import AdapeffError, LeaseLostError, ResourceError, UnreachableError
 from adapeff.service.jobs import Claim, Ending
 from adapeff.service.queue import TASK_NAME, Reconciler, make_app, send_unsent
 from adapeff.service.settings import Settings
+from adapeff.service.specs import JobSpec
 from adapeff.worker.slots import Slot
 from adapeff.worker.supervisor import supervise
 
@@ -84,6 +87,16 @@ class Worker:
             reconciler.join(5)
         self._send_released()
         logger.info("worker %s has stopped", self.name)
+
+    def stop_with(self, parent: IO[bytes]) -> None:
+        """Hand back and stop when `parent`, a pipe that another process holds open, comes to its end."""
+
+        def watch() -> None:
+            while parent.read(1):
+                pass
+            self._on_terminate()
+
+        threading.Thread(target=watch, name="parent", daemon=True).start()
 
     def _on_interrupt(self, *_: Any) -> None:
         if self._finishing.is_set():
@@ -160,25 +173,16 @@ class Worker:
     def _run(self, claim: Claim, slot: Slot) -> None:
         started = time.monotonic()
         extra = {"job_id": claim.job_id, "run_id": claim.run_id}
-        logger.info("job %s: %s, on %s", claim.job_id, claim.spec.label, slot.name, extra=extra)
         try:
             ending, findings = self._supervise(claim, slot)
+            state = self._store(claim, ending, findings)
         except LeaseLostError as error:
-            logger.warning("job %s: %s; its runner was ended", claim.job_id, error, extra=extra)
+            logger.warning("job %s: %s; its runner was ended, its results refused", claim.job_id, error, extra=extra)
             return
-        except OSError as error:
-            ending = Ending("error", f"the run's folder cannot be written: {error.strerror} ({error.filename})")
-            findings = results.Findings()
-
-        def store() -> str:
-            with self._database.session() as session:
-                return results.finish(session, claim, ending, findings)
-
-        try:
-            state = self._insist(store, f"store the results of job {claim.job_id}", give_up=self._handing_back.is_set)
-        except LeaseLostError as error:
-            logger.warning("job %s: %s; its results were refused", claim.job_id, error, extra=extra)
-            return
+        except Exception as error:
+            logger.exception("job %s: the run could not be finished", claim.job_id, extra=extra)
+            ending = Ending("error", _explain(error))
+            state = self._store(claim, ending, results.Findings())
         level = logging.INFO if ending.outcome in ("succeeded", "released", "cancelled") else logging.WARNING
         duration = time.monotonic() - started
         note = f": {ending.message}" if ending.message else ""
@@ -186,18 +190,44 @@ class Worker:
         if state == "queued" and not self._finishing.is_set():
             self._send_released()
 
+    def _store(self, claim: Claim, ending: Ending, findings: results.Findings) -> str | None:
+        def store() -> str:
+            with self._database.session() as session:
+                return results.finish(session, claim, ending, findings)
+
+        return self._insist(store, f"store the results of job {claim.job_id}", give_up=self._handing_back.is_set)
+
     def _supervise(self, claim: Claim, slot: Slot) -> tuple[Ending, results.Findings]:
-        with self._database.session(read_only=True) as session:
-            folder = Path(jobs.list_runs(session, [claim.job_id])[claim.job_id][-1].folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "job.json").write_text(claim.spec.model_dump_json(indent=1), encoding="utf-8")
+        try:
+            spec = JobSpec.model_validate(claim.spec)
+        except ValidationError as error:
+            reason = f"this worker cannot read the job ({first_problem(error)}); upgrade adapeff on this host"
+            return Ending("error", reason), results.Findings()
+        logger.info("job %s: %s, on %s", claim.job_id, spec.label, slot.name)
+        if slot.kind == "cpu" and spec.training.cpu_threads > len(slot.cores):
+            threads, cores = spec.training.cpu_threads, len(slot.cores)
+            reason = (
+                f"the job asks for {threads} threads, but slot {slot.name} has {cores} core(s); "
+                f"start the worker with ADAPEFF_CORES_PER_SLOT={threads}"
+            )
+            return Ending("error", reason), results.Findings()
+        folder = Path(claim.folder)
+        folder.mkdir(parents=True)
+        (folder / "job.json").write_text(spec.model_dump_json(indent=1), encoding="utf-8")
         command = [sys.executable, "-m", "adapeff.worker.runner", str(folder / "job.json"), "--out", str(folder)]
         command += ["--device", slot.kind]
         if self._settings.data_root is not None:
             command += ["--data-root", str(self._settings.data_root.expanduser().resolve())]
-        limit = claim.spec.time_limit_minutes
+        limit = spec.time_limit_minutes
         contact = _Contact(self._database, self._settings, claim, self._handing_back)
         return supervise(command, folder, slot, contact, time_limit_seconds=limit * 60 if limit else None)
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"the run's folder cannot be used: {error.strerror} ({error.filename})"
+    lines = str(error).strip().splitlines()
+    return f"the worker could not finish the run: {type(error).__name__}: {lines[0] if lines else ''}"
 
 
 class _Contact:

@@ -92,6 +92,7 @@ def run_job(spec: JobSpec, out: Path, *, device_name: str | None = None, data_ro
     _measure_quality(log, prepared.task, predictions, out)
 
     log.emit("stage", stage="profile")
+    log.measure("load_average_1m", os.getloadavg()[0], "1", phase="profile")
     with clock.phase("profile"):
         samples = _measure_latency(spec, prepared, log, device=device, precision=precision)
     _store_samples(log, trained, samples, out)

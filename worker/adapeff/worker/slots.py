@@ -26,7 +26,7 @@ class Slot:
     cores: tuple[int, ...] = ()
     device_id: str = ""
     """The GPU's UUID, as CUDA_VISIBLE_DEVICES takes it."""
-    lock: IO[str] | None = field(default=None, compare=False, repr=False)
+    locks: tuple[IO[str], ...] = field(default=(), compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -54,14 +54,16 @@ def open_slots(devices: str, *, cores_per_slot: int) -> list[Slot]:
     named = any(":" in part for part in devices.split(","))
     slots, held = [], []
     for index in indices:
-        lock = _lock(f"{kind}-{index}")
-        if lock is None:
+        cores: tuple[int, ...] = ()
+        if kind == "cpu":
+            cores = tuple(sorted(os.sched_getaffinity(0))[index * cores_per_slot : (index + 1) * cores_per_slot])
+        # What is locked is the thing itself, however this worker numbers it: a GPU's UUID, each core's number.
+        locks = _lock_all([f"cuda-{gpus[index]}"] if kind == "cuda" else [f"core-{core}" for core in cores])
+        if locks is None:
             held.append(f"{kind}:{index}")
-        elif kind == "cuda":
-            slots.append(Slot("cuda", index, device_id=gpus[index], lock=lock))
         else:
-            cores = sorted(os.sched_getaffinity(0))[index * cores_per_slot : (index + 1) * cores_per_slot]
-            slots.append(Slot("cpu", index, cores=tuple(cores), lock=lock))
+            device = gpus[index] if kind == "cuda" else ""
+            slots.append(Slot(kind, index, cores=cores, device_id=device, locks=locks))
     if held and (named or not slots):
         raise ResourceError(
             f"{', '.join(held)} {'is' if len(held) == 1 else 'are'} in use by another adapeff worker on this host; "
@@ -118,6 +120,19 @@ def _gpus() -> list[str]:
         return found
     named = [part.strip() for part in visible.split(",") if part.strip()]
     return [found[int(part)] if part.isdigit() and int(part) < len(found) else part for part in named]
+
+
+def _lock_all(names: Sequence[str]) -> tuple[IO[str], ...] | None:
+    """Locks on all the names, or on none of them."""
+    taken: list[IO[str]] = []
+    for name in names:
+        lock = _lock(name)
+        if lock is None:
+            for earlier in taken:
+                earlier.close()
+            return None
+        taken.append(lock)
+    return tuple(taken)
 
 
 def _lock(name: str) -> IO[str] | None:

@@ -121,19 +121,21 @@ def supervise(
 
 
 def _spawn(command: Sequence[str], folder: Path, slot: Slot) -> subprocess.Popen[bytes]:
-    cores = ["--cores", ",".join(map(str, slot.cores))] if slot.cores else []
+    locks = [lock.fileno() for lock in slot.locks]
+    options = ["--cores", ",".join(map(str, slot.cores))] if slot.cores else []
+    options += ["--keep", ",".join(map(str, locks))] if locks else []
     # Neither the database's nor the broker's address is the runner's business, and they may hold passwords.
     hidden = ("ADAPEFF_DATABASE_URL", "ADAPEFF_BROKER_URL", "DATABASE_URL", "REDIS_URL")
     environment = {key: value for key, value in os.environ.items() if key not in hidden}
     with (folder / "run.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "adapeff.worker.guard", *cores, "--", *command],
+            [sys.executable, "-m", "adapeff.worker.guard", *options, "--", *command],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             env={**environment, **slot.environment},
-            pass_fds=[slot.lock.fileno()] if slot.lock is not None else [],
+            pass_fds=locks,
         )
 
 

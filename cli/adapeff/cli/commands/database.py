@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import typer
 
 from adapeff.cli import context
+from adapeff.cli.options import Json
 
 app = typer.Typer(name="db", help="The database's schema.", no_args_is_help=True)
 
 
 @app.command()
-def upgrade() -> None:
+def upgrade(as_json: Json = False) -> None:
     """Migrate the database to what this version needs; only the embedded one does so unasked.
 
     Example:
@@ -28,11 +31,12 @@ def upgrade() -> None:
             "upgrade adapeff"
         )
     database.upgrade(opened)
-    print(f"{before or 'empty'} -> {database.current_revision(opened)}")
+    after = database.current_revision(opened)
+    print(json.dumps({"before": before, "after": after}) if as_json else f"{before or 'empty'} -> {after}")
 
 
 @app.command()
-def current() -> None:
+def current(as_json: Json = False) -> None:
     """Print the database's revision and the one this version needs.
 
     Example:
@@ -42,4 +46,7 @@ def current() -> None:
     from adapeff.service import database
 
     opened = database.connect(context.settings().values)
-    print(f"{database.current_revision(opened) or 'empty'} (this adapeff needs {database.head_revision()})")
+    have, need = database.current_revision(opened), database.head_revision()
+    print(
+        json.dumps({"current": have, "needed": need}) if as_json else f"{have or 'empty'} (this adapeff needs {need})"
+    )

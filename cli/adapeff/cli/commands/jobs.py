@@ -142,6 +142,7 @@ def _find_run(job_id: int, attempt: int | None) -> tuple[Run, bool]:
 def cancel(
     jobs_given: JobIds = None,
     sweep: Annotated[str | None, typer.Option("--sweep", help="All queued and running jobs of this sweep.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Cancel jobs: queued ones at once, running ones within seconds.
 
@@ -162,8 +163,7 @@ def cancel(
         if not ids and sweep is None:
             raise JobError("name the jobs to cancel, or a sweep with --sweep")
         done = [(job_id, jobs.request_cancel(session, job_id)) for job_id in ids]
-    for job_id, outcome in done:
-        print(f"job {job_id} {outcome}")
+    _print_states(done, as_json=as_json)
     if not done:
         context.note("nothing to cancel: no job of that sweep is queued or running")
 
@@ -171,6 +171,7 @@ def cancel(
 def retry(
     jobs_given: JobIds = None,
     failed: Annotated[bool, typer.Option("--failed", help="All failed jobs.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Queue failed or cancelled jobs again, with a fresh failure budget.
 
@@ -193,8 +194,15 @@ def retry(
                 raise JobError("name the jobs to retry, or take all failed ones with --failed")
             for job_id in dict.fromkeys(ids):
                 jobs.retry_job(session, job_id)
-        for job_id in dict.fromkeys(ids):
-            print(f"job {job_id} queued")
+        _print_states([(job_id, "queued") for job_id in dict.fromkeys(ids)], as_json=as_json)
         if not ids:
             context.note("nothing to retry: no job has failed")
         send(database, context.settings().values)
+
+
+def _print_states(states: list[tuple[int, str]], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([{"id": job_id, "state": state} for job_id, state in states]))
+        return
+    for job_id, state in states:
+        print(f"job {job_id} {state}")

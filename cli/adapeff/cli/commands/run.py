@@ -61,7 +61,7 @@ def run(
         pending = _pending_devices(database, stored.job_ids)
         if pending:
             send(database, settings)
-            with _workers([devices] if devices else _devices_for(pending)) as workers:
+            with _workers([_serving(devices, pending)] if devices else _devices_for(pending)) as workers:
                 try:
                     wait_for(database, stored.job_ids, workers=workers)
                 except context.Interrupted:
@@ -83,6 +83,19 @@ def _pending_devices(database: Database, job_ids: list[int]) -> set[str]:
         return {job.spec["training"].get("device", "any") for job in found}
 
 
+def _serving(devices: str, pending: set[str]) -> str:
+    """The devices asked for, if a worker on them can run every job that waits."""
+    from adapeff.service.errors import ResourceError
+
+    kind = devices.partition(":")[0]
+    if kind in ("cpu", "cuda") and (other := pending - {"any", kind}):
+        raise ResourceError(
+            f"--devices {devices} cannot run jobs whose setting is device: {', '.join(sorted(other))}; "
+            "leave --devices out, or override with -s device=any"
+        )
+    return devices
+
+
 def _devices_for(asked: Iterable[str]) -> list[str]:
     """One worker per kind of device the jobs ask for; those that take any device go along with either."""
     kinds = sorted(set(asked) - {"any"})
@@ -96,10 +109,20 @@ def _workers(devices: list[str]) -> Iterator[list[tuple[subprocess.Popen[bytes],
         started: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
         for kind in devices:
             log = stack.enter_context(tempfile.TemporaryFile())
-            command = [sys.executable, "-m", "adapeff.worker", "daemon", "--devices", kind, "--quiet"]
+            command = [
+                sys.executable,
+                "-m",
+                "adapeff.worker",
+                "daemon",
+                "--devices",
+                kind,
+                "--quiet",
+                "--stop-with-stdin",
+            ]
             # A session of their own: a Ctrl-C in the terminal must reach us alone, so that we stop them in order.
+            # Should we be killed, their standard input ends, and they stop by themselves.
             process = subprocess.Popen(
-                command, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, env=context.child_environment()
+                command, stderr=log, stdin=subprocess.PIPE, start_new_session=True, env=context.child_environment()
             )
             started.append((process, log))
         try:

@@ -47,7 +47,7 @@ def submit(
     spec, jobs = expand_sweep(sweep, overrides(given, models, tasks, methods, seeds), settings)
     with context.database() as database:
         if dry_run:
-            _print_plan(database, spec, jobs, as_json=as_json)
+            _print_plan(database, spec, jobs, force=force, as_json=as_json)
             return
         stored = store(database, spec, jobs, settings, force=force)
         if as_json:
@@ -109,11 +109,14 @@ def describe(spec: SweepSpec, stored: Submission) -> str:
     return f"sweep {stored.sweep_id} '{spec.name}': {len(stored.job_ids)} jobs ({', '.join(filter(None, parts))})"
 
 
-def _print_plan(database: Database, spec: SweepSpec, jobs: list[JobSpec], *, as_json: bool) -> None:
+def _print_plan(database: Database, spec: SweepSpec, jobs: list[JobSpec], *, force: bool, as_json: bool) -> None:
     from adapeff.service import sweeps
+    from adapeff.service.hub import current_revisions
     from adapeff.service.jobs import states_by_hash
 
+    revisions = {} if force else current_revisions(jobs)
     with database.session(read_only=True) as session:
+        jobs = [sweeps.plan_repeat(session, job, force=force, hub_revisions=revisions) for job in jobs]
         states = states_by_hash(session, [job.job_hash for job in jobs])
         seconds = sweeps.estimate_seconds(session, jobs)
     rows: list[dict[str, Any]] = [

@@ -66,9 +66,14 @@ def notes(table: Table) -> list[str]:
     """What a reader must know to read the table."""
     found = []
     if table.has_reference:
-        found.append(f"(x): ratio to `{REFERENCE}`. Times come from separate runs, one after the other, not paired.")
+        found.append(f"(x): ratio to `{REFERENCE}`. Times come from separate runs, not paired: machines drift.")
     else:
         found.append(f"No ratios: there is no single `{REFERENCE}` among these runs.")
+    if table.side_by_side:
+        found.append(
+            f"{table.side_by_side} of {table.runs} runs shared the host with another run of this report for some time: "
+            "trust parameters and quality, not small differences in time. `--devices cpu:0` runs one at a time."
+        )
     if any(cell.summary is not None and 1 < cell.summary.n < 3 for row in table.rows for cell in row.cells.values()):
         found.append("Fewer than 3 seeds: the values themselves. From 3 on: mean and Student's 95 % interval.")
     rates = {f"{row.method} {row.learning_rate:g}: {row.learning_rate_source}" for row in table.rows}

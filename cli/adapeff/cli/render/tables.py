@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from adapeff.cli.render.markdown import describe, notes
@@ -29,11 +30,11 @@ def _columns_asked() -> int:
 
 def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a plain table."""
-    table = RichTable(title=title, title_justify="left", title_style="bold", show_header=any(headings))
+    table = RichTable(title=escape(title), title_justify="left", title_style="bold", show_header=any(headings))
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        table.add_column(escape(heading), overflow="fold")
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(escape(str(cell)) for cell in row))
     stdout().print(table)
 
 
@@ -50,7 +51,8 @@ def jobs_table(found: dict[str, Any]) -> RichTable:
         style = _STATE_STYLE.get(job["state"], "")
         state = "cancelling" if job["cancelling"] else job["state"]
         state = f"[{style}]{state}[/]" if style else state
-        table.add_row(str(job["id"]), state, job["method"], job["task"], str(job["seed"]), job["model"], _now(job))
+        words = (job["method"], job["task"], str(job["seed"]), job["model"], _now(job))
+        table.add_row(str(job["id"]), state, *map(escape, words))
     return table
 
 
@@ -97,18 +99,18 @@ def print_report_tables(report: Report) -> None:
     """The report's tables, each with its notes. Methods are columns, so that the table fits a terminal."""
     console = stdout()
     for table in report.tables:
-        console.print(f"\n[bold]{table.title}[/]")
-        console.print(describe(table), style="dim", soft_wrap=False)
+        console.print(f"\n[bold]{escape(table.title)}[/]")
+        console.print(escape(describe(table)), style="dim", soft_wrap=False)
         console.print(_figures(table))
         for note in notes(table):
-            console.print(f"  {note.replace('**', '').replace('`', '')}", style="dim")
+            console.print(f"  {escape(note.replace('**', '').replace('`', ''))}", style="dim")
 
 
 def _figures(table: Table) -> RichTable:
     drawn = RichTable()
     drawn.add_column("")
     for row in table.rows:
-        drawn.add_column(row.method, justify="right")
+        drawn.add_column(escape(row.method), justify="right")
     drawn.add_row("learning rate", *(f"{row.learning_rate:g}" for row in table.rows))
     drawn.add_row("seeds", *(",".join(map(str, row.seeds)) for row in table.rows), end_section=True)
     for column in table.columns:

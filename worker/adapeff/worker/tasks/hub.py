@@ -57,11 +57,15 @@ class HubTask(Task):
             self.examples(split, self.source_language, data_root)
         for language in languages:
             self.examples("test", language, data_root)
-        training = [self._file(root, split, self.source_language) for split in ("train", "validation")]
-        testing = [self._file(root, "test", language) for language in languages]
+        source_is_labelled = self._test_is_labelled(self.source_language, data_root)
+        training = ("train", "validation") if source_is_labelled else ("train",)
+        testing = [
+            self._file(root, "test" if self._test_is_labelled(language, data_root) else "validation", language)
+            for language in languages
+        ]
         return DataIdentity(
             source="folder",
-            fingerprint=files_fingerprint(root, training),
+            fingerprint=files_fingerprint(root, [self._file(root, split, self.source_language) for split in training]),
             test_fingerprint=files_fingerprint(root, testing),
         )
 

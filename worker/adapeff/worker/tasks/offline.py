@@ -237,13 +237,14 @@ class OfflineTask(Task):
     def examples(self, split: Split, language: str, data_root: Path | None) -> list[Example]:
         """Generate one split; the n-th example means the same in every language."""
         draw = random.Random(f"{GENERATOR_VERSION} {self.name} {split} {self.data_seed}")
+        flip = random.Random(f"{GENERATOR_VERSION} {self.name} {split} {self.data_seed} noise")
         size = self.train_examples if split == "train" else self.test_examples
         examples = []
         for number in range(size):
             label = draw.randrange(len(self.labels))
             text, pair = self._speak(draw, label, language, held_out=split != "train")
-            if draw.random() < self.noise:
-                label = (label + draw.randrange(1, len(self.labels))) % len(self.labels)
+            if flip.random() < self.noise:
+                label = (label + flip.randrange(1, len(self.labels))) % len(self.labels)
             examples.append(Example(id=f"{split}-{number}", text=text, text_pair=pair, label=label))
         return examples
 
