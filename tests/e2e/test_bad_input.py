@@ -130,6 +130,7 @@ TABLE = [
     Bad("unknown job", "show 99", 1, "there is no job 99; `adapeff status` lists them"),
     Bad("unknown sweep", "report nosuch", 1, "there is no sweep 'nosuch'; known: none yet"),
     Bad("unknown state", "status --state done", 1, "unknown state 'done'"),
+    Bad("watch as JSON", "status --watch --json", 1, "leave one of them out"),
     Bad("log of a job that has not run", "logs 1", 1, "job 1 has not run yet (it is queued)", prepare=one_queued),
     Bad("retry of a queued job", "retry 1", 1, "job 1 is queued; only a failed or cancelled one can be retried", prepare=one_queued),
     Bad("cancel without a job", "cancel", 1, "name the jobs to cancel, or a sweep with --sweep"),

@@ -13,35 +13,48 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterable
 
+from adapeff.service import catalog
 from adapeff.service.specs import JobSpec
 
 TIMEOUT_SECONDS = 3.0
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def current_revisions(specs: Iterable[JobSpec]) -> dict[str, str]:
-    """Model identity -> commit, for every hub model given by a branch or tag that the hub tells about in time."""
-    models = {spec.model.identity: spec.model for spec in specs if spec.model.source == "hub"}
-    found = {}
-    for identity, model in models.items():
-        revision = model.revision or "main"
-        if _COMMIT.fullmatch(revision):
-            continue
-        commit = _ask(model.name, revision)
+    """What every branch or tag that the specs name on the hub stands for now, as far as the hub tells in time.
+
+    Returns:
+        `models/org/name@main` or `datasets/org/name@main` -> commit.
+    """
+    found: dict[str, str] = {}
+    for repository, revision in dict.fromkeys(source for spec in specs for source in moving_sources(spec)):
+        commit = _ask(repository, revision)
         if commit is None:
-            break  # out of reach: do not wait again for each model
-        found[identity] = commit
+            break  # out of reach: do not wait again for each
+        found[f"{repository}@{revision}"] = commit
     return found
 
 
-def _ask(name: str, revision: str) -> str | None:
+def moving_sources(spec: JobSpec) -> list[tuple[str, str]]:
+    """(repository, branch or tag) of what a job takes from the hub by a name that may move."""
+    sources = []
+    if spec.model.source == "hub":
+        sources.append((f"models/{spec.model.name}", spec.model.revision or "main"))
+    if spec.data.source == "hub" and spec.task.name in catalog.tasks():
+        declared = catalog.get_task(spec.task.name, spec.task.parameters).hub_source()
+        if declared is not None:
+            sources.append((f"datasets/{declared[0]}", declared[1] or "main"))
+    return [(repository, revision) for repository, revision in sources if not COMMIT.fullmatch(revision)]
+
+
+def _ask(repository: str, revision: str) -> str | None:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return None
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    url = f"{endpoint}/api/models/{urllib.parse.quote(name)}/revision/{urllib.parse.quote(revision, safe='')}"
+    url = f"{endpoint}/api/{urllib.parse.quote(repository)}/revision/{urllib.parse.quote(revision, safe='')}"
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:
             commit = json.load(answer).get("sha")
     except (OSError, ValueError, AttributeError):
         return None
-    return commit if isinstance(commit, str) and _COMMIT.fullmatch(commit) else None
+    return commit if isinstance(commit, str) and COMMIT.fullmatch(commit) else None

@@ -110,6 +110,10 @@ class Task(Frozen, ABC):
         """The hub revision the data come from; None for local and generated data, which fingerprints identify."""
         return None
 
+    def hub_source(self) -> tuple[str, str | None] | None:
+        """The hub's data set and the revision asked for, if that is where the data may come from."""
+        return None
+
     def ceiling(self) -> float | None:
         """The best score anyone can expect on the test split where that is known (generated data), else None."""
         return None

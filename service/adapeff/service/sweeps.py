@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from adapeff.service import jobs
 from adapeff.service.database import now
 from adapeff.service.errors import JobError
+from adapeff.service.hub import COMMIT, moving_sources
 from adapeff.service.models import Job, Measurement, Run, Sweep, SweepJob
 from adapeff.service.specs import JobSpec, SweepSpec
 
@@ -39,8 +40,8 @@ def submit(
 
     Args:
         force: make a repeat of each spec that has a job.
-        hub_revisions: model identity -> the commit it stands for now; a finished job whose run had another one is not
-            re-used, it gets a repeat too.
+        hub_revisions: what branches on the hub stand for now (`hub.current_revisions`); a finished job whose run had
+            another commit is not re-used, it gets a repeat too.
     """
     specs = [plan_repeat(session, spec, force=force, hub_revisions=hub_revisions or {}) for spec in specs]
     ids, created = jobs.create_jobs(session, specs, priority=sweep.priority, max_failures=max_failures)
@@ -54,21 +55,23 @@ def submit(
 def plan_repeat(session: Session, spec: JobSpec, *, force: bool, hub_revisions: Mapping[str, str]) -> JobSpec:
     """Which repeat of a spec submitting it means: a new one, the newest there is, or the one that is written.
 
-    With `force` it is a new one. A hub model given by a branch means the newest repeat, or a new one if that has ended
-    well with another commit than the branch stands for now.
+    With `force` it is a new one. A model or data set that the hub knows by a branch means the newest repeat, or a new
+    one if that has ended well with another commit than the branch stands for now.
     """
     if force:
         return jobs.next_repeat(session, spec)
-    if spec.model.source != "hub":
+    sources = moving_sources(spec)
+    if not sources:
         return spec
     newest = jobs.newest_repeat(session, spec)
-    commit = hub_revisions.get(spec.model.identity)
     wanted = select(Run.resolved).join(Job, Job.id == Run.job_id)
-    resolved = session.scalar(wanted.where(Job.job_hash == newest.job_hash, Run.outcome == "succeeded"))
-    ran_with = (resolved or {}).get("model_revision", "unknown")
-    if commit is None or ran_with in ("unknown", commit):
-        return newest
-    return jobs.next_repeat(session, newest)
+    resolved = session.scalar(wanted.where(Job.job_hash == newest.job_hash, Run.outcome == "succeeded")) or {}
+    for repository, revision in sources:
+        ran_with = resolved.get("model_revision" if repository.startswith("models/") else "data_revision") or ""
+        stands_for = hub_revisions.get(f"{repository}@{revision}", ran_with)
+        if COMMIT.fullmatch(ran_with) and ran_with != stands_for:
+            return jobs.next_repeat(session, newest)
+    return newest
 
 
 def find_sweep_id(session: Session, reference: str | None) -> int | None:

@@ -41,11 +41,13 @@ def status(
     from adapeff.service.errors import JobError, suggest
     from adapeff.service.models import JOB_STATES
 
+    if watch and as_json:
+        raise JobError("--watch shows a table and --json is printed once; leave one of them out")
     for name in state or []:
         if name not in JOB_STATES:
             raise JobError(f"unknown state '{name}'; {suggest(name, JOB_STATES)}")
     with context.database() as database:
-        if watch and not as_json:
+        if watch:
             _watch(database, sweep, state or [], limit)
             return
         found = snapshot(database, sweep, state or [], limit)

@@ -87,6 +87,10 @@ class HubTask(Task):
             return [example for index, example in enumerate(train) if (index in held_out) == (split == "validation")]
         return self._read(split, language, data_root)
 
+    def hub_source(self) -> tuple[str, str | None]:
+        """The declared data set and revision."""
+        return self.hub_id, self.revision
+
     def resolved_revision(self, data_root: Path | None) -> str | None:
         """The commit of the hub's data set, as `datasets` resolved it."""
         if self._root(data_root) is not None:
