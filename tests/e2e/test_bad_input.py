@@ -139,7 +139,7 @@ TABLE = [
     Bad("picture of nothing", "report --all --plot x.png", 1, "there is nothing to draw yet"),
     Bad("unknown command", "sumbit", 2, "No such command 'sumbit'"),
     Bad("unknown option", "status --wach", 2, "No such option"),
-    Bad("job id out of range", "show 99999999999999999999999", 2, "is not in the range"),
+    Bad("job id out of range", "show 99999999999999999999999", 2, "2147483647"),
     Bad("job id that is no number", "show first", 2, "as an integer"),
 ]  # fmt: skip
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from importlib.util import find_spec
 
 from adapeff.service.database import open_database
-from adapeff.service.errors import AdapeffError, ExitCode
+from adapeff.service.errors import AdapeffError, ConfigError, ExitCode
 from adapeff.service.settings import load_settings
 
 
@@ -44,6 +45,8 @@ def _daemon(devices: str, *, stop_with_stdin: bool) -> int:
     from adapeff.worker.consumer import Worker
     from adapeff.worker.slots import open_slots
 
+    if missing := [package for package in ("torch", "transformers", "peft") if find_spec(package) is None]:
+        raise ConfigError(f"work needs {', '.join(missing)}, not installed here; run pip install 'adapeff[worker]'")
     settings = load_settings().values
     slots = open_slots(devices, cores_per_slot=settings.cores_per_slot)
     database = open_database(settings)
