@@ -19,7 +19,7 @@ from adapeff.cli.main import app
 from adapeff.service import catalog
 from adapeff.service.settings import PREFIX, Settings
 from adapeff.service.specs import ready_made_sweeps
-from tests.conftest import ROOT
+from tests.conftest import ROOT, adapeff_program
 
 COMMANDS = {
     "run": {
@@ -303,6 +303,19 @@ def test_plugins_are_found_as_a_strangers_are() -> None:
         assert set(suite.tasks) <= set(catalog.tasks())
     for task in catalog.tasks().values():
         assert task.metric in catalog.metrics()
+
+
+def test_docs_hold_no_unfilled_place() -> None:
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        assert not re.findall(r"@[A-Z]+@", page.read_text()), page
+
+
+def test_version_is_printed() -> None:
+    from importlib.metadata import version
+
+    done = subprocess.run([adapeff_program(), "--version"], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == version("adapeff")
 
 
 def test_readme_and_docs_name_only_settings_and_sweeps_that_exist() -> None:

@@ -32,6 +32,14 @@ app = typer.Typer(
 )
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(version("adapeff"))
+        raise typer.Exit
+
+
 @app.callback()
 def settings_flags(
     database_url: Annotated[
@@ -39,14 +47,11 @@ def settings_flags(
     ] = None,
     broker_url: Annotated[str | None, typer.Option(help="Redis, e.g. redis://... (better: environment).")] = None,
     state_dir: Annotated[Path | None, typer.Option(help="Folder of the embedded database and queue.")] = None,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
     """Which way of adapting a model reaches the quality you need, and what does it cost?"""
-    if version:
-        from importlib.metadata import version as installed
-
-        print(installed("adapeff"))
-        raise typer.Exit
     context.set_flags(database_url=database_url, broker_url=broker_url, state_dir=state_dir)
 
 

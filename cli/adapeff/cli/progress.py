@@ -58,7 +58,9 @@ def wait_for(database: Database, job_ids: Sequence[int], *, workers: Workers = (
 def _stopped(process: subprocess.Popen[bytes], log: IO[bytes]) -> AdapeffError:
     log.seek(0)
     said = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-    error = AdapeffError(said[-1] if said else f"the worker stopped with exit code {process.returncode}")
+    error = AdapeffError(
+        said[-1].removeprefix("adapeff: ") if said else f"the worker stopped with exit code {process.returncode}"
+    )
     error.exit_code = process.returncode if process.returncode in (1, 3) else error.exit_code  # type: ignore[misc,assignment]
     return error
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -122,6 +123,15 @@ def _check_names(what: str, name: str, given: Mapping[str, Any], known: Any) -> 
             raise SpecError(f"{what} '{name}' has no parameter '{parameter}'; {suggest(parameter, known)}")
 
 
+_PLAIN_WORDS = {
+    "tuple_type": "expected a list",
+    "dict_type": "expected a mapping such as {key: value}",
+    "string_type": "expected text",
+    "too_short": "expected at least one value",
+}
+"""Pydantic's words where they speak of Python rather than of what a person wrote."""
+
+
 def first_problem(error: ValidationError) -> str:
     """The first complaint of a validation, in one line: where, what was given, what was expected."""
     problem = error.errors()[0]
@@ -129,6 +139,7 @@ def first_problem(error: ValidationError) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
         return f"'{where}' is missing"
-    given = repr(problem["input"])
+    message = _PLAIN_WORDS.get(problem["type"], message)
+    given = repr(str(problem["input"]) if isinstance(problem["input"], Path) else problem["input"])
     shown = given if len(given) <= 60 else given[:57] + "..."
     return f"'{where}' is {shown}: {message[0].lower()}{message[1:]}" if where else message

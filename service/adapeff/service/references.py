@@ -122,6 +122,31 @@ def _flow(value: Any) -> str:
     return {True: "true", False: "false", None: "null"}.get(value, str(value)) if not isinstance(value, str) else value
 
 
+class StrictLoader(yaml.SafeLoader):
+    """YAML as people mean it: a key stands once, and nothing refers to itself."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that stands twice, where plain YAML would keep the last one."""
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str | int) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' stands twice", key_node.start_mark
+                )
+            seen.add(key if isinstance(key, str | int) else None)
+        made: dict[Any, Any] = super().construct_mapping(node, deep)
+        return made
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Refuse aliases: a sweep needs none, and one can refer to itself."""
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not taken; write the value", mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
+
+
 def resolve_model(text: str) -> ModelReference:
     """Turn what a user wrote into a reference, reading a local model's files for its fingerprint.
 

@@ -345,7 +345,7 @@ def report_rows(report: Report) -> list[dict[str, Any]]:
                         "unit": "1" if column.unit in ("%", "params") else column.unit,
                         **_flat(cell.summary),
                         "ratio_to_reference": cell.ratio,
-                        "at_chance": None,
+                        "at_chance": _at_chance(table, row.method) if column.key == "quality" else None,
                         "reason": cell.reason,
                     }
                 )
@@ -365,6 +365,11 @@ def report_rows(report: Report) -> list[dict[str, Any]]:
                         }
                     )
     return rows
+
+
+def _at_chance(table: Table, method: str) -> bool | None:
+    cell = table.languages.get(table.source_language, {}).get(method)
+    return cell.at_chance if cell is not None else None
 
 
 def _flat(summary: Summary | None) -> dict[str, Any]:

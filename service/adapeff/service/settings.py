@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from platformdirs import user_config_path, user_data_path
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
@@ -70,7 +71,7 @@ class Settings(BaseSettings):
         value = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", value)
         if not value.startswith(("sqlite:///", "postgresql+psycopg://")):
             raise ValueError("expected sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME")
-        _check_port(value)
+        _check_address(value)
         return value
 
     @field_validator("broker_url")
@@ -79,7 +80,7 @@ class Settings(BaseSettings):
         if value is not None and not value.startswith(("redis://", "rediss://", "filesystem://")):
             raise ValueError("expected redis://:PASSWORD@HOST:PORT/NUMBER, or none for the embedded queue")
         if value is not None:
-            _check_port(value)
+            _check_address(value)
         return value
 
     @field_validator("artifacts_url")
@@ -153,11 +154,18 @@ class Settings(BaseSettings):
         return self.database_url is None
 
 
-def _check_port(url: str) -> None:
-    host_and_port = (url.rpartition("@")[2] if "@" in url else url.partition("://")[2]).partition("/")[0]
-    _, colon, port = host_and_port.rpartition(":")
-    if colon and "]" not in port and not port.isdecimal():
-        raise ValueError(f"the port '{port}' is no number")
+def _check_address(url: str) -> None:
+    """Refuse what a driver would stumble over: brackets, ports, Redis's database number."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"it is no address ({str(error).partition(' as ')[0].lower()})") from error
+    if port == 0:
+        raise ValueError("port 0 is none; expected 1 to 65535")
+    number = parts.path.strip("/")
+    if url.startswith(("redis://", "rediss://")) and number and not number.isdecimal():
+        raise ValueError(f"Redis's databases are numbered, '{number}' is no number")
 
 
 @dataclass(frozen=True)

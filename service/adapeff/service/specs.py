@@ -14,16 +14,25 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import Field, PositiveFloat, ValidationError, field_validator, model_validator
 
 from adapeff.service import catalog
 from adapeff.service.errors import SpecError, UnknownNameError, suggest
 from adapeff.service.plugins import DataIdentity, Frozen
-from adapeff.service.references import ModelReference, PluginReference, parse_plugin, resolve_model, scalars
+from adapeff.service.references import (
+    ModelReference,
+    PluginReference,
+    StrictLoader,
+    parse_plugin,
+    resolve_model,
+    scalars,
+)
 
+Count = Annotated[int, Field(strict=True, gt=0, le=10**9)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 Device = Literal["any", "cpu", "cuda"]
 SWEEPS = Path(__file__).parent / "sweeps"
 
@@ -32,26 +41,26 @@ class Training(Frozen):
     """Everything that shapes training; all of it enters `train_hash`."""
 
     learning_rate: PositiveFloat
-    epochs: PositiveFloat = 3.0
-    steps: PositiveInt | None = None
+    epochs: float = Field(default=3.0, gt=0, le=10**6)
+    steps: Count | None = None
     """Optimiser steps; where given, it takes the place of `epochs`."""
-    batch_size: PositiveInt = 32
-    max_length: int = Field(default=128, ge=8)
+    batch_size: Count = 32
+    max_length: int = Field(default=128, ge=8, le=10**6, strict=True)
     """Tokens an example is cut to."""
-    warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
+    warmup_ratio: Share = 0.1
     """Share of the steps in which the learning rate rises linearly; then it falls linearly to zero."""
     weight_decay: float = Field(default=0.01, ge=0)
     max_grad_norm: PositiveFloat = 1.0
-    head_dropout: float = Field(default=0.1, ge=0, lt=1)
+    head_dropout: Share = 0.1
     evaluate_every_epochs: PositiveFloat = 1.0
-    evaluate_every_steps: PositiveInt | None = None
+    evaluate_every_steps: Count | None = None
     """Steps between validations; where given, it takes the place of `evaluate_every_epochs`."""
-    train_size: PositiveInt | None = None
+    train_size: Count | None = None
     """Train on that many examples, drawn by the seed 0 for all methods and seeds; None takes all."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto` is bf16 autocast where the device has it, else fp32."""
     device: Device = "any"
-    cpu_threads: PositiveInt = 1
+    cpu_threads: Count = 1
     """Threads torch may use on a CPU; part of the settings because sums depend on it."""
 
 
@@ -60,11 +69,17 @@ class Measuring(Frozen):
 
     test_languages: tuple[str, ...] | None = None
     """Languages to test in; a sweep that names none gets all whose data are at hand."""
-    latency_batches: tuple[PositiveInt, ...] = (1, 32)
-    latency_length: int = Field(default=64, ge=8)
-    """Tokens of each example in the latency measurement (cut to what the model takes)."""
-    latency_seconds: float = Field(default=2.0, gt=0)
+    latency_batches: tuple[Count, ...] = (1, 32)
+    """Batch sizes of the latency measurement; none leaves it out."""
+    latency_length: int = Field(default=64, ge=8, le=10**6, strict=True)
+    """Tokens of each example in the latency measurement."""
+    latency_seconds: float = Field(default=2.0, gt=0, le=3600)
     """Time budget of each latency cell; at least 5 samples are taken whatever it is."""
+
+    @field_validator("test_languages", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return split_list(value) if isinstance(value, str) else value
 
     @field_validator("latency_batches", "test_languages")
     @classmethod
@@ -87,7 +102,7 @@ class JobSpec(Frozen):
     task: PluginReference
     data: DataIdentity
     method: PluginReference
-    seed: int = Field(ge=0, lt=2**31)
+    seed: int = Field(ge=0, lt=2**31, strict=True)
     training: Training
     learning_rate_source: str
     measuring: Measuring = Measuring()
@@ -152,12 +167,12 @@ class SweepSpec(Frozen):
     tasks: tuple[str, ...] = ()
     suites: tuple[str, ...] = ()
     methods: tuple[str, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(strict=True, ge=0, lt=2**31)], ...] = Field(default=(0,), min_length=1)
     settings: dict[str, Any] = {}
     exclude: tuple[dict[str, Any], ...] = ()
     include: tuple[dict[str, Any], ...] = ()
-    time_limit_minutes: PositiveFloat | None = None
-    priority: int = Field(default=5, ge=0, le=9)
+    time_limit_minutes: float | None = Field(default=None, gt=0, le=10**6)
+    priority: int = Field(default=5, ge=0, le=9, strict=True)
     """0 is served first."""
 
     @field_validator("models", "tasks", "suites", "methods", "seeds", mode="before")
@@ -178,7 +193,8 @@ class SweepSpec(Frozen):
         for cell in (*self.exclude, *self.include):
             for key in cell:
                 if key not in {"model", "task", "method", "seed", *known}:
-                    raise ValueError(f"unknown key '{key}' in exclude/include; {suggest(key, known)}")
+                    cell_keys = {"model", "task", "method", "seed", *known}
+                    raise ValueError(f"unknown key '{key}' in exclude/include; {suggest(str(key), cell_keys)}")
         for cell in self.include:
             if missing := {"model", "task", "method"} - cell.keys():
                 raise ValueError(f"an include needs model, task and method; {', '.join(sorted(missing))} missing")
@@ -213,7 +229,8 @@ def find_sweep(name: str) -> Path:
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.exists():
         if not path.is_file():
-            raise SpecError(f"sweep file '{name}' does not exist; ready-made sweeps: {', '.join(ready_made_sweeps())}")
+            what = "is no file" if path.exists() else "does not exist"
+            raise SpecError(f"sweep file '{name}' {what}; ready-made sweeps: {', '.join(ready_made_sweeps())}")
         return path
     if name not in ready_made_sweeps():
         raise UnknownNameError("sweep", name, ready_made_sweeps())
@@ -232,7 +249,7 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> SweepSpec:
         SpecError: if it cannot be read or is malformed.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -319,6 +336,9 @@ def expand(sweep: SweepSpec, *, data_root: Path | None) -> list[JobSpec]:
             sweep.models, tasks, sweep.methods, itertools.product(*axes.values()), sweep.seeds
         )
     ]
+    for rule in sweep.exclude:
+        if not any(_matches(cell, rule) for cell in cells):
+            raise SpecError(f"exclude {rule} matches no job of the grid; correct it or leave it out")
     cells = [cell for cell in cells if not any(_matches(cell, rule) for rule in sweep.exclude)]
     for extra in sweep.include:
         seeds = (extra["seed"],) if "seed" in extra else sweep.seeds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
@@ -14,7 +15,7 @@ from adapeff.service.database import now
 from adapeff.service.errors import JobError
 from adapeff.service.hub import COMMIT, moving_sources
 from adapeff.service.models import Job, Measurement, Run, Sweep, SweepJob
-from adapeff.service.specs import JobSpec, SweepSpec
+from adapeff.service.specs import JobSpec, SweepSpec, canonical_json
 
 
 @dataclass(frozen=True)
@@ -93,24 +94,24 @@ def find_sweep_id(session: Session, reference: str | None) -> int | None:
 
 
 def estimate_seconds(session: Session, specs: Iterable[JobSpec]) -> list[float | None]:
-    """For each spec the median wall time of finished runs most like it, or None if there is nothing to go by.
+    """For each spec the median wall time of finished runs of the same cell, or None if there are none.
 
-    Alike is the same model, task and method; failing that, the same model and method.
+    The same cell is the same model, task, method and settings, whatever the seed and the learning rate.
     """
     wanted = (
-        select(Job.model, Job.task, Job.method, Measurement.value)
+        select(Job.spec, Measurement.value)
         .join(Run, Run.job_id == Job.id)
         .join(Measurement, Measurement.run_id == Run.id)
-        .where(Run.outcome == "succeeded", Measurement.name == "wall_s")
+        .where(Run.outcome == "succeeded", Measurement.name == "wall_s", Measurement.value.is_not(None))
     )
-    seen: dict[tuple[str, ...], list[float]] = {}
-    for model, task, method, value in session.execute(wanted):
-        for key in ((model, task, method), (model, method)):
-            if value is not None:
-                seen.setdefault(key, []).append(value)
-    estimates: list[float | None] = []
-    for spec in specs:
-        model, method = str(spec.model), str(spec.method)
-        times = seen.get((model, str(spec.task), method)) or seen.get((model, method), [])
-        estimates.append(statistics.median(times) if times else None)
-    return estimates
+    seen: dict[str, list[float]] = {}
+    for stored, value in session.execute(wanted):
+        seen.setdefault(_cell(stored), []).append(value)
+    found = [seen.get(_cell(spec.model_dump(mode="json"))) for spec in specs]
+    return [statistics.median(times) if times else None for times in found]
+
+
+def _cell(spec: Mapping[str, Any]) -> str:
+    """What decides how long a job takes, as one text."""
+    training = {key: value for key, value in spec["training"].items() if key != "learning_rate"}
+    return canonical_json([spec["model"], spec["task"], spec["method"], training, spec["measuring"]])

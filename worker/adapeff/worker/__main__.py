@@ -35,7 +35,7 @@ def main() -> int:
     try:
         return _daemon(arguments.devices, stop_with_stdin=arguments.stop_with_stdin)
     except AdapeffError as error:
-        print(error, file=sys.stderr)
+        print(f"adapeff: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED

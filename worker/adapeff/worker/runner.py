@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from adapeff.service import catalog
-from adapeff.service.errors import AdapeffError, DataError, SpecError
+from adapeff.service.errors import AdapeffError, DataError, ModelError, SpecError
 from adapeff.service.plugins import Example, Task
 from adapeff.service.specs import JobSpec
 from adapeff.worker.clocks import PhaseClock
@@ -110,13 +110,20 @@ def prepare(spec: JobSpec, device: torch.device, clock: PhaseClock, data_root: P
         validation_examples = task.examples("validation", task.source_language, data_root)
         test_examples = {language: task.examples("test", language, data_root) for language in languages}
         loaded = load_model(spec.model)
+        for name, asked in (
+            ("max_length", spec.training.max_length),
+            ("latency_length", spec.measuring.latency_length),
+        ):
+            if asked > loaded.max_positions:
+                raise ModelError(
+                    f"{name} is {asked}, but model '{spec.model}' takes {loaded.max_positions} tokens; set {name} lower"
+                )
         model = build_classifier(
             loaded, method, labels=len(task.labels), dropout=spec.training.head_dropout, seed=spec.seed
         ).to(device)
-    longest = min(spec.training.max_length, loaded.max_positions)
 
     def tokenise(examples: list[Example]) -> Encoded:
-        return encode(examples, loaded.tokenizer, max_length=longest)
+        return encode(examples, loaded.tokenizer, max_length=spec.training.max_length)
 
     with clock.phase("tokenise"):
         return Prepared(
@@ -244,7 +251,7 @@ def _measure_quality(log: EventLog, task: Task, predictions: dict[str, Predictio
 def _measure_latency(
     spec: JobSpec, prepared: Prepared, log: EventLog, *, device: torch.device, precision: str
 ) -> list[dict[str, Any]]:
-    length = min(spec.measuring.latency_length, prepared.loaded.max_positions)
+    length = spec.measuring.latency_length
     cells = []
     for batch in spec.measuring.latency_batches:
         cell = measure_latency(

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -49,9 +50,7 @@ def _checks() -> Iterator[tuple[str, str, str]]:
                 "not installed: this machine can submit and report, not work (pip install 'adapeff[worker]')",
             )
     yield "devices", *_devices()
-    place = next(folder for folder in (settings.artifacts, *settings.artifacts.parents) if folder.exists())
-    free = shutil.disk_usage(place).free / 2**30
-    yield "disk", "ok" if free > 5 else "warn", f"{free:.1f} GiB free for artifacts at {settings.artifacts}"
+    yield "artifacts", *_guard(lambda: _artifacts(settings))
     if settings.data_root is None:
         yield "data_root", "ok", "not set: data come from the hub"
     else:
@@ -86,6 +85,20 @@ def _broker(settings: Any) -> str:
     if problem := broker_problem(make_app(settings)):
         raise UnreachableError(f"{mask(settings.broker)} cannot be reached: {problem}")
     return mask(settings.broker)
+
+
+def _artifacts(settings: Any) -> str:
+    from adapeff.service.errors import ResourceError
+
+    try:
+        settings.artifacts.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=settings.artifacts) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise ResourceError(
+            f"{settings.artifacts} cannot be written: {error.strerror}; set ADAPEFF_ARTIFACTS_URL"
+        ) from error
+    return f"{settings.artifacts}, {shutil.disk_usage(settings.artifacts).free / 2**30:.1f} GiB free"
 
 
 def _devices() -> tuple[str, str]:

@@ -28,7 +28,7 @@ def report(
     plot: Annotated[Path | None, typer.Option(help="Save the picture quality against training time here.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Sum up finished jobs: per model and task a table, one row per method, each figure beside the reference's.
+    """Sum up finished jobs: per model and task a table of methods and figures, each beside the reference's.
 
     Examples:
 
@@ -41,12 +41,21 @@ def report(
     from adapeff.service import sweeps
     from adapeff.service.report import build_report
 
+    _one_of("a sweep", sweep is not None, "--all", all_jobs)
+    _one_of("--json", as_json, f"--format {form}", form not in ("table", "json"))
     with context.database() as database, database.session(read_only=True) as session:
         sweep_id = None if all_jobs else sweeps.find_sweep_id(session, sweep)
         built = build_report(session, sweep_id=sweep_id)
     print_report(built, "json" if as_json else form)
     if plot is not None:
         save_plot(built, plot)
+
+
+def _one_of(one: str, has_one: bool, other: str, has_other: bool) -> None:
+    if has_one and has_other:
+        from adapeff.service.errors import SpecError
+
+        raise SpecError(f"{one} and {other} contradict each other; leave one out")
 
 
 def print_report(built: Report, form: ReportFormat) -> None:
@@ -103,6 +112,7 @@ def export(
     from adapeff.service.errors import SpecError
     from adapeff.service.export import measurement_rows
 
+    _one_of("a sweep", sweep is not None, "--all", all_jobs)
     if form == "parquet" and out is None:
         raise SpecError("parquet is a binary format; name a file with --out")
     with context.database() as database, database.session(read_only=True) as session:

@@ -18,13 +18,13 @@ def _table(table: Table) -> Iterator[str]:
     yield ""
     yield describe(table)
     yield ""
-    headings = ["method", "lr", "seeds", *(column.heading for column in table.columns)]
+    headings = ["method", "lr", "n", *(column.heading for column in table.columns)]
     rows = [
         [
             row.method,
             f"{row.learning_rate:g}",
             str(len(row.seeds)),
-            *(format_cell(row.cells[c.key], c) for c in table.columns),
+            *(format_cell(table, row, c) for c in table.columns),
         ]
         for row in table.rows
     ]
@@ -81,7 +81,7 @@ def notes(table: Table) -> list[str]:
     if any(cell.at_chance for cells in table.languages.values() for cell in cells.values()):
         found.append("~: within noise of always giving the most common label (95 % binomial).")
     if table.ceiling is not None:
-        found.append(f"Ceiling of these data: {table.ceiling * 100:.1f} (generated with that much label noise).")
+        found.append(f"Ceiling of these data: {table.ceiling * 100:.1f}; the rest is label noise put there.")
     reasons = {
         f"{column.heading}: {row.cells[column.key].reason}"
         for row in table.rows

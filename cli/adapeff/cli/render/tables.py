@@ -74,7 +74,12 @@ def print_job(view: dict[str, Any]) -> None:
         ["model", spec["model"]["name"]],
         ["seed", str(spec["seed"])],
         ["learning rate", f"{spec['training']['learning_rate']:g} ({spec['learning_rate_source']})"],
+        [
+            "settings",
+            ", ".join(f"{k}={v}" for k, v in {**spec["training"], **spec["measuring"]}.items() if v is not None),
+        ],
         ["job hash", view["job_hash"]],
+        ["folder", view["runs"][-1]["folder"] if view["runs"] else "not run yet"],
         ["failures", f"{view['failures']} of at most {view['max_failures']}"],
     ]
     print_table(f"job {view['id']}", ["", ""], head)
@@ -112,11 +117,13 @@ def _figures(table: Table) -> RichTable:
     for row in table.rows:
         drawn.add_column(escape(row.method), justify="right")
     drawn.add_row("learning rate", *(f"{row.learning_rate:g}" for row in table.rows))
-    drawn.add_row("seeds", *(",".join(map(str, row.seeds)) for row in table.rows), end_section=True)
+    drawn.add_row(
+        "n (seeds)", *(f"{len(row.seeds)} ({','.join(map(str, row.seeds))})" for row in table.rows), end_section=True
+    )
     for column in table.columns:
         drawn.add_row(
             f"{column.heading}{f' {column.unit}' if column.unit == '%' else ''}",
-            *(format_cell(row.cells[column.key], column) for row in table.rows),
+            *(format_cell(table, row, column) for row in table.rows),
         )
     if len(table.languages) > 1:
         drawn.add_section()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapeff.service.report import Cell, Column, LanguageCell
+from adapeff.service.report import Column, LanguageCell, Row, Table
 from adapeff.service.statistics import Summary
 
 
@@ -31,11 +31,14 @@ def format_summary(summary: Summary, unit: str) -> str:
     return f"{format_value(summary.mean, unit)} [{format_value(summary.low, unit)}, {format_value(summary.high, unit)}]"
 
 
-def format_cell(cell: Cell, column: Column) -> str:
-    """A figure with its ratio to the reference, or a dash."""
+def format_cell(table: Table, row: Row, column: Column) -> str:
+    """A figure with its ratio to the reference, or a dash; a score at chance is marked as `format_language` does."""
+    cell = row.cells[column.key]
     if cell.summary is None:
         return "–"
     text = format_summary(cell.summary, column.unit)
+    if column.key == "quality" and (scored := table.languages.get(table.source_language, {}).get(row.method)):
+        text += " ~" if scored.at_chance else ""
     return f"{text} ({cell.ratio:.2f}x)" if cell.ratio is not None and column.unit != "params" else text
 
 
