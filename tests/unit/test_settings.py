@@ -74,6 +74,13 @@ def test_malformed_address_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> N
     assert "hush" not in str(caught.value)
 
 
+@pytest.mark.parametrize("password", ["p#ss", "p[ss", "p:ss", "p@ss"])
+def test_password_may_hold_what_addresses_may_not(password: str) -> None:
+    url = f"postgresql://u:{password}@h:5432/d"
+
+    assert load_settings({"database_url": url}).values.database == url.replace("postgresql", "postgresql+psycopg")
+
+
 def test_relative_path_in_a_file_is_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "adapeff.toml").write_text("state_dir = 'st'\n")
     (tmp_path / "deep").mkdir()

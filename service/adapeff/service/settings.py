@@ -156,8 +156,9 @@ class Settings(BaseSettings):
 
 def _check_address(url: str) -> None:
     """Refuse what a driver would stumble over: brackets, ports, Redis's database number."""
+    scheme, _, rest = url.partition("://")
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(f"{scheme}://{rest.rpartition('@')[2]}")  # a password may hold what addresses may not
         port = parts.port
     except ValueError as error:
         raise ValueError(f"it is no address ({str(error).partition(' as ')[0].lower()})") from error
