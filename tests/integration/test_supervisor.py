@@ -115,6 +115,8 @@ def test_progress_is_told(tmp_path: Path) -> None:
     line.handing_back.set()
     thread.join()
 
+    assert not marked(str(tmp_path))
+
 
 def test_half_written_event_is_left_for_later(tmp_path: Path) -> None:
     body = (
@@ -143,7 +145,7 @@ def test_runner_does_not_outlive_a_killed_worker(tmp_path: Path) -> None:
     os.kill(worker.pid, signal.SIGKILL)
     worker.wait()
 
-    eventually(lambda: not marked(f"mark-{tmp_path.name}"), "the runner's end", seconds=10)
+    assert eventually(lambda: not marked(f"mark-{tmp_path.name}"), "the runner's end", seconds=10)
 
 
 def test_runner_sees_no_address_of_database_or_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from adapeff.cli import context
 from adapeff.service import jobs
-from adapeff.service.errors import AdapeffError, JobsFailedError
+from adapeff.service.errors import AdapeffError, ExitCode, JobsFailedError, UnreachableError
 from adapeff.service.models import FINAL_STATES
 
 if TYPE_CHECKING:
@@ -58,11 +58,8 @@ def wait_for(database: Database, job_ids: Sequence[int], *, workers: Workers = (
 def _stopped(process: subprocess.Popen[bytes], log: IO[bytes]) -> AdapeffError:
     log.seek(0)
     said = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-    error = AdapeffError(
-        said[-1].removeprefix("adapeff: ") if said else f"the worker stopped with exit code {process.returncode}"
-    )
-    error.exit_code = process.returncode if process.returncode in (1, 3) else error.exit_code  # type: ignore[misc,assignment]
-    return error
+    kind = UnreachableError if process.returncode == ExitCode.UNREACHABLE else AdapeffError
+    return kind(said[-1].removeprefix("adapeff: ") if said else f"the worker ended with exit code {process.returncode}")
 
 
 def raise_for_failures(database: Database, job_ids: Sequence[int]) -> None:

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.dialects import postgresql as postgresql_dialect
+from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Session
 
 from adapeff.service.errors import AdapeffError, ConfigError, ResourceError, SchemaError, UnreachableError
 from adapeff.service.settings import Settings, mask, network_file_system
@@ -175,6 +177,15 @@ def now(session: Session) -> datetime:
         return datetime.fromisoformat(str(value)).replace(tzinfo=UTC)
     found: datetime = session.scalars(text("SELECT clock_timestamp()")).one()
     return found.astimezone(UTC)
+
+
+def insert_ignoring(session: Session, table: type[DeclarativeBase], unique: str) -> Any:
+    """An INSERT that leaves a row with the same `unique` column, stored by another process meanwhile, as it is.
+
+    SQLite and PostgreSQL spell it alike, but each in its own dialect's construct.
+    """
+    dialect: Any = sqlite_dialect if session.get_bind().dialect.name == "sqlite" else postgresql_dialect
+    return dialect.insert(table).on_conflict_do_nothing(index_elements=[unique])
 
 
 def _engine(url: str) -> Engine:

@@ -23,7 +23,7 @@ from uuid import uuid4
 from sqlalchemy import CursorResult, and_, exists, func, insert, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
-from adapeff.service.database import now
+from adapeff.service.database import insert_ignoring, now
 from adapeff.service.errors import JobError, LeaseLostError
 from adapeff.service.models import FINAL_STATES, Job, JobSource, Run, SweepJob
 from adapeff.service.specs import JobSpec
@@ -93,7 +93,7 @@ def create_jobs(
         if job_hash not in known
     ]
     for start in range(0, len(rows), _CHUNK):
-        session.execute(_insert_ignoring(session, rows[start : start + _CHUNK]))
+        session.execute(insert_ignoring(session, Job, "job_hash").values(rows[start : start + _CHUNK]))
     ids = _ids_by_hash(session, hashes)
     _update_limits(session, [spec for spec, h in zip(specs, hashes, strict=True) if h in known], priority, max_failures)
     for spec, job_hash in zip(specs, hashes, strict=True):
@@ -124,15 +124,6 @@ def _update_limits(session: Session, specs: Sequence[JobSpec], priority: int, ma
                     )
                     .execution_options(synchronize_session=False)
                 )
-
-
-def _insert_ignoring(session: Session, rows: list[dict[str, Any]]) -> Any:
-    """INSERT that leaves a job another process has stored meanwhile as it is; SQLite and PostgreSQL spell it alike."""
-    if session.get_bind().dialect.name == "sqlite":
-        from sqlalchemy.dialects.sqlite import insert as dialect_insert
-    else:
-        from sqlalchemy.dialects.postgresql import insert as dialect_insert  # type: ignore[assignment]
-    return dialect_insert(Job).values(rows).on_conflict_do_nothing(index_elements=["job_hash"])
 
 
 def _ids_by_hash(session: Session, hashes: Sequence[str]) -> dict[str, int]:

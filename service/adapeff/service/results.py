@@ -12,6 +12,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from adapeff.service import jobs
+from adapeff.service.database import insert_ignoring
 from adapeff.service.models import Artifact, Curve, Environment, Measurement
 from adapeff.service.specs import canonical_json
 
@@ -83,12 +84,8 @@ def _store_environment(session: Session, values: Mapping[str, Any]) -> int:
     known = session.scalar(select(Environment.id).where(Environment.fingerprint == fingerprint))
     if known is not None:
         return known
-    if session.get_bind().dialect.name == "sqlite":
-        from sqlalchemy.dialects.sqlite import insert as dialect_insert
-    else:
-        from sqlalchemy.dialects.postgresql import insert as dialect_insert  # type: ignore[assignment]
-    row = dialect_insert(Environment).values(fingerprint=fingerprint, values=dict(values))
-    session.execute(row.on_conflict_do_nothing(index_elements=["fingerprint"]))
+    row = insert_ignoring(session, Environment, "fingerprint")
+    session.execute(row.values(fingerprint=fingerprint, values=dict(values)))
     return session.scalars(select(Environment.id).where(Environment.fingerprint == fingerprint)).one()
 
 
