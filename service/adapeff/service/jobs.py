@@ -135,8 +135,53 @@ def _ids_by_hash(session: Session, hashes: Sequence[str]) -> dict[str, int]:
     return found
 
 
+def with_sources(session: Session, spec: JobSpec) -> JobSpec:
+    """The spec with its source jobs, however they were written, named by their hashes.
+
+    Raises:
+        JobError: if one does not exist, keeps no weights, or has ended without them.
+    """
+    found = {name: _source_hash(session, name) for name in spec.sources if not name.startswith("folder:")}
+    if not found:
+        return spec
+    written = spec.method.parameters["sources"]
+    parameters = {**spec.method.parameters, "sources": [found.get(name, name) for name in written]}
+    return spec.model_copy(
+        update={
+            "sources": tuple(found.get(name, name) for name in spec.sources),
+            "method": spec.method.model_copy(update={"parameters": parameters}),
+        }
+    )
+
+
+def _source_hash(session: Session, name: str) -> str:
+    by_id = name.isdecimal() and len(name) < 12
+    wanted = Job.id == int(name) if by_id else Job.job_hash.startswith(name, autoescape=True)
+    rows = session.execute(select(Job.id, Job.job_hash, Job.state, Job.spec).where(wanted).limit(2)).all()
+    if len(rows) != 1:
+        what = "stands for several jobs; give more of its hash" if rows else "does not exist; submit it first"
+        raise JobError(f"source job {name} {what}")
+    (row,) = rows
+    if not row.spec["measuring"].get("keep_weights"):
+        raise JobError(f"source job {row.id} keeps no weights; submit it with keep_weights: true")
+    if row.state in ("failed", "cancelled"):
+        raise JobError(f"source job {row.id} is {row.state}; retry it first (adapeff retry {row.id})")
+    return str(row.job_hash)
+
+
+def _fail_dependents(session: Session, job_id: int, state: str) -> None:
+    """Fail what waits for a job that has ended without success: it could never run."""
+    waiting = select(JobSource.job_id).where(JobSource.source_id == job_id)
+    session.execute(
+        update(Job)
+        .where(Job.id.in_(waiting), Job.state == "queued")
+        .values(state="failed", cause=f"its source, job {job_id}, was {state}", sent_at=None, finished_at=now(session))
+        .execution_options(synchronize_session=False)
+    )
+
+
 def _store_sources(session: Session, job_id: int, sources: Iterable[str]) -> None:
-    wanted = sorted(set(sources))
+    wanted = sorted({source for source in sources if not source.startswith("folder:")})
     ids = _ids_by_hash(session, wanted)
     for source in wanted:
         if source not in ids:
@@ -278,6 +323,8 @@ def finish_run(session: Session, claim: Claim, ending: Ending, *, environment_id
             finished_at=moment,
         )
     )
+    if state in ("failed", "cancelled"):
+        _fail_dependents(session, claim.job_id, state)
     return state
 
 
@@ -318,6 +365,7 @@ def request_cancel(session: Session, job_id: int) -> str:
         .execution_options(synchronize_session=False)
     )
     if cast("CursorResult[Any]", at_once).rowcount:
+        _fail_dependents(session, job_id, "cancelled")
         return "cancelled"
     asked = session.execute(
         update(Job)
@@ -336,6 +384,15 @@ def retry_job(session: Session, job_id: int) -> None:
     Raises:
         JobError: if the job does not exist or is in another state.
     """
+    source = session.scalar(
+        select(Job.id)
+        .join(JobSource, JobSource.source_id == Job.id)
+        .where(JobSource.job_id == job_id, Job.state.in_(("failed", "cancelled")))
+    )
+    if source is not None:
+        raise JobError(
+            f"job {job_id} needs the weights of job {source}, which has failed or was cancelled; retry that first"
+        )
     done = session.execute(
         update(Job)
         .where(Job.id == job_id, Job.state.in_(("failed", "cancelled")))

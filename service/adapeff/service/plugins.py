@@ -7,7 +7,7 @@ Nothing here imports torch: a laptop that only submits validates every parameter
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 Split = Literal["train", "validation", "test"]
 
@@ -46,6 +46,25 @@ class Method(Frozen, ABC):
         Raises:
             ModelError: if the method cannot be applied to this architecture.
         """
+
+    def learning_rate(self) -> tuple[float, str]:
+        """The learning rate published for the method with these parameters, and where."""
+        return self.default_learning_rate, self.learning_rate_source
+
+    def source_names(self) -> tuple[str, ...]:
+        """What it builds on: finished jobs (by id or job hash) or folders of adapters."""
+        return ()
+
+    def penalty(self, adapted: nn.Module) -> Callable[[], Tensor] | None:
+        """A term that training adds to the loss, if the method has one."""
+        return None
+
+    def variants(self, adapted: nn.Module) -> Iterator[tuple[dict[str, Any], nn.Module]]:
+        """Other ways to serve what was trained, such as merged weights: a name for each, and the module to call.
+
+        The next one is asked for when the last one is done with; afterwards `adapted` must be as it was.
+        """
+        return iter(())
 
 
 class Example(NamedTuple):

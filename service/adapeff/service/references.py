@@ -16,6 +16,7 @@ from adapeff.service.fingerprints import files_fingerprint
 from adapeff.service.plugins import Frozen
 
 _CALL = re.compile(r"^(?P<name>[A-Za-z0-9_:+/.-]+)(?:\[(?P<arguments>.*)\])?$", re.DOTALL)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 _MODEL_FILES = (
     "config.json",
@@ -119,7 +120,9 @@ def scalars(value: Any) -> Any:
 def _flow(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(_flow(item) for item in value) + "]"
-    return {True: "true", False: "false", None: "null"}.get(value, str(value)) if not isinstance(value, str) else value
+    if isinstance(value, str):
+        return value[:12] if _SHA256.fullmatch(value) else value
+    return {True: "true", False: "false", None: "null"}.get(value, str(value))
 
 
 class StrictLoader(yaml.SafeLoader):

@@ -108,6 +108,7 @@ class _Result:
     environment: dict[str, Any]
 
     def find(self, name: str, **where: Any) -> Measurement | None:
+        where = {"variant": "", **where}
         for found in self.measurements:
             if found.name == name and all(getattr(found, key) == value for key, value in where.items()):
                 return found

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from adapeff.service import jobs
 from adapeff.service.database import insert_ignoring
-from adapeff.service.models import Artifact, Curve, Environment, Measurement
+from adapeff.service.models import Artifact, Curve, Environment, Job, JobSource, Measurement, Run
 from adapeff.service.specs import canonical_json
 
 _CHUNK = 500
@@ -113,6 +113,18 @@ def list_environments(session: Session, ids: Iterable[int]) -> dict[int, dict[st
 def list_artifacts(session: Session, run_id: int) -> list[Artifact]:
     """The files a run left behind."""
     return list(session.scalars(select(Artifact).where(Artifact.run_id == run_id).order_by(Artifact.name)))
+
+
+def source_folders(session: Session, job_id: int) -> dict[str, str]:
+    """Where the weights of a job's source jobs lie: job hash -> the folder of the run that counts."""
+    wanted = (
+        select(Job.job_hash, Artifact.uri)
+        .join(JobSource, JobSource.source_id == Job.id)
+        .join(Run, Run.job_id == Job.id)
+        .join(Artifact, Artifact.run_id == Run.id)
+        .where(JobSource.job_id == job_id, Run.outcome == "succeeded", Artifact.name == "weights")
+    )
+    return {row.job_hash: str(PurePath(row.uri).parent) for row in session.execute(wanted)}
 
 
 def list_curves(session: Session, run_id: int) -> dict[str, list[Any]]:

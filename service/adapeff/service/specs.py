@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -21,6 +22,7 @@ from pydantic import Field, PositiveFloat, ValidationError, field_validator, mod
 
 from adapeff.service import catalog
 from adapeff.service.errors import SpecError, UnknownNameError, suggest
+from adapeff.service.fingerprints import files_fingerprint
 from adapeff.service.plugins import DataIdentity, Frozen
 from adapeff.service.references import (
     ModelReference,
@@ -75,6 +77,8 @@ class Measuring(Frozen):
     """Tokens of each example in the latency measurement."""
     latency_seconds: float = Field(default=2.0, gt=0, le=3600)
     """Time budget of each latency cell; at least 5 samples are taken whatever it is."""
+    variants: bool = False
+    """Test and time each other way of serving too: merged weights, an ejected prefix, each depth of AdapterDrop."""
 
     @field_validator("test_languages", mode="before")
     @classmethod
@@ -109,7 +113,7 @@ class JobSpec(Frozen):
     time_limit_minutes: PositiveFloat | None = None
     repeat: int = Field(default=0, ge=0)
     sources: tuple[str, ...] = ()
-    """Job hashes of the jobs whose artifacts this one needs."""
+    """What it builds on: hashes of jobs whose weights it needs, and `folder:` with the fingerprint of a folder."""
 
     def train_identity(self) -> dict[str, Any]:
         """What shapes training, as canonical JSON takes it."""
@@ -385,6 +389,34 @@ def _memoised_identity(data_root: Path | None) -> _Identify:
     return identify
 
 
+_JOB_REFERENCE = re.compile(r"[0-9]{1,9}|[0-9a-f]{12,64}")
+SOURCE_FILES = ("weights.safetensors", "adapter_config.json", "adapter_model.safetensors")
+
+
+def _source(name: str) -> str:
+    """A source as a job names it: what may be a job stays as written until the database is asked."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return source_fingerprint(folder)
+    if _JOB_REFERENCE.fullmatch(name):
+        return name
+    raise SpecError(
+        f"source '{name}' is neither a job (its id, or 12 or more characters of its job hash) nor a folder that is here"
+    )
+
+
+def source_fingerprint(folder: Path) -> str:
+    """A folder of adapter weights by its content.
+
+    Raises:
+        SpecError: if it holds none.
+    """
+    files = [folder / name for name in SOURCE_FILES if (folder / name).is_file()]
+    if not any(file.suffix == ".safetensors" for file in files):
+        raise SpecError(f"source folder '{folder}' holds no weights (weights.safetensors or adapter_model.safetensors)")
+    return f"folder:{files_fingerprint(folder, files)}"
+
+
 def _canonical_task(reference: PluginReference) -> PluginReference:
     """The same task with its parameters as they are validated, those at their default left out."""
     registered, task = catalog.get_task(reference.name), catalog.get_task(reference.name, reference.parameters)
@@ -408,7 +440,7 @@ def _job(
     learning_rate = settings.get("learning_rate", "default")
     source = "set in the sweep"
     if learning_rate == "default":
-        learning_rate, source = method.default_learning_rate, method.learning_rate_source
+        learning_rate, source = method.learning_rate()
     training = {key: value for key, value in settings.items() if key in Training.model_fields}
     measuring = {key: value for key, value in settings.items() if key in Measuring.model_fields}
     try:
@@ -424,6 +456,7 @@ def _job(
             learning_rate_source=source,
             measuring=measured.model_copy(update={"test_languages": languages}),
             time_limit_minutes=sweep.time_limit_minutes,
+            sources=tuple(_source(name) for name in method.source_names()),
         )
     except ValidationError as error:
         raise SpecError(f"sweep '{sweep.name}': {catalog.first_problem(error)}") from error

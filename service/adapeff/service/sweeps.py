@@ -59,6 +59,7 @@ def plan_repeat(session: Session, spec: JobSpec, *, force: bool, hub_revisions: 
     With `force` it is a new one. A model or data set that the hub knows by a branch means the newest repeat, or a new
     one if that has ended well with another commit than the branch stands for now.
     """
+    spec = jobs.with_sources(session, spec)
     if force:
         return jobs.next_repeat(session, spec)
     sources = moving_sources(spec)

@@ -187,8 +187,8 @@ class Worker:
         duration = time.monotonic() - started
         note = f": {ending.message}" if ending.message else ""
         logger.log(level, "job %s: %s after %.1f s%s", claim.job_id, ending.outcome, duration, note, extra=extra)
-        if state == "queued" and not self._finishing.is_set():
-            self._send_released()
+        if state in ("queued", "succeeded") and not self._finishing.is_set():
+            self._send_released()  # the job itself, or those that waited for it
 
     def _store(self, claim: Claim, ending: Ending, findings: results.Findings) -> str | None:
         def store() -> str:
@@ -196,6 +196,12 @@ class Worker:
                 return results.finish(session, claim, ending, findings)
 
         return self._insist(store, f"store the results of job {claim.job_id}", give_up=self._handing_back.is_set)
+
+    def _sources(self, claim: Claim) -> dict[str, str]:
+        if not claim.spec.get("sources"):
+            return {}
+        with self._database.session() as session:
+            return results.source_folders(session, claim.job_id)
 
     def _supervise(self, claim: Claim, slot: Slot) -> tuple[Ending, results.Findings]:
         try:
@@ -216,6 +222,8 @@ class Worker:
         (folder / "job.json").write_text(spec.model_dump_json(indent=1), encoding="utf-8")
         command = [sys.executable, "-m", "adapeff.worker.runner", str(folder / "job.json"), "--out", str(folder)]
         command += ["--device", slot.kind]
+        for job_hash, place in self._sources(claim).items():
+            command += ["--source", f"{job_hash}={place}"]
         if self._settings.data_root is not None:
             command += ["--data-root", str(self._settings.data_root.expanduser().resolve())]
         limit = spec.time_limit_minutes

@@ -75,12 +75,17 @@ def _one_line(error: Exception) -> str:
     return f"{text[0] if text else type(error).__name__} (check the name, the revision and the connection)"
 
 
-def _max_positions(config: Any, tokenizer: Any) -> int:
-    """Tokens the model takes: RoBERTa types count positions from the padding index on."""
+def position_count(config: Any) -> int:
+    """How many tokens a model has positions for: RoBERTa types count from the padding index on."""
     positions = int(getattr(config, "max_position_embeddings", 512))
-    if config.model_type in {"roberta", "xlm-roberta", "camembert", "mpnet"}:
+    if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
         positions -= int(config.pad_token_id) + 1
-    return min(positions, int(min(tokenizer.model_max_length, 10**6)))
+    return positions
+
+
+def _max_positions(config: Any, tokenizer: Any) -> int:
+    """Tokens the model and its tokenizer take."""
+    return min(position_count(config), int(min(tokenizer.model_max_length, 10**6)))
 
 
 class ClassificationHead(nn.Module):

@@ -16,6 +16,7 @@ import random
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ from safetensors.torch import save_file
 
 from adapeff.service import catalog
 from adapeff.service.errors import AdapeffError, DataError, ModelError, SpecError
-from adapeff.service.plugins import Example, Task
-from adapeff.service.specs import JobSpec
+from adapeff.service.plugins import Example, Method, Task
+from adapeff.service.specs import JobSpec, source_fingerprint
 from adapeff.worker.clocks import PhaseClock
 from adapeff.worker.events import EventLog
 from adapeff.worker.hardware import Memory, choose_device, choose_precision, environment
@@ -37,6 +38,7 @@ from adapeff.worker.stages.evaluate import Predictions, evaluate
 from adapeff.worker.stages.prepare import Encoded, encode, steps_per_epoch, subset, training_batches
 from adapeff.worker.stages.profile import P99_NEEDS, measure_latency, percentile
 from adapeff.worker.stages.train import BestState, TrainResult, train
+from adapeff.worker.weights import WEIGHTS, describe, read_weights
 
 logger = logging.getLogger("adapeff.runner")
 
@@ -46,6 +48,7 @@ class Prepared:
     """Everything a run needs, loaded and tokenised."""
 
     task: Task
+    method: Method
     loaded: LoadedModel
     model: Classifier
     train: Encoded
@@ -53,8 +56,18 @@ class Prepared:
     tests: dict[str, Encoded]
 
 
-def run_job(spec: JobSpec, out: Path, *, device_name: str | None = None, data_root: Path | None = None) -> None:
+def run_job(
+    spec: JobSpec,
+    out: Path,
+    *,
+    device_name: str | None = None,
+    data_root: Path | None = None,
+    sources: Mapping[str, Path] | None = None,
+) -> None:
     """Run a job to its end; every result goes to the event log in `out`.
+
+    Args:
+        sources: job hash -> folder of the weights of that source job.
 
     Raises:
         AdapeffError: for whatever is wrong with the job, its data or its model.
@@ -70,7 +83,7 @@ def run_job(spec: JobSpec, out: Path, *, device_name: str | None = None, data_ro
 
     log.emit("stage", stage="prepare")
     memory.start()
-    prepared = prepare(spec, device, clock, data_root)
+    prepared = prepare(spec, device, clock, data_root, sources or {})
     _measure_parameters(log, prepared.model)
     log.emit(
         "resolved", model_revision=prepared.loaded.revision, data_revision=prepared.task.resolved_revision(data_root)
@@ -81,28 +94,32 @@ def run_job(spec: JobSpec, out: Path, *, device_name: str | None = None, data_ro
     for name, (peak, reason) in memory.peaks().items():
         log.measure(name, peak, "B", reason=reason, phase="train")
     _measure_training(log, trained, clock)
-    _store_weights(log, prepared.model, out, keep=spec.measuring.keep_weights)
+    _store_weights(log, spec, prepared.model, out)
 
     log.emit("stage", stage="evaluate")
     with clock.phase("test"):
-        predictions = {
-            language: evaluate(prepared.model, data, device=device, precision=precision)
-            for language, data in prepared.tests.items()
-        }
-    _measure_quality(log, prepared.task, predictions, out)
+        predictions = _predict(prepared.model, prepared.tests, device=device, precision=precision)
+    _measure_quality(log, prepared.task, predictions)
+    _store_predictions(log, predictions, out)
 
     log.emit("stage", stage="profile")
     log.measure("load_average_1m", os.getloadavg()[0], "1", phase="profile")
     with clock.phase("profile"):
-        samples = _measure_latency(spec, prepared, log, device=device, precision=precision)
+        samples = _measure_latency(spec, prepared, log, prepared.model, device=device, precision=precision)
+    if spec.measuring.variants:
+        log.emit("stage", stage="variants")
+        with clock.phase("variants"):
+            samples += _measure_variants(spec, prepared, predictions, log, device=device, precision=precision)
     _store_samples(log, trained, samples, out)
     _measure_phases(log, clock)
 
 
-def prepare(spec: JobSpec, device: torch.device, clock: PhaseClock, data_root: Path | None) -> Prepared:
+def prepare(
+    spec: JobSpec, device: torch.device, clock: PhaseClock, data_root: Path | None, sources: Mapping[str, Path]
+) -> Prepared:
     """Load the model and the data, adapt the one and tokenise the other."""
     task = catalog.get_task(spec.task.name, spec.task.parameters)
-    method = catalog.get_method(spec.method.name, spec.method.parameters)
+    method = _method(spec, sources)
     languages = spec.measuring.test_languages or task.available_languages(data_root)
     with clock.phase("load"):
         _check_data(spec, task, languages, data_root)
@@ -128,6 +145,7 @@ def prepare(spec: JobSpec, device: torch.device, clock: PhaseClock, data_root: P
     with clock.phase("tokenise"):
         return Prepared(
             task=task,
+            method=method,
             loaded=loaded,
             model=model,
             train=tokenise(train_examples),
@@ -174,12 +192,42 @@ def train_stage(
         validate=validate,
         best=BestState(prepared.model, out / "best.safetensors" if spec.measuring.best_state == "disk" else None),
         report=report,
+        penalty=prepared.method.penalty(prepared.model.encoder),
     )
     (out / "best.safetensors").unlink(missing_ok=True)
     log.curve("train_loss", list(enumerate(result.losses, start=1)))
     log.curve(f"validation_{metric.name}", result.validation)
     log.measure(metric.name, result.best_score, "1", split="validation", language=prepared.task.source_language)
     return result
+
+
+def _method(spec: JobSpec, folders: Mapping[str, Path]) -> Method:
+    """The job's method, its sources named by the folders they lie in here.
+
+    Raises:
+        ModelError: if one is not here, is another than was submitted, or was trained on another model.
+    """
+    parameters = dict(spec.method.parameters)
+    if spec.sources:
+        parameters["sources"] = [
+            str(_source(name, wanted, folders, spec))
+            for name, wanted in zip(parameters["sources"], spec.sources, strict=True)
+        ]
+    return catalog.get_method(spec.method.name, parameters)
+
+
+def _source(name: str, wanted: str, folders: Mapping[str, Path], spec: JobSpec) -> Path:
+    folder = Path(name).expanduser() if wanted.startswith("folder:") else folders.get(wanted)
+    if folder is None or not folder.is_dir():
+        raise ModelError(
+            f"the weights of source {name[:40]} are not here; give every host the same artifacts folder, "
+            "or the runner --source JOB_HASH=FOLDER"
+        )
+    if wanted.startswith("folder:") and source_fingerprint(folder) != wanted:
+        raise ModelError(f"source folder '{folder}' holds other files than when the job was submitted")
+    if (folder / WEIGHTS).is_file() and (model := read_weights(folder)[0]["model"]) != spec.model.identity:
+        raise ModelError(f"the source in '{folder}' was trained on another model ({model[:60]})")
+    return folder
 
 
 def _check_data(spec: JobSpec, task: Task, languages: tuple[str, ...], data_root: Path | None) -> None:
@@ -217,45 +265,99 @@ def _measure_training(log: EventLog, trained: TrainResult, clock: PhaseClock) ->
         log.measure("step_latency_s", percentile(trained.step_seconds, percent), "s", statistic=f"p{percent}")
 
 
-def _store_weights(log: EventLog, model: Classifier, out: Path, *, keep: bool) -> None:
+def _store_weights(log: EventLog, spec: JobSpec, model: Classifier, out: Path) -> None:
     """Write what must be kept per task, and measure the file; it stays only where asked for."""
-    file = out / "weights.safetensors"
+    file = out / WEIGHTS
+    description = describe(
+        method=spec.method.name, parameters=spec.method.parameters, model=spec.model.identity, task=str(spec.task)
+    )
     with tempfile.TemporaryDirectory(dir=out) as folder:
-        written = Path(folder) / "weights.safetensors"
-        save_file({name: tensor.cpu().contiguous() for name, tensor in trained_state(model).items()}, written)
+        written = Path(folder) / WEIGHTS
+        state = {name: tensor.cpu().contiguous() for name, tensor in trained_state(model).items()}
+        save_file(state, written, metadata=description)
         log.measure("stored_bytes", written.stat().st_size, "B")
-        if keep:
+        if spec.measuring.keep_weights:
             written.replace(file)
-    if keep:
+    if spec.measuring.keep_weights:
         log.artifact("weights", file)
 
 
-def _measure_quality(log: EventLog, task: Task, predictions: dict[str, Predictions], out: Path) -> None:
+def _predict(
+    model: Classifier, tests: Mapping[str, Encoded], *, device: torch.device, precision: str
+) -> dict[str, Predictions]:
+    return {language: evaluate(model, data, device=device, precision=precision) for language, data in tests.items()}
+
+
+def _measure_quality(log: EventLog, task: Task, predictions: Mapping[str, Predictions]) -> None:
     metric = catalog.get_metric(task.metric)
+    for language, found in predictions.items():
+        log.measure(metric.name, metric.compute(found.gold, found.predicted), "1", language=language, split="test")
+        most_common = Counter(found.gold).most_common(1)[0][0]
+        baseline = metric.compute(found.gold, [most_common] * len(found.gold))
+        log.measure(f"majority_{metric.name}", baseline, "1", language=language, split="test")
+        log.measure("examples", len(found.gold), "1", language=language, split="test")
+    if (ceiling := task.ceiling()) is not None:
+        log.measure(f"ceiling_{metric.name}", ceiling, "1", split="test")
+
+
+def _store_predictions(log: EventLog, predictions: Mapping[str, Predictions], out: Path) -> None:
     file = out / "predictions.jsonl.gz"
     with gzip.open(file, "wt", encoding="utf-8") as lines:
         for language, found in predictions.items():
-            log.measure(metric.name, metric.compute(found.gold, found.predicted), "1", language=language, split="test")
-            most_common = Counter(found.gold).most_common(1)[0][0]
-            baseline = metric.compute(found.gold, [most_common] * len(found.gold))
-            log.measure(f"majority_{metric.name}", baseline, "1", language=language, split="test")
-            log.measure("examples", len(found.gold), "1", language=language, split="test")
             for row in zip(found.ids, found.gold, found.predicted, found.scores, strict=True):
                 record = dict(zip(("id", "gold", "predicted", "score"), row, strict=True))
                 lines.write(json.dumps({"language": language, **record}, ensure_ascii=False) + "\n")
-    if (ceiling := task.ceiling()) is not None:
-        log.measure(f"ceiling_{metric.name}", ceiling, "1", split="test")
     log.artifact("predictions", file)
 
 
+def _measure_variants(
+    spec: JobSpec,
+    prepared: Prepared,
+    trained: Mapping[str, Predictions],
+    log: EventLog,
+    *,
+    device: torch.device,
+    precision: str,
+) -> list[dict[str, Any]]:
+    """Quality and latency of each other way to serve what was trained, and how far its answers are from `trained`.
+
+    `agreement` is the share of examples with the same answer, `score_difference_max` how far the probabilities of the
+    answers are apart at most: merged weights and an ejected prefix should give 1 and rounding error.
+    """
+    metric = catalog.get_metric(prepared.task.metric)
+    cells = []
+    for variant, encoder in prepared.method.variants(prepared.model.encoder):
+        model = Classifier(encoder, prepared.model.head).eval()
+        for language, found in _predict(model, prepared.tests, device=device, precision=precision).items():
+            score = metric.compute(found.gold, found.predicted)
+            where: dict[str, Any] = {"language": language, "split": "test", "variant": variant}
+            log.measure(metric.name, score, "1", **where)
+            agreeing = [
+                ours == theirs for ours, theirs in zip(found.predicted, trained[language].predicted, strict=True)
+            ]
+            log.measure("agreement", sum(agreeing) / len(agreeing), "1", **where)
+            apart = [abs(ours - theirs) for ours, theirs in zip(found.scores, trained[language].scores, strict=True)]
+            log.measure("score_difference_max", max(apart), "1", **where)
+        made = _measure_latency(spec, prepared, log, model, variant=variant, device=device, precision=precision)
+        cells += [{**cell, "variant": variant} for cell in made]
+    return cells
+
+
 def _measure_latency(
-    spec: JobSpec, prepared: Prepared, log: EventLog, *, device: torch.device, precision: str
+    spec: JobSpec,
+    prepared: Prepared,
+    log: EventLog,
+    model: Classifier,
+    *,
+    device: torch.device,
+    precision: str,
+    variant: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     length = spec.measuring.latency_length
     cells = []
     for batch in spec.measuring.latency_batches:
         cell = measure_latency(
-            prepared.model,
+            model,
             list(prepared.train.padding),
             batch=batch,
             length=length,
@@ -265,6 +367,7 @@ def _measure_latency(
             precision=precision,
         )
         where: dict[str, Any] = {"phase": "inference", "batch": batch, "length": length, "dtype": precision}
+        where |= {"variant": variant} if variant else {}
         for percent in (50, 95):
             log.measure("latency_s", cell.percentile(percent), "s", statistic=f"p{percent}", **where)
         enough = len(cell.samples) >= P99_NEEDS
@@ -310,6 +413,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for events and artifacts")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: what the job says")
     parser.add_argument("--data-root", type=Path, help="folder of local data sets")
+    parser.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        metavar="JOB_HASH=FOLDER",
+        help="where the weights of a source job lie; repeatable",
+    )
     arguments = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr, level=logging.INFO)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -318,7 +428,8 @@ def main() -> int:
     log = EventLog(arguments.out)
     try:
         spec = _read_spec(arguments.job)
-        run_job(spec, arguments.out, device_name=arguments.device, data_root=arguments.data_root)
+        sources = {name: Path(folder) for name, _, folder in (text.partition("=") for text in arguments.source)}
+        run_job(spec, arguments.out, device_name=arguments.device, data_root=arguments.data_root, sources=sources)
     except KeyboardInterrupt:
         log.emit("end", outcome="cancelled", message="interrupted")
         return 130

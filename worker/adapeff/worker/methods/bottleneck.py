@@ -1,189 +1,161 @@
-"""Bottleneck adapters inside PEFT: config, layer and tuner of our own; saving, switching, disabling are PEFT's.
-
-At a site, `x` is the residual input of the sublayer, `h` its output after dense and dropout, `LN` the site's own
-pre-trained LayerNorm; the unadapted model gives `LN(h + x)`. The sequential adapter gives
-
-    LN(h + B(h) + x)        B(z) = dropout(scaling * (U a(D z + b_D) + b_U))
-
-with D of shape bottleneck x hidden, U of shape hidden x bottleneck,
-bottleneck = max(1, floor(hidden / reduction_factor)).
-D and U start as N(0, 0.02^2), biases as 0 (near the identity). Source: Houlsby et al. 2019, arXiv:1902.00751; placement
-and initialisation as AdapterHub's `double_seq_bn` (Poth et al. 2023, arXiv:2311.11077).
-
-The sites are the modules that hold `dense`, `dropout` and `LayerNorm` (BERT, RoBERTa, XLM-R, ELECTRA, DeBERTa). PEFT's
-`register_peft_method` takes only names of its closed enum, so the type is entered in PEFT's own tables instead.
-"""
+"""Bottleneck adapters: Houlsby, Pfeiffer, their parallel forms, the scaled parallel one, Compacter."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-from peft import PeftConfig, get_peft_model
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from torch import nn
+from pydantic import Field, PositiveFloat, PositiveInt
 
-from adapeff.service.errors import ModelError
+from adapeff.worker.methods.hosted import HostedMethod
 
-_SITE = re.compile(r"(?:.*\.)?layer\.(?P<layer>\d+)\.(?:attention\.output|output)")
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "swish": nn.SiLU,
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "leakyrelu": nn.LeakyReLU,
-    "tanh": nn.Tanh,
-}
+if TYPE_CHECKING:
+    from torch import nn
+
+Activation = Literal["swish", "relu", "gelu", "leakyrelu", "tanh"]
+BOTH_SITES = ("attention_output", "ffn_output")
+FFN_SITE = ("ffn_output",)
 
 
-class AdapeffPeftType(StrEnum):
-    """Our tuners' types; PEFT compares them as strings and reads `.value`."""
+class BottleneckMethod(HostedMethod):
+    """What the family shares; a method fixes where its adapters sit, what they read and how they start."""
 
-    ADAPEFF_BOTTLENECK = "ADAPEFF_BOTTLENECK"
+    sites: ClassVar[tuple[str, ...]]
+    parallel: ClassVar[bool] = False
+    norm_before: ClassVar[bool] = False
 
+    reduction_factor: PositiveFloat | dict[str, PositiveFloat] = 16
+    """Hidden size over bottleneck size; or a mapping from layer (from 0) to it, `default` for the others."""
+    non_linearity: Activation = "swish"
+    scaling: float | Literal["learned", "channel"] = 1.0
+    """Factor of the adapter's output: a number, one learned scalar, or one learned number per hidden unit."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    leave_out: tuple[int, ...] = ()
+    """Layers, counted from 0, that get no adapter."""
+    init: Literal["bert", "lora", "houlsby"] = "bert"
+    """Weights from N(0, 0.02^2); up zero and down Kaiming uniform; or a truncated normal of std 0.01."""
 
-@dataclass
-class BottleneckConfig(PeftConfig):  # type: ignore[misc]  # peft ships no types
-    """What a bottleneck adapter is made of; PEFT saves it as adapter_config.json."""
+    def peft_config(self, encoder: nn.Module) -> Any:
+        """The tuner's configuration; the same for every architecture."""
+        from adapeff.worker.adapters.parts import AdapterConfig
 
-    reduction_factor: float = field(default=16)
-    non_linearity: str = field(default="swish")
-    scaling: float = field(default=1.0)
-    bottleneck_dropout: float = field(default=0.0)
-    leave_out: list[int] = field(default_factory=list)
-    target_modules: str | None = field(default=None)
-    bias: str = field(default="none")
+        return AdapterConfig(bottleneck=self.part())
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = AdapeffPeftType.ADAPEFF_BOTTLENECK
+    def part(self) -> Any:
+        """The `BottleneckPart` this method is."""
+        from adapeff.worker.adapters.parts import BottleneckPart
 
-
-class Bottleneck(nn.Module):
-    """B(z): down, activation, up, scaling; z and B(z) are ... x hidden."""
-
-    def __init__(self, hidden_size: int, config: BottleneckConfig) -> None:
-        super().__init__()
-        size = max(1, int(hidden_size // config.reduction_factor))
-        self.down = nn.Linear(hidden_size, size)
-        self.activation = _ACTIVATIONS[config.non_linearity]()
-        self.up = nn.Linear(size, hidden_size)
-        self.dropout = nn.Dropout(config.bottleneck_dropout)
-        self.scaling = config.scaling
-        for linear in (self.down, self.up):
-            nn.init.normal_(linear.weight, std=0.02)
-            nn.init.zeros_(linear.bias)
-
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
-        delta: torch.Tensor = self.up(self.activation(self.down(z)))
-        scaled: torch.Tensor = self.dropout(delta if self.scaling == 1.0 else delta * self.scaling)
-        return scaled
-
-
-class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft ships no types
-    """A sublayer's output module with bottlenecks in it, one active at a time; without one it is the module itself."""
-
-    adapter_layer_names = ("bottleneck",)
-    bottleneck: nn.ModuleDict
-    active_adapters: list[str]
-    set_adapter: Callable[..., None]
-
-    def __init__(self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig) -> None:
-        super().__init__()
-        self.base_layer = base_layer
-        self.bottleneck = nn.ModuleDict({})
-        self._disable_adapters = False
-        self.merged_adapters: list[str] = []
-        self._active_adapter = [adapter_name]
-        self.update_layer(adapter_name, config)
-
-    def update_layer(self, adapter_name: str, config: BottleneckConfig) -> None:
-        """Add the adapter `adapter_name`, on the base layer's device and in its precision."""
-        site: Any = self.base_layer
-        reference: torch.Tensor = site.dense.weight
-        bottleneck = Bottleneck(reference.shape[0], config)
-        if reference.device.type != "meta":
-            bottleneck = bottleneck.to(device=reference.device, dtype=reference.dtype)
-        self.bottleneck[adapter_name] = bottleneck
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
-
-    def forward(self, hidden_states: torch.Tensor, input_tensor: torch.Tensor) -> torch.Tensor:
-        site: Any = self.base_layer
-        active: list[str] = [name for name in self.active_adapters if name in self.bottleneck]
-        if self.disable_adapters or not active:
-            untouched: torch.Tensor = site(hidden_states, input_tensor)
-            return untouched
-        if len(active) > 1:
-            raise ModelError(f"bottleneck adapters act one at a time, but {', '.join(active)} are active")
-        h = site.dropout(site.dense(hidden_states))
-        adapted: torch.Tensor = site.LayerNorm(h + self.bottleneck[active[0]](h) + input_tensor)
-        return adapted
-
-
-class BottleneckModel(BaseTuner):  # type: ignore[misc]  # peft ships no types
-    """Puts bottlenecks at both sites of every layer that is not left out."""
-
-    prefix = "bottleneck"
-    tuner_layer_cls = BottleneckLayer
-    target_module_mapping: dict[str, str] = {}
-
-    def _prepare_adapter_config(self, peft_config: BottleneckConfig, model_config: dict[str, Any]) -> BottleneckConfig:
-        return peft_config
-
-    @staticmethod
-    def _check_target_module_exists(peft_config: BottleneckConfig, key: str) -> bool:
-        match = _SITE.fullmatch(key)
-        return match is not None and int(match["layer"]) not in peft_config.leave_out
-
-    def _create_and_replace(
-        self,
-        peft_config: BottleneckConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-    ) -> None:
-        if isinstance(target, BottleneckLayer):
-            target.update_layer(adapter_name, peft_config)
-        else:
-            setattr(parent, target_name, BottleneckLayer(target, adapter_name, peft_config))
-
-    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        setattr(parent, child_name, new_module)
-
-    def _check_merge_allowed(self) -> None:
-        raise ModelError("a bottleneck adapter has a non-linearity, so it cannot be merged into the weights")
-
-
-PEFT_TYPE_TO_CONFIG_MAPPING[AdapeffPeftType.ADAPEFF_BOTTLENECK] = BottleneckConfig
-PEFT_TYPE_TO_TUNER_MAPPING[AdapeffPeftType.ADAPEFF_BOTTLENECK] = BottleneckModel
-PEFT_TYPE_TO_PREFIX_MAPPING[AdapeffPeftType.ADAPEFF_BOTTLENECK] = BottleneckModel.prefix
-
-
-def add_bottlenecks(encoder: nn.Module, config: BottleneckConfig) -> nn.Module:
-    """Adapt an encoder, freezing everything but the bottlenecks.
-
-    Raises:
-        ModelError: if the architecture has no sites of the known form, or a left-out layer does not exist.
-    """
-    sites = [(name, module) for name, module in encoder.named_modules() if _SITE.fullmatch(name)]
-    unfit = [
-        name for name, module in sites if not all(hasattr(module, part) for part in ("dense", "dropout", "LayerNorm"))
-    ]
-    if not sites or unfit:
-        raise ModelError(
-            f"bottleneck adapters know BERT, RoBERTa, XLM-R, ELECTRA and DeBERTa type encoders, "
-            f"not {type(encoder).__name__}"
+        return BottleneckPart(
+            sites=list(self.sites),  # type: ignore[arg-type]
+            reduction_factor=self.reduction_factor,
+            non_linearity=self.non_linearity,
+            parallel=self.parallel,
+            norm_before=self.norm_before,
+            scaling=self.scaling,
+            dropout=self.dropout,
+            init=self.init,
+            leave_out=list(self.leave_out),
         )
-    layers = {int(match["layer"]) for name, _ in sites if (match := _SITE.fullmatch(name))}
-    if absent := sorted(set(config.leave_out) - layers):
-        raise ModelError(f"leave_out names layer {absent[0]}, but the model has the layers 0 to {max(layers)}")
-    if layers <= set(config.leave_out):
-        raise ModelError("leave_out names every layer, so no adapter is left; leave at least one")
-    adapted: nn.Module = get_peft_model(encoder, config)
-    return adapted
+
+
+class Houlsby(BottleneckMethod):
+    """Bottlenecks after attention and feed-forward (Houlsby et al. 2019, arXiv:1902.00751, section 2.1).
+
+    Reduction factor and initialisation as AdapterHub's `double_seq_bn` (Pfeiffer et al. 2020, arXiv:2007.07779).
+    """
+
+    paper: ClassVar[str] = "Houlsby et al. 2019, Parameter-Efficient Transfer Learning for NLP, arXiv:1902.00751"
+    default_learning_rate: ClassVar[float] = 3e-4
+    learning_rate_source: ClassVar[str] = "Houlsby et al. 2019, section 3.2 (middle of 3e-5, 3e-4, 3e-3)"
+    sites: ClassVar[tuple[str, ...]] = BOTH_SITES
+
+
+class Pfeiffer(BottleneckMethod):
+    """One bottleneck a layer, after the feed-forward and its LayerNorm (Pfeiffer et al. 2021, AdapterFusion)."""
+
+    paper: ClassVar[str] = "Pfeiffer et al. 2021, AdapterFusion, arXiv:2005.00247"
+    default_learning_rate: ClassVar[float] = 1e-4
+    learning_rate_source: ClassVar[str] = "Pfeiffer et al. 2021 (single-task adapters, 0.0001)"
+    sites: ClassVar[tuple[str, ...]] = FFN_SITE
+    norm_before: ClassVar[bool] = True
+
+    non_linearity: Activation = "relu"
+
+
+class HoulsbyParallel(BottleneckMethod):
+    """Houlsby's two bottlenecks, parallel to the sublayers instead of after them (He et al. 2022, section 4.1)."""
+
+    paper: ClassVar[str] = "He et al. 2022, Towards a Unified View, arXiv:2110.04366 (on Houlsby et al. 2019)"
+    default_learning_rate: ClassVar[float] = 1e-4
+    learning_rate_source: ClassVar[str] = "He et al. 2022, appendix A (MNLI, SST-2: 1e-4)"
+    sites: ClassVar[tuple[str, ...]] = BOTH_SITES
+    parallel: ClassVar[bool] = True
+
+
+class PfeifferParallel(BottleneckMethod):
+    """One bottleneck a layer, parallel to the feed-forward (He et al. 2022, section 4.1)."""
+
+    paper: ClassVar[str] = "He et al. 2022, Towards a Unified View, arXiv:2110.04366 (on Pfeiffer et al. 2021)"
+    default_learning_rate: ClassVar[float] = 1e-4
+    learning_rate_source: ClassVar[str] = "He et al. 2022, appendix A (MNLI, SST-2: 1e-4)"
+    sites: ClassVar[tuple[str, ...]] = FFN_SITE
+    parallel: ClassVar[bool] = True
+
+    non_linearity: Activation = "relu"
+
+
+class ParallelScaled(BottleneckMethod):
+    """The scaled parallel adapter as published (He et al. 2022, section 4.6): wide, scaled by 4, started as LoRA."""
+
+    paper: ClassVar[str] = "He et al. 2022, Towards a Unified View, arXiv:2110.04366"
+    default_learning_rate: ClassVar[float] = 1e-4
+    learning_rate_source: ClassVar[str] = "He et al. 2022, appendix A (MNLI, SST-2: 1e-4)"
+    sites: ClassVar[tuple[str, ...]] = FFN_SITE
+    parallel: ClassVar[bool] = True
+
+    reduction_factor: PositiveFloat | dict[str, PositiveFloat] = 2
+    non_linearity: Activation = "relu"
+    scaling: float | Literal["learned", "channel"] = 4.0
+    init: Literal["bert", "lora", "houlsby"] = "lora"
+
+
+class Compacter(BottleneckMethod):
+    """Houlsby's places with hypercomplex, low-rank, shared weights (Karimi Mahabadi et al. 2021, arXiv:2106.04647)."""
+
+    paper: ClassVar[str] = "Karimi Mahabadi et al. 2021, Compacter, arXiv:2106.04647"
+    default_learning_rate: ClassVar[float] = 3e-3
+    learning_rate_source: ClassVar[str] = "Karimi Mahabadi et al. 2021 (the authors' configs/compacter.json)"
+    sites: ClassVar[tuple[str, ...]] = BOTH_SITES
+
+    reduction_factor: PositiveFloat | dict[str, PositiveFloat] = 32
+    non_linearity: Activation = "gelu"
+    phm_dim: PositiveInt = 4
+    """n: a weight is a sum of n Kronecker products; it must divide the hidden and the bottleneck size."""
+    phm_rank: PositiveInt = 1
+    shared_rule: bool = True
+    """One n x n x n rule for all of the model's projections."""
+    factorised_rule: bool = False
+    factorised_weight: bool = True
+    weight_init: Literal["xavier_normal", "xavier_uniform"] = "xavier_normal"
+    """AdapterHub draws normal since its release 3.2.1, uniform before."""
+
+    def part(self) -> Any:
+        """The bottleneck with PHM layers in place of its linear ones."""
+        from adapeff.worker.adapters.parts import PhmPart
+
+        part = super().part()
+        part.phm = PhmPart(
+            dim=self.phm_dim,
+            rank=self.phm_rank,
+            factorised_weight=self.factorised_weight,
+            shared_rule=self.shared_rule,
+            factorised_rule=self.factorised_rule,
+            weight_init=self.weight_init,
+        )
+        return part
+
+
+class CompacterPlusPlus(Compacter):
+    """Compacter with one adapter a layer, in Pfeiffer's place (Karimi Mahabadi et al. 2021, section 4)."""
+
+    sites: ClassVar[tuple[str, ...]] = FFN_SITE
+    norm_before: ClassVar[bool] = True

@@ -102,6 +102,7 @@ def train(
     validate: Callable[[], float],
     best: BestState,
     report: Callable[[int, float, float], None],
+    penalty: Callable[[], torch.Tensor] | None = None,
 ) -> TrainResult:
     """Take `steps` optimiser steps and leave the model in its best state by validation.
 
@@ -111,6 +112,7 @@ def train(
     Args:
         validate: gives the validation score of the present state; higher is better.
         report: is told the step, the loss and the seconds still expected, about once a second.
+        penalty: a term of the method's own that is added to the loss.
 
     Raises:
         DivergedError: if the loss stops being finite.
@@ -147,7 +149,7 @@ def train(
             timer.start()
             with autocast(device, precision):
                 loss = functional.cross_entropy(model(batch.inputs).float(), batch.labels)
-            loss.backward()
+            (loss if penalty is None else loss + penalty()).backward()
             nn.utils.clip_grad_norm_(trainable, settings.max_grad_norm)
             optimizer.step()
             scheduler.step()

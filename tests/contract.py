@@ -1,0 +1,135 @@
+"""What every method must keep on every architecture; `python -m tests.contract` prints the matrix as Markdown."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from adapeff.service.catalog import methods
+from adapeff.service.errors import AdapeffError
+from adapeff.worker.models import Classifier, trained_state
+from tests.encoders import ENCODERS, adapt, batch, loss_of, take_steps
+
+PARAMETERS = {
+    "compacter": "[reduction_factor=4]",
+    "compacter++": "[reduction_factor=4]",
+    "pfeiffer": "[reduction_factor=4]",
+    "pfeiffer_parallel": "[reduction_factor=4]",
+    "unipelt": "[reduction_factor=4]",
+    "top_k_layers": "[layers=1]",
+    "adapterdrop": "[most=0]",
+}
+"""What the defaults must be changed to on so small a model; AdapterDrop draws depths, so its test is another."""
+
+NO_TUNER = {"full", "head", "bitfit", "layernorm", "top_k_layers"}
+"""Methods that put nothing into the model, so that nothing can be removed."""
+
+REWRITES = {
+    "peft:adamss": "replaces weights by their decomposition",
+    "peft:ln_tuning": "trains the model's own LayerNorms; PEFT keeps the original beside",
+    "peft:osf": "replaces weights by their singular value decomposition",
+}
+"""Tuners after whose removal the base need not be the same to the last bit, and why."""
+
+WITHOUT_GRADIENT = {
+    "peft:shadow": "its shadow network's last update is read by its own auxiliary loss alone",
+}
+"""Tuners that train tensors which the task's loss does not reach, and why."""
+
+
+def sources() -> list[str]:
+    """The methods that stand in the matrix: all that need no finished job."""
+    return [name for name in methods() if name != "adapterfusion"]
+
+
+def check(name: str, architecture: str) -> None:
+    """Hold a method to its contract on an architecture.
+
+    Raises:
+        AdapeffError: if the method says that it does not run there.
+        AssertionError: if it breaks the contract.
+    """
+    written = name + PARAMETERS.get(name, "")
+    model, base = adapt(written, architecture)
+    before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
+    says = set(trained_state(model))
+    assert {key for key in says if key.startswith("head.")} == {key for key in before if key.startswith("head.")}
+
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = loss_of(model)
+    loss.backward()
+    assert loss.isfinite(), "no finite loss under bfloat16 autocast"
+    model.zero_grad(set_to_none=True)
+
+    take_steps(model)
+    moved = {key for key, parameter in model.named_parameters() if not torch.equal(parameter, before[key])}
+    assert moved <= says, f"frozen weights moved: {sorted(moved - says)[:3]}"
+    if name not in WITHOUT_GRADIENT and name != "full":  # `full` has embeddings that the batch does not use
+        assert moved == says, f"trained weights did not move: {sorted(says - moved)[:3]}"
+
+    _check_saving(model, written, architecture)
+    if name not in NO_TUNER:
+        _check_removal(model, base, exactly=name not in REWRITES)
+
+
+def _check_saving(model: Classifier, written: str, architecture: str) -> None:
+    kept = {key: tensor.clone() for key, tensor in trained_state(model).items()}
+    fresh, _ = adapt(written, architecture)
+    fresh.load_state_dict(kept, strict=False)
+    with torch.no_grad():
+        assert torch.equal(fresh.eval()(batch()), model.eval()(batch())), "what is saved does not give the same model"
+
+
+def _check_removal(model: Classifier, base: torch.nn.Module, *, exactly: bool) -> None:
+    adapted: Any = model.encoder
+    while not isinstance(adapted, PeftModel):
+        adapted = adapted.adapted
+    tuner = adapted.base_model
+    restored = tuner.unload() if hasattr(tuner, "unload") else adapted.get_base_model()  # prompts change no layer
+    restored.eval()
+    with torch.no_grad():
+        ours, theirs = restored(**batch()).last_hidden_state, base(**batch()).last_hidden_state
+    if exactly:
+        assert torch.equal(ours, theirs), "removal does not restore the base"
+    else:
+        assert torch.allclose(ours, theirs, atol=1e-4), "removal does not restore the base even nearly"
+
+
+def matrix() -> list[list[str]]:
+    """Method by architecture: `ok` or the reason."""
+    rows = []
+    for name in sources():
+        row = [name]
+        for architecture in ENCODERS:
+            try:
+                check(name, architecture)
+                row.append("ok")
+            except AdapeffError as error:
+                row.append(str(error).splitlines()[0])
+            except Exception as error:  # noqa: BLE001 - a broken contract must not hide the rest of the matrix
+                row.append(f"BROKEN {name}: {type(error).__name__}: {str(error).splitlines()[0]}")
+        rows.append(row)
+    return rows
+
+
+def main() -> int:
+    """Print the matrix with its reasons below; exits with 1 if a contract is broken."""
+    warnings.simplefilter("ignore")
+    reasons: dict[str, int] = {}
+    print("| method | " + " | ".join(ENCODERS) + " |")
+    print("| --- " * (len(ENCODERS) + 1) + "|")
+    for name, *cells in matrix():
+        shown = ["ok" if cell == "ok" else f"no ({reasons.setdefault(cell, len(reasons) + 1)})" for cell in cells]
+        print(f"| {name} | " + " | ".join(shown) + " |")
+    print()
+    for reason, number in reasons.items():
+        print(f"{number}. {reason}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

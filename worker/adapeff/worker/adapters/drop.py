@@ -1,0 +1,65 @@
+"""AdapterDrop: forward passes without the adapters of some layers, for any tuner that PEFT hosts, ours or its own.
+
+A layer whose adapters are skipped runs as in the unadapted model. When these are the lowest layers, nothing in them is
+trained, so the backward pass ends above them. Source: Rücklé et al. 2021, AdapterDrop, arXiv:2010.11918, section 3.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from adapeff.service.errors import ModelError
+
+_LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
+
+
+def adapted_layers(model: nn.Module) -> dict[int, list[BaseTunerLayer]]:
+    """The adapters' places by index of the encoder layer they lie in."""
+    found: dict[int, list[BaseTunerLayer]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer) and (match := _LAYER.search(name)):
+            found.setdefault(int(match[1]), []).append(module)
+    return found
+
+
+@contextmanager
+def skipping(places: dict[int, list[BaseTunerLayer]], layers: set[int]) -> Iterator[None]:
+    """Within the context, the adapters of `layers` do not act; those switched off already stay so afterwards."""
+    skipped = [place for index in layers for place in places.get(index, []) if not place._disable_adapters]
+    for place in skipped:
+        place._disable_adapters = True
+    try:
+        yield
+    finally:
+        for place in skipped:
+            place._disable_adapters = False
+
+
+class AdapterDrop(nn.Module):
+    """An adapted encoder that in training skips the adapters of layers 0 to n - 1, n drawn anew for each pass.
+
+    n is uniform on 0..`most`. In evaluation nothing is drawn: `depth` layers are skipped, 0 unless set.
+    """
+
+    def __init__(self, adapted: nn.Module, most: int) -> None:
+        super().__init__()
+        self.adapted = adapted
+        self.most = most
+        self.depth = 0
+        self._places = adapted_layers(adapted)
+        self._draw = random.Random(torch.initial_seed())
+        if not self._places:
+            raise ModelError("adapterdrop needs an adapter that lies in the encoder's layers; this one does not")
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        depth = self._draw.randint(0, self.most) if self.training else self.depth
+        with skipping(self._places, set(range(depth))):
+            return self.adapted(*args, **kwargs)

@@ -1,0 +1,59 @@
+"""Prompt tuning as an encoder: the same outputs as the others give, one state per token of the text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import PeftModelForFeatureExtraction
+from torch import nn
+
+from adapeff.service.errors import ModelError
+from adapeff.worker.models import position_count
+
+
+class OneTaskPrompt(PeftModelForFeatureExtraction):  # type: ignore[misc]  # peft ships no types
+    """Multi-task prompt tuning with one task, which PEFT's own class for encoders does not name."""
+
+    def get_prompt(self, batch_size: int, **options: Any) -> torch.Tensor:
+        """The prompt of task 0 for every example."""
+        tasks = torch.zeros(batch_size, dtype=torch.long, device=next(self.parameters()).device)
+        prompt: torch.Tensor = super().get_prompt(batch_size, **{**options, "task_ids": tasks})
+        return prompt
+
+
+class OneTask(nn.Module):
+    """A tuner that routes by task, with its one task named for every example."""
+
+    def __init__(self, adapted: nn.Module) -> None:
+        super().__init__()
+        self.adapted = adapted
+
+    def forward(self, input_ids: torch.Tensor, **inputs: Any) -> Any:
+        return self.adapted(input_ids=input_ids, task_ids=input_ids.new_zeros(len(input_ids)), **inputs)
+
+
+class WithoutPrompt(nn.Module):
+    """PEFT's prompt learning with the virtual tokens' states cut off, so that position 0 is the text's first token.
+
+    PEFT gives such models no segment ids: the two texts of a pair are told apart by their separator alone.
+    """
+
+    def __init__(self, adapted: Any, *, adds_tokens: bool) -> None:
+        super().__init__()
+        self.adapted = adapted
+        self._virtual = int(adapted.active_peft_config.num_virtual_tokens)
+        self._adds_tokens = adds_tokens
+        self._positions = position_count(adapted.config)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **inputs: Any) -> Any:
+        if input_ids.shape[1] + self._virtual > self._positions:
+            raise ModelError(
+                f"{self._virtual} virtual tokens take up positions, so inputs may have "
+                f"{self._positions - self._virtual} tokens, but one has {input_ids.shape[1]}; set max_length lower"
+            )
+        inputs.pop("token_type_ids", None)
+        output = self.adapted(input_ids=input_ids, attention_mask=attention_mask, **inputs)
+        if self._adds_tokens:
+            output.last_hidden_state = output.last_hidden_state[:, self._virtual :]
+        return output

@@ -1,0 +1,224 @@
+"""The tuner that PEFT calls: it puts the parts of an adapter into a model, and takes them out again.
+
+PEFT's `register_peft_method` takes only names of its closed enum, so the type is entered in PEFT's own tables instead.
+Saving, loading and switching are PEFT's; what several layers share lives in the tuner itself, under `adapeff_shared`.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights  # type: ignore[import-untyped]
+from peft import PeftModel, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import set_additional_trainable_modules
+from torch import nn
+
+from adapeff.service.errors import ModelError
+from adapeff.worker.adapters.layers import AdapterLayer, SiteLayer, layer_kind
+from adapeff.worker.adapters.layouts import SITE_ROLES, Layout, find_layout
+from adapeff.worker.adapters.modules import Bottleneck, Fusion, Gate, LowRank, PhmRule, PrefixEncoder
+from adapeff.worker.adapters.parts import (
+    AdapeffPeftType,
+    AdapterConfig,
+    BottleneckPart,
+    FusionPart,
+    LoraPart,
+    PrefixPart,
+)
+
+
+class AdapterModel(BaseTuner):  # type: ignore[misc]  # peft ships no types
+    """A model with adapters of ours in it; several may live side by side, one is active."""
+
+    prefix = "adapeff_"
+    tuner_layer_cls = AdapterLayer
+    target_module_mapping: dict[str, str] = {}
+
+    def inject_adapter(
+        self,
+        model: nn.Module,
+        adapter_name: str,
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = False,
+        state_dict: dict[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Put the adapter `adapter_name` into the model, as its configuration says.
+
+        Raises:
+            ModelError: if the architecture is unknown, or the configuration does not fit the model.
+        """
+        config: AdapterConfig = self.peft_config[adapter_name]
+        self._check_new_adapter_config(config)
+        if "adapeff_shared" not in self._modules:
+            self.adapeff_shared = nn.ModuleDict({})
+            self._layout = (find_layout(model),)
+            self._layers: dict[tuple[int, str], AdapterLayer] = {}
+        others = [(parameter, parameter.requires_grad) for parameter in model.parameters()] if self._layers else []
+        with init_empty_weights() if low_cpu_mem_usage else nullcontext():
+            self._build(adapter_name, config)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+        self._mark_only_adapters_as_trainable(model)
+        set_additional_trainable_modules(
+            model=model,
+            peft_config=config,
+            model_config=BaseTuner.get_model_config(self),
+            adapter_name=adapter_name,
+            activate_adapter=adapter_name in self.active_adapters,
+        )
+        for parameter, trainable in others:  # a new adapter changes nothing of the others
+            parameter.requires_grad_(trainable)
+
+    def _build(self, name: str, config: AdapterConfig) -> None:
+        shared = nn.Module()
+        if config.bottleneck is not None:
+            self._add_bottlenecks(name, config.bottleneck, shared)
+        if config.prefix is not None:
+            self._add_prefix(name, config.prefix, shared)
+        if config.lora is not None:
+            self._add_lora(name, config.lora)
+        if config.fusion is not None:
+            self._add_fusion(name, config.fusion)
+        if any(True for _ in shared.parameters()):
+            reference = next(self.model.parameters())
+            if reference.device.type != "meta" and next(shared.parameters()).device.type != "meta":
+                shared.to(device=reference.device, dtype=reference.dtype)
+            self.adapeff_shared[name] = shared
+
+    def _layer(self, index: int, role: str) -> Any:
+        """The adapter layer at a role of a layer, put there now if there is none."""
+        if (index, role) in self._layers:
+            return self._layers[index, role]
+        layout = self.layout
+        place = layout.places[index, role]
+        roles = [other for other in layout.architecture.roles if layout.places[index, other] == place]
+        parent, name = place
+        norms = [layout.norms[index, other] for other in roles if other in SITE_ROLES]
+        wrapped = layer_kind(layout.architecture.residual, roles)(getattr(parent, name), index, *norms)
+        setattr(parent, name, wrapped)
+        self._layers |= {(index, other): wrapped for other in roles}
+        return wrapped
+
+    @property
+    def layout(self) -> Layout:
+        """Where the roles are in this model."""
+        return self._layout[0]
+
+    def _add_bottlenecks(self, name: str, part: BottleneckPart, shared: nn.Module) -> None:
+        rule = None
+        if part.phm is not None and part.phm.shared_rule:
+            rule = shared.phm_rule = PhmRule(part.phm, std=1e-4)
+        for index in self.layout.kept_layers(part.leave_out):
+            for role in part.sites:
+                bottleneck = Bottleneck(self.layout.hidden_size, index, part, rule)
+                self._layer(index, role).put("adapeff_bottleneck", name, bottleneck)
+
+    def _add_prefix(self, name: str, part: PrefixPart, shared: nn.Module) -> None:
+        kept = self.layout.kept_layers(part.leave_out)
+        hidden = self.layout.hidden_size
+        shared.prefix = encoder = PrefixEncoder(hidden, len(kept), part)
+        for number, index in enumerate(kept):
+            gate = Gate(hidden, zero_bias=False) if part.gated else None
+            self._layer(index, "attention").add_prefix(name, encoder, number, gate)
+
+    def _add_lora(self, name: str, part: LoraPart) -> None:
+        roles = {self.layout.architecture.roles[role]: role for role in part.roles}  # a fused projection counts once
+        for index in self.layout.kept_layers(part.leave_out):
+            for role in roles.values():
+                layer = self._layer(index, role)
+                linear = layer.get_base_layer()
+                layer.put("adapeff_lora", name, LowRank(linear.in_features, linear.out_features, part))
+
+    def _add_fusion(self, name: str, part: FusionPart) -> None:
+        if missing := [member for member in part.members if member not in self.peft_config]:
+            raise ModelError(f"fusion names the adapter '{missing[0]}', which the model does not have; add it first")
+        dropout = float(getattr(self.model.config, "attention_probs_dropout_prob", 0.0))
+        for layer in dict.fromkeys(self._layers.values()):
+            if not isinstance(layer, SiteLayer):
+                continue
+            if members := [member for member in part.members if member in layer.adapeff_bottleneck]:
+                fusion = Fusion(self.layout.hidden_size, part, dropout)
+                fusion.members = tuple(members)
+                layer.put("adapeff_fusion", name, fusion)
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        """Make an adapter the active one, and the only one that is trained."""
+        super().set_adapter(adapter_name, inference_mode=inference_mode)
+        active = [adapter_name] if isinstance(adapter_name, str) else adapter_name
+        for name, shared in self.adapeff_shared.items():
+            shared.requires_grad_(name in active and not inference_mode)
+
+    def _enable_adapter_layers(self, enabled: bool = True) -> None:
+        super()._enable_adapter_layers(enabled)
+        for name, shared in self.adapeff_shared.items():
+            shared.requires_grad_(enabled and name in self.active_adapters)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Remove an adapter.
+
+        Raises:
+            ModelError: if a fusion uses it.
+        """
+        for name, config in self.peft_config.items():
+            if config.fusion is not None and adapter_name in config.fusion.members:
+                raise ModelError(f"adapter '{adapter_name}' is part of the fusion '{name}'; delete that first")
+        super().delete_adapter(adapter_name)
+        if adapter_name in self.adapeff_shared:
+            del self.adapeff_shared[adapter_name]
+
+    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
+        if merge:
+            self._check_merge_allowed()
+        for index, role in self._layers:
+            parent, name = self.layout.places[index, role]
+            if isinstance(wrapped := getattr(parent, name), AdapterLayer):
+                setattr(parent, name, wrapped.release())
+        self._layers.clear()
+        base: nn.Module = super()._unload_and_optionally_merge(False, *args, **kwargs)
+        return base
+
+    def _check_merge_allowed(self) -> None:
+        raise ModelError("these adapters are no linear maps of the weights, so they cannot be merged; unload instead")
+
+    def _prepare_adapter_config(self, peft_config: AdapterConfig, model_config: dict[str, Any]) -> AdapterConfig:
+        return peft_config
+
+    @staticmethod
+    def _check_target_module_exists(peft_config: AdapterConfig, key: str) -> bool:
+        return False
+
+    def _create_and_replace(self, *args: Any, **kwargs: Any) -> None:
+        raise NotImplementedError("adapters are put in place by inject_adapter")
+
+
+PEFT_TYPE_TO_CONFIG_MAPPING[AdapeffPeftType.ADAPEFF] = AdapterConfig
+PEFT_TYPE_TO_TUNER_MAPPING[AdapeffPeftType.ADAPEFF] = AdapterModel
+PEFT_TYPE_TO_PREFIX_MAPPING[AdapeffPeftType.ADAPEFF] = AdapterModel.prefix
+
+
+def add_adapter(model: nn.Module, config: AdapterConfig, name: str = "default") -> PeftModel:
+    """Put an adapter of ours into an encoder, or one more into one that has some, which then stays inactive.
+
+    Raises:
+        ModelError: if the architecture is unknown, or the configuration does not fit the model.
+    """
+    if isinstance(model, PeftModel):
+        model.add_adapter(name, config)
+        return model
+    return get_peft_model(model, config, adapter_name=name)
+
+
+def eject_prefixes(model: PeftModel) -> None:
+    """Replace the MLPs of all prefixes by the keys and values they make, for serving."""
+    for module in model.modules():
+        if isinstance(module, PrefixEncoder):
+            module.eject()
+    for config in model.peft_config.values():
+        if config.prefix is not None:
+            config.prefix.flat = True
+
+
+__all__ = ["AdapterConfig", "AdapterModel", "add_adapter", "eject_prefixes"]

@@ -1,0 +1,60 @@
+"""AdapterFusion: attention over adapters that were trained before, on this task or on others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from adapeff.service.plugins import Method
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class AdapterFusion(Method):
+    """Mix frozen adapters by attention at each of their places (Pfeiffer et al. 2021, arXiv:2005.00247, section 3.2).
+
+    The fusion layers and the head are trained. Whether the target task's own adapter is among the sources is for the
+    user to choose: it is one more source.
+    """
+
+    paper: ClassVar[str] = "Pfeiffer et al. 2021, AdapterFusion, arXiv:2005.00247"
+    default_learning_rate: ClassVar[float] = 5e-5
+    learning_rate_source: ClassVar[str] = "Pfeiffer et al. 2021 (AdapterFusion, 5e-5)"
+
+    sources: tuple[str, ...] = Field(min_length=1)
+    """Finished jobs that kept their weights, by id or job hash, or folders: of a run, or saved by PEFT."""
+    value: bool = True
+    """Whether there is a value matrix ("dynamic" fusion), kept near the identity by a penalty of 0.01 ||I - V||^2."""
+
+    def source_names(self) -> tuple[str, ...]:
+        """The sources."""
+        return self.sources
+
+    def attach(self, encoder: nn.Module) -> nn.Module:
+        """Load the sources' adapters, freeze them, and add the fusion layers.
+
+        Raises:
+            ModelError: if a source is missing, is no bottleneck adapter, or does not fit the model.
+        """
+        from adapeff.worker.adapters.parts import AdapterConfig, FusionPart
+        from adapeff.worker.adapters.stored import load_adapter
+
+        names = []
+        for number, source in enumerate(self.sources):
+            encoder = load_adapter(encoder, source, name := f"source_{number}")
+            names.append(name)
+        encoder.add_adapter("fusion", AdapterConfig(fusion=FusionPart(members=names, value=self.value)))  # type: ignore[operator]
+        encoder.set_adapter("fusion")  # type: ignore[operator]
+        return encoder
+
+    def penalty(self, adapted: nn.Module) -> Callable[[], Tensor] | None:
+        """0.01 times the sum of ||I - V||^2 over all fusion layers."""
+        if not self.value:
+            return None
+        from adapeff.worker.adapters.modules import Fusion
+
+        fusions = [module for module in adapted.modules() if isinstance(module, Fusion)]
+        return lambda: 0.01 * sum((fusion.penalty() for fusion in fusions[1:]), start=fusions[0].penalty())

@@ -1,0 +1,85 @@
+"""Which tuners PEFT has, and their fields: `python -m adapeff.worker.methods.peft_table` writes the table anew.
+
+The table lets a laptop without torch check `peft:vera[r=64]`; the runner, which has PEFT, checks again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from pathlib import Path
+from typing import Any
+
+TABLE = Path(__file__).with_name("peft_table.json")
+_OURS = {
+    "task_type",
+    "peft_type",
+    "auto_mapping",
+    "peft_version",
+    "base_model_name_or_path",
+    "revision",
+    "inference_mode",
+    "modules_to_save",
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "token_dim",
+    "num_transformer_submodules",
+    "num_attention_heads",
+    "num_layers",
+    "runtime_config",
+    "tokenizer_kwargs",
+}
+"""Fields that the harness or the model decides."""
+
+
+def read_peft() -> dict[str, Any]:
+    """The table as the installed PEFT gives it."""
+    import peft
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+    from peft.utils import PeftType
+
+    types = {}
+    for kind in PeftType:
+        config = PEFT_TYPE_TO_CONFIG_MAPPING[kind]
+        hints = typing.get_type_hints(config)
+        types[kind.value.lower()] = {
+            "summary": _summary(config),
+            "fields": {
+                item.name: _field(item, hints.get(item.name))
+                for item in dataclasses.fields(config)
+                if item.name not in _OURS
+            },
+        }
+    return {"peft": peft.__version__, "types": types}
+
+
+def _summary(config: type) -> str:
+    lines = (config.__doc__ or "").strip().split("\n\n")
+    text = " ".join(lines[0].split())
+    return text if len(text) <= 200 and not text.startswith(config.__name__ + "(") else f"PEFT's {config.__name__}"
+
+
+def _field(item: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
+    default = item.default
+    if item.default_factory is not dataclasses.MISSING:
+        default = item.default_factory()
+    if default is dataclasses.MISSING or dataclasses.is_dataclass(default):
+        default = None
+    value = getattr(default, "value", default)
+    return {"kind": _kind(hint, value), "default": sorted(value) if isinstance(value, set) else value}
+
+
+def _kind(hint: Any, default: Any) -> str:
+    """bool, int, float or text where only that is taken, else any."""
+    options = [kind for kind in (typing.get_args(hint) or (hint,)) if kind is not type(None)]
+    names = {bool: "bool", int: "int", float: "float", str: "text"}
+    if len(options) == 1 and options[0] in names:
+        return names[options[0]]
+    return "any"
+
+
+if __name__ == "__main__":
+    TABLE.write_text(json.dumps(read_peft(), indent=1, sort_keys=True) + "\n", encoding="utf-8")

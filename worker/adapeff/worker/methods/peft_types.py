@@ -1,0 +1,207 @@
+"""`peft:<type>`: every tuner that PEFT has, from a generated table, with targets that suit encoders."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import create_model
+
+from adapeff.service.errors import ModelError, ResourceError
+from adapeff.service.plugins import Method
+from adapeff.worker.methods.hosted import HostedMethod
+from adapeff.worker.methods.lora import target_pattern
+from adapeff.worker.methods.peft_table import TABLE
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_PROMPTS = {"prompt_tuning", "multitask_prompt_tuning", "p_tuning", "prefix_tuning", "cartridge"}
+"""Tuners that add tokens or keys in front, rather than adapt layers."""
+_CACHED = {"prefix_tuning", "cartridge"}
+"""Those that put keys and values into a cache, which only attention of BERT's form reads."""
+_IMPOSSIBLE = {
+    "adaption_prompt": "it knows decoders of the Llama, Mistral and GPT-2 type only",
+    "cpt": "it is made for causal language models",
+    "xlora": "it mixes LoRA adapters that were trained before; name those with `lora` jobs instead",
+}
+_TARGETS: dict[str, tuple[str, ...]] = {
+    "ia3": ("key", "value", "intermediate"),
+    "beft": ("value",),
+}
+"""Roles that are adapted where it is not query and value."""
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "prompt_tuning": {"num_virtual_tokens": 20},
+    "multitask_prompt_tuning": {"num_virtual_tokens": 20},
+    "p_tuning": {"num_virtual_tokens": 20},
+    "prefix_tuning": {"num_virtual_tokens": 30},
+    "cartridge": {"num_virtual_tokens": 30},
+    "adalora": {"total_step": 1},
+    "ia3": {"feedforward_modules": []},
+    "trainable_tokens": {"token_indices": [0, 1, 2, 3]},
+    "frod": {"progressbar": False},
+}
+"""Where PEFT has no default, or one that does not run on an encoder."""
+_FITTED: dict[str, tuple[str, Callable[[int, int], int]]] = {
+    "c3a": ("block_size", math.gcd),
+    "vblora": ("vector_length", math.gcd),
+    "oft": ("oft_block_size", math.gcd),
+    "road": ("group_size", math.gcd),
+    "miss": ("r", math.gcd),
+    "shira": ("r", lambda default, hidden: min(default, hidden // 4)),
+    "waveft": ("n_frequency", lambda default, hidden: min(default, hidden * hidden // 2)),
+    "fourierft": ("n_frequency", lambda default, hidden: min(default, hidden * hidden // 2)),
+}
+"""Sizes that must divide the hidden size, or stay below it: PEFT's default is fitted where none is given."""
+_RATES: dict[str, tuple[float, str]] = {
+    "prompt_tuning": (3e-2, "of the order of Lester et al. 2021 (0.3 with Adafactor), taken down for AdamW"),
+    "multitask_prompt_tuning": (3e-2, "as prompt tuning"),
+    "p_tuning": (5e-3, "Liu et al. 2022, P-tuning v2 (5e-3)"),
+    "prefix_tuning": (2e-4, "Mao et al. 2022, UniPELT, arXiv:2110.07577 (prefix tuning on GLUE)"),
+    "vera": (4e-3, "Kopiczko et al. 2024, VeRA, arXiv:2310.11454 (GLUE, attention)"),
+    "ia3": (3e-3, "Liu et al. 2022, T-Few (3e-3)"),
+}
+_SOURCE = "as LoRA, for want of a published one here: Hu et al. 2021, table 9"
+
+
+class PeftTuner(HostedMethod):
+    """A tuner of PEFT's own; its fields are those of PEFT's configuration class."""
+
+    kind: ClassVar[str]
+
+    target_modules: tuple[str, ...] | None = None
+    """Modules to adapt, by role (query, key, value, intermediate, ffn_dense) or name; None: what suits the tuner."""
+    leave_out: tuple[int, ...] = ()
+    """Layers, counted from 0, that are not adapted."""
+
+    def attach(self, encoder: nn.Module) -> nn.Module:
+        """Put the tuner into the encoder; what PEFT says against it becomes one line.
+
+        Raises:
+            ModelError: if the tuner does not run on this model.
+            ResourceError: if it needs a package that is not installed.
+        """
+        try:
+            adapted = self._host(encoder)
+        except ImportError as error:
+            raise ResourceError(
+                f"peft:{self.kind} needs a package that is not installed: {_first_line(error)}"
+            ) from error
+        except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError, RuntimeError) as error:
+            raise ModelError(
+                f"peft:{self.kind} does not run on {type(encoder).__name__}: {_first_line(error)}"
+            ) from error
+        from adapeff.worker.adapters.precision import follow_autocast
+        from adapeff.worker.adapters.prompts import OneTask, WithoutPrompt
+
+        follow_autocast(adapted)
+        if self.kind == "poly":
+            return OneTask(adapted)
+        if self.kind in _PROMPTS:
+            return WithoutPrompt(adapted, adds_tokens=self.kind not in _CACHED)
+        return adapted
+
+    def _host(self, encoder: nn.Module) -> nn.Module:
+        if self.kind != "multitask_prompt_tuning":
+            return super().attach(encoder)
+        from adapeff.worker.adapters.prompts import OneTaskPrompt
+
+        return OneTaskPrompt(encoder, self.peft_config(encoder))
+
+    def peft_config(self, encoder: nn.Module) -> Any:
+        """PEFT's configuration with what the model decides filled in."""
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+        from adapeff.worker.adapters.layouts import find_layout
+
+        if self.kind in _IMPOSSIBLE:
+            raise ModelError(f"peft:{self.kind} does not run on encoders: {_IMPOSSIBLE[self.kind]}")
+        config = PEFT_TYPE_TO_CONFIG_MAPPING[self.kind.upper()]
+        values = self.model_dump(exclude={"target_modules", "leave_out"}, exclude_unset=True)
+        values = {**_DEFAULTS.get(self.kind, {}), **values}
+        if self.kind == "poly" and find_layout(encoder).architecture.name == "DeBERTa-v2":
+            raise ModelError(
+                f"peft:poly does not run on {type(encoder).__name__}: it routes by example, but this model's relative "
+                "positions go through the same layers and belong to none"
+            )
+        if self.kind in _CACHED and find_layout(encoder).architecture.name != "BERT":
+            raise ModelError(
+                f"peft:{self.kind} does not run on {type(encoder).__name__}: it needs attention that takes a cache, as "
+                "BERT, RoBERTa, XLM-R and ELECTRA have; use prefix_tuning, which runs on all"
+            )
+        if self.kind in _PROMPTS:
+            return config(task_type="FEATURE_EXTRACTION", **_prompt_sizes(self.kind, encoder), **values)
+        if self.kind == "poly":
+            values["task_type"] = "FEATURE_EXTRACTION"  # this model class alone passes the task on
+        return config(target_modules=self._targets(encoder), **{**self._fitted(encoder, values), **values})
+
+    def _fitted(self, encoder: nn.Module, values: Mapping[str, Any]) -> dict[str, Any]:
+        if self.kind not in _FITTED:
+            return {}
+        from adapeff.worker.adapters.layouts import find_layout
+
+        name, fit = _FITTED[self.kind]
+        default = type(self).model_fields[name].default
+        return {name: fit(default, find_layout(encoder).hidden_size)}
+
+    def _targets(self, encoder: nn.Module) -> Any:
+        from torch import nn as layers
+
+        from adapeff.worker.adapters.layouts import find_layout
+
+        named = f"peft:{self.kind}"
+        if self.target_modules is not None:
+            return target_pattern(encoder, self.target_modules, self.leave_out, method=named)
+        if self.kind == "ln_tuning":
+            return [path for path, module in encoder.named_modules() if isinstance(module, layers.LayerNorm)]
+        if self.kind == "trainable_tokens":
+            return [path for path, module in encoder.named_modules() if module is encoder.get_input_embeddings()]  # type: ignore[operator]
+        if self.kind == "shadow":
+            layout = find_layout(encoder)
+            return rf"(?:.*\.)?{layout.prefix}\.(?:{'|'.join(map(str, layout.kept_layers(self.leave_out)))})"
+        return target_pattern(encoder, _TARGETS.get(self.kind, ("query", "value")), self.leave_out, method=named)
+
+
+def _prompt_sizes(kind: str, encoder: nn.Module) -> dict[str, int]:
+    config: Any = encoder.config
+    added_to_embeddings: int = encoder.get_input_embeddings().embedding_dim  # type: ignore[operator]
+    return {
+        "token_dim": config.hidden_size if kind in _CACHED else added_to_embeddings,
+        "num_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_transformer_submodules": 1,
+    }
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
+_KINDS: dict[str, Any] = {"bool": bool, "int": int, "float": float, "text": str, "any": Any}
+
+
+def _method(kind: str, entry: Mapping[str, Any], version: str) -> type[Method]:
+    fields = {
+        name: (_KINDS[field["kind"]] | None if field["kind"] != "any" else Any,
+               _DEFAULTS.get(kind, {}).get(name, field["default"]))
+        for name, field in entry["fields"].items()
+    }  # fmt: skip
+    name = f"Peft{kind.title().replace('_', '')}"
+    made: type[PeftTuner] = create_model(  # type: ignore[call-overload]
+        name, __base__=PeftTuner, __doc__=f"{entry['summary']} (the tuner {kind.upper()} of PEFT {version}).", **fields
+    )
+    rate, source = _RATES.get(kind, (5e-4, _SOURCE))
+    made.kind = kind
+    made.paper = f"see PEFT {version}, {kind.upper()}"
+    made.default_learning_rate = rate
+    made.learning_rate_source = source
+    return made
+
+
+def peft_methods() -> dict[str, type[Method]]:
+    """A method for each tuner in the table, by the name `peft:<type>`."""
+    table = json.loads(TABLE.read_text(encoding="utf-8"))
+    return {f"peft:{kind}": _method(kind, entry, table["peft"]) for kind, entry in table["types"].items()}

@@ -1,0 +1,38 @@
+"""The weights a run leaves behind: `weights.safetensors`, described so that they can be put to use without the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from adapeff.service.errors import ModelError
+
+WEIGHTS = "weights.safetensors"
+
+
+def describe(*, method: str, parameters: Mapping[str, Any], model: str, task: str) -> dict[str, str]:
+    """The file's metadata: what was trained, by which method, on which model."""
+    values = {"format": 1, "method": method, "parameters": dict(parameters), "model": model, "task": task}
+    return {"adapeff": json.dumps(values, sort_keys=True)}
+
+
+def read_weights(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The description and the trained tensors in a run's folder.
+
+    Raises:
+        ModelError: if there are none, or the file is not whole.
+    """
+    file = folder / WEIGHTS
+    if not file.is_file():
+        raise ModelError(f"'{folder}' holds no {WEIGHTS}; run its job with keep_weights: true")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            description = json.loads((opened.metadata() or {})["adapeff"])
+            return description, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ModelError(f"'{file}' is not whole, or no run wrote it ({type(error).__name__})") from error
