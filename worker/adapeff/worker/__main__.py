@@ -1,11 +1,13 @@
 """`python -m adapeff.worker VERB`: what the command line needs of the worker, in processes of its own.
 
-daemon [--devices D]    serve the queue until a signal says stop
+daemon [--devices D]         serve the queue until a signal says stop
+count --model M METHOD ...   say what each method would train on a model, one JSON object a line
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from importlib.util import find_spec
@@ -23,6 +25,10 @@ def main() -> int:
     daemon.add_argument("--devices", default="auto")
     daemon.add_argument("--quiet", action="store_true", help="warnings only")
     daemon.add_argument("--stop-with-stdin", action="store_true", help="hand back and stop when stdin ends")
+    count = verbs.add_parser("count", help="say what each method would train on a model, in JSON lines")
+    count.add_argument("--model", required=True)
+    count.add_argument("methods", nargs="+")
+    parser.set_defaults(quiet=False)
     arguments = parser.parse_args()
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(message)s",
@@ -33,6 +39,9 @@ def main() -> int:
     logging.getLogger("celery").setLevel(logging.WARNING)
     logging.getLogger("kombu").setLevel(logging.WARNING)
     try:
+        _check_packages()
+        if arguments.verb == "count":
+            return _count(arguments.model, arguments.methods)
         return _daemon(arguments.devices, stop_with_stdin=arguments.stop_with_stdin)
     except AdapeffError as error:
         print(f"adapeff: {error}", file=sys.stderr)
@@ -41,12 +50,23 @@ def main() -> int:
         return ExitCode.INTERRUPTED
 
 
+def _check_packages() -> None:
+    if missing := [package for package in ("torch", "transformers", "peft") if find_spec(package) is None]:
+        raise ConfigError(f"work needs {', '.join(missing)}, not installed here; run pip install 'adapeff[worker]'")
+
+
+def _count(model: str, methods: list[str]) -> int:
+    from adapeff.worker.counting import count_methods
+
+    for answer in count_methods(model, methods):
+        print(json.dumps(answer), flush=True)
+    return ExitCode.OK
+
+
 def _daemon(devices: str, *, stop_with_stdin: bool) -> int:
     from adapeff.worker.consumer import Worker
     from adapeff.worker.slots import open_slots
 
-    if missing := [package for package in ("torch", "transformers", "peft") if find_spec(package) is None]:
-        raise ConfigError(f"work needs {', '.join(missing)}, not installed here; run pip install 'adapeff[worker]'")
     settings = load_settings().values
     slots = open_slots(devices, cores_per_slot=settings.cores_per_slot)
     database = open_database(settings)

@@ -47,21 +47,36 @@ def load_model(reference: ModelReference) -> LoadedModel:
     options: dict[str, Any] = {"revision": reference.revision or "main", "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(place, **options)
-        if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or getattr(config, "is_encoder_decoder", False):
-            raise ModelError(f"model '{reference}' is of type {config.model_type}, which is no encoder")
+        check_encoder(config, str(reference))
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
         encoder: Any = AutoModel.from_pretrained(place, config=config, dtype=torch.float32, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"model '{reference}' cannot be loaded: {_one_line(error)}") from error
-    if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None  # the head reads the first token itself; an unused pooler would be counted as trained
     return LoadedModel(
-        encoder=encoder,
+        encoder=drop_pooler(encoder),
         tokenizer=tokenizer,
         hidden_size=config.hidden_size if hasattr(config, "hidden_size") else config.dim,
         max_positions=_max_positions(config, tokenizer),
         revision=reference.fingerprint or _commit(place, reference),
     )
+
+
+def check_encoder(config: Any, name: str) -> None:
+    """Refuse what is no encoder.
+
+    Raises:
+        ModelError: naming the model and its type.
+    """
+    if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or getattr(config, "is_encoder_decoder", False):
+        raise ModelError(f"model '{name}' is of type {config.model_type}, which is no encoder")
+
+
+def drop_pooler(encoder: Any) -> nn.Module:
+    """The encoder without its pooler: the head reads the first token itself, and unused weights would be counted."""
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+    dropped: nn.Module = encoder
+    return dropped
 
 
 def _commit(name: str, reference: ModelReference) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from adapeff.cli import context
 from adapeff.cli.options import Json
 
 if TYPE_CHECKING:
@@ -19,17 +22,55 @@ Name = Annotated[str, typer.Argument(metavar="NAME")]
 
 
 @methods_app.command("ls")
-def list_methods(as_json: Json = False) -> None:
-    """List the methods.
+def list_methods(
+    model: Annotated[
+        str | None, typer.Option("--model", help="Count what each would train on this model; its weights are not read.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the methods: ours, PEFT's, and those of installed plug-ins.
 
-    Example:
+    Examples:
 
         adapeff methods ls
+
+        adapeff methods ls --model xlm-roberta-large
     """
     from adapeff.service import catalog
 
-    _print_list("methods", [_method(name, kind) for name, kind in sorted(catalog.methods().items())],
-                ["name", "learning_rate", "paper"], as_json=as_json)  # fmt: skip
+    known = sorted(catalog.methods().items(), key=lambda item: (":" in item[0], item[0]))
+    rows = [_method(name, kind) for name, kind in known]
+    if model is None:
+        _print_list("methods", rows, ["name", "learning_rate", "paper"], as_json=as_json)
+        return
+    size, counts = _count(model, [row["name"] for row in rows])
+    for row in rows:
+        row |= {"trainable_parameters": counts[row["name"]][0], "reason": counts[row["name"]][1]}
+    if as_json:
+        print(json.dumps({"model": size, "methods": rows}, indent=1))
+        return
+    from adapeff.cli.render.tables import print_table
+
+    print_table(
+        f"{size['model']} ({size['class']}): {size['parameters']:,} parameters; what each method trains, head apart",
+        ["method", "trains", "%", "learning rate", "paper, or why not"],
+        [[row["name"], *_share(row["trainable_parameters"], size["parameters"]), f"{row['learning_rate']:g}",
+          row["reason"] or row["paper"]] for row in rows],
+    )  # fmt: skip
+
+
+def _share(trained: int | None, total: int) -> list[str]:
+    return ["–", "–"] if trained is None else [f"{trained:,}", f"{trained / total * 100:.3g}"]
+
+
+def _count(model: str, names: list[str]) -> tuple[dict[str, Any], dict[str, tuple[int | None, str]]]:
+    """Have the worker count, in a process of its own: this one has no torch."""
+    command = [sys.executable, "-m", "adapeff.worker", "count", "--model", model, *names]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=context.child_environment(), check=False)
+    if done.returncode != 0:
+        raise typer.Exit(done.returncode)  # the worker has said why
+    size, *answers = map(json.loads, done.stdout.splitlines())
+    return size, {answer["method"]: (answer["trainable_parameters"], answer["reason"]) for answer in answers}
 
 
 @methods_app.command("show")
@@ -41,8 +82,10 @@ def show_method(name: Name, as_json: Json = False) -> None:
         adapeff methods show lora
     """
     from adapeff.service import catalog
+    from adapeff.service.errors import UnknownNameError
 
-    catalog.get_method(name, {})
+    if name not in catalog.methods():
+        raise UnknownNameError("method", name, catalog.methods())
     _print_one(_method(name, catalog.methods()[name]), as_json=as_json)
 
 
@@ -53,7 +96,9 @@ def _method(name: str, kind: type[Method]) -> dict[str, Any]:
         "paper": kind.paper,
         "learning_rate": kind.default_learning_rate,
         "learning_rate_source": kind.learning_rate_source,
-        "parameters": {field: info.default for field, info in kind.model_fields.items()},
+        "parameters": {
+            field: "(required)" if info.is_required() else info.default for field, info in kind.model_fields.items()
+        },
     }
 
 

@@ -6,11 +6,15 @@ The table lets a laptop without torch check `peft:vera[r=64]`; the runner, which
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import re
+import sys
 import typing
 from pathlib import Path
 from typing import Any
 
+_ARXIV = re.compile(r"(?:arxiv\.org/(?:abs|pdf)/|huggingface\.co/papers/|arXiv:)(\d{4}\.\d{4,5})", re.IGNORECASE)
 TABLE = Path(__file__).with_name("peft_table.json")
 _OURS = {
     "task_type",
@@ -38,7 +42,7 @@ _OURS = {
 def read_peft() -> dict[str, Any]:
     """The table as the installed PEFT gives it."""
     import peft
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
     from peft.utils import PeftType
 
     types = {}
@@ -46,7 +50,7 @@ def read_peft() -> dict[str, Any]:
         config = PEFT_TYPE_TO_CONFIG_MAPPING[kind]
         hints = typing.get_type_hints(config)
         types[kind.value.lower()] = {
-            "summary": _summary(config),
+            "paper": _paper(config, PEFT_TYPE_TO_TUNER_MAPPING.get(kind)),
             "fields": {
                 item.name: _field(item, hints.get(item.name))
                 for item in dataclasses.fields(config)
@@ -56,10 +60,14 @@ def read_peft() -> dict[str, Any]:
     return {"peft": peft.__version__, "types": types}
 
 
-def _summary(config: type) -> str:
-    lines = (config.__doc__ or "").strip().split("\n\n")
-    text = " ".join(lines[0].split())
-    return text if len(text) <= 200 and not text.startswith(config.__name__ + "(") else f"PEFT's {config.__name__}"
+def _paper(*classes: type | None) -> str:
+    """The first paper that PEFT's own documentation of a tuner cites, as arXiv:number; empty if it cites none."""
+    for kind in filter(None, classes):
+        module = sys.modules[kind.__module__]
+        for text in (kind.__doc__, module.__doc__, inspect.getsource(module)):
+            if found := _ARXIV.search(text or ""):
+                return f"arXiv:{found[1]}"
+    return ""
 
 
 def _field(item: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:

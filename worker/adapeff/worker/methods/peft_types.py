@@ -63,6 +63,18 @@ _RATES: dict[str, tuple[float, str]] = {
     "vera": (4e-3, "Kopiczko et al. 2024, VeRA, arXiv:2310.11454 (GLUE, attention)"),
     "ia3": (3e-3, "Liu et al. 2022, T-Few (3e-3)"),
 }
+_PAPERS = {
+    "adalora": "Zhang et al. 2023, AdaLoRA, arXiv:2303.10512",
+    "glora": "Chavan et al. 2023, One-for-All, arXiv:2306.07967",
+    "gralora": "Jung et al. 2025, GraLoRA, arXiv:2505.20355",
+    "lokr": "Yeh et al. 2024, LyCORIS, arXiv:2309.14859",
+    "lora": "Hu et al. 2021, LoRA, arXiv:2106.09685",
+    "p_tuning": "Liu et al. 2021, GPT Understands, Too, arXiv:2103.10385",
+    "prefix_tuning": "Li & Liang 2021, Prefix-Tuning, arXiv:2101.00190",
+    "prompt_tuning": "Lester et al. 2021, The Power of Scale, arXiv:2104.08691",
+    "shira": "Bhardwaj et al. 2024, SHiRA, arXiv:2406.13175",
+}
+"""Where PEFT's documentation of a tuner cites none, or another first."""
 _SOURCE = "as LoRA, for want of a published one here: Hu et al. 2021, table 9"
 
 
@@ -191,11 +203,12 @@ def _method(kind: str, entry: Mapping[str, Any], version: str) -> type[Method]:
     }  # fmt: skip
     name = f"Peft{kind.title().replace('_', '')}"
     made: type[PeftTuner] = create_model(  # type: ignore[call-overload]
-        name, __base__=PeftTuner, __doc__=f"{entry['summary']} (the tuner {kind.upper()} of PEFT {version}).", **fields
+        name, __base__=PeftTuner, __doc__=f"The tuner {kind.upper()} of PEFT {version}.", **fields
     )
     rate, source = _RATES.get(kind, (5e-4, _SOURCE))
     made.kind = kind
-    made.paper = f"see PEFT {version}, {kind.upper()}"
+    cited = _PAPERS.get(kind) or (f"{entry['paper']}, as PEFT cites it" if entry.get("paper") else "")
+    made.paper = cited or f"no paper is cited; see {kind.upper()} of PEFT {version}"
     made.default_learning_rate = rate
     made.learning_rate_source = source
     return made

@@ -1,0 +1,189 @@
+"""What a training step and a forward pass of each method cost, against full fine-tuning in the same run.
+
+All methods adapt copies of one random 12-layer, 768-wide BERT (other sizes by option) with the common head. A round
+takes one training step of each method and of `full` (fused AdamW, the same threads), one forward + backward of the
+bare model without an optimiser, and one forward pass of each in evaluation; the order is shuffled per round. A ratio is
+taken within a round; the table gives medians over rounds, with a 95 % bootstrap interval for the two that count:
+
+    train_ratio     training step / full's training step
+    forward_ratio   forward pass, no gradients / the bare model's
+
+Usage: python -m benchmarks.method_step_time [--rounds 15] [--threads 2] [--device cuda --precision bf16]
+The last line is JSON: per method train_ratio, forward_ratio and their intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import transformers
+from torch import nn
+
+from adapeff.service.catalog import get_method
+from adapeff.service.references import parse_plugin
+from adapeff.service.specs import split_list
+from adapeff.worker.clocks import synchronize
+from adapeff.worker.hardware import autocast, choose_precision
+from adapeff.worker.models import ClassificationHead, Classifier
+
+METHODS = (
+    "houlsby,pfeiffer,houlsby_parallel,pfeiffer_parallel,parallel_scaled,compacter,compacter++,prefix_tuning,lora,ia3,"
+    "mam,unipelt,adapterdrop[layers=5],adapterdrop[layers=10]"
+)
+WARMUP_ROUNDS = 2
+
+
+@dataclass
+class Contender:
+    """One model to be timed, and the seconds of each round."""
+
+    name: str
+    model: Classifier
+    optimizer: torch.optim.Optimizer | None
+    step: list[float] = field(default_factory=list)
+    backward: list[float] = field(default_factory=list)
+    """Forward and backward alone."""
+    forward: list[float] = field(default_factory=list)
+
+
+def contender(name: str, base: nn.Module, hidden: int, device: torch.device) -> Contender:
+    """A method on a copy of the base; `bare` is the base itself, all of it trainable, without an optimiser."""
+    encoder = copy.deepcopy(base)
+    if name != "bare":
+        reference = parse_plugin(name)
+        encoder = get_method(reference.name, reference.parameters).attach(encoder)
+    model = Classifier(encoder, ClassificationHead(hidden, 3, 0.1)).to(device)
+    if name == "bare":
+        return Contender(name, model, None)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return Contender(name, model, torch.optim.AdamW(trained, lr=1e-5, fused=True))
+
+
+def timed(action: Callable[[], None], device: torch.device) -> float:
+    """Seconds of an action, the device's work included."""
+    synchronize(device)
+    start = time.perf_counter()
+    action()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def measure(one: Contender, inputs: dict[str, torch.Tensor], device: torch.device, precision: str) -> None:
+    """One training step and one forward pass."""
+    labels = torch.zeros(len(inputs["input_ids"]), dtype=torch.long, device=device)
+
+    def pass_both_ways() -> None:
+        with autocast(device, precision):
+            loss = nn.functional.cross_entropy(one.model(inputs).float(), labels)
+        loss.backward()
+
+    def finish() -> None:
+        if one.optimizer is not None:
+            one.optimizer.step()
+        one.model.zero_grad(set_to_none=True)
+
+    def look() -> None:
+        with torch.inference_mode(), autocast(device, precision):
+            one.model(inputs)
+
+    one.model.train()
+    both = timed(pass_both_ways, device)
+    one.backward.append(both)
+    one.step.append(both + timed(finish, device))
+    one.model.eval()
+    one.forward.append(timed(look, device))
+
+
+def median_ratio(of: Sequence[float], to: Sequence[float]) -> tuple[float, float, float]:
+    """Median over rounds of the ratio within a round, and the 95 % bootstrap interval of that median."""
+    ratios = [a / b for a, b in zip(of, to, strict=True)]
+    draw = random.Random(0)
+    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(2000))
+    return statistics.median(ratios), medians[50], medians[1949]
+
+
+def main() -> int:
+    """Measure, print the table and the JSON line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--methods", default=METHODS)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--hidden", type=int, default=768)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    device = torch.device(arguments.device)
+    precision = choose_precision(arguments.precision, device)
+    config = transformers.BertConfig(
+        num_hidden_layers=arguments.layers,
+        hidden_size=arguments.hidden,
+        num_attention_heads=arguments.hidden // 64,
+        intermediate_size=4 * arguments.hidden,
+    )
+    base = transformers.BertModel(config, add_pooling_layer=False)
+    names = ["bare", "full", *split_list(arguments.methods)]
+    contenders = [contender(name, base, arguments.hidden, device) for name in names]
+    ids = torch.randint(1000, 20000, (arguments.batch, arguments.length), device=device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    order = list(contenders)
+    for number in range(WARMUP_ROUNDS + arguments.rounds):
+        random.Random(number).shuffle(order)
+        for one in order:
+            measure(one, inputs, device, precision)
+            if number < WARMUP_ROUNDS:
+                one.step.clear()
+                one.backward.clear()
+                one.forward.clear()
+        print(f"\rround {number - WARMUP_ROUNDS + 1} of {arguments.rounds}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    _print(contenders, arguments, precision)
+    return 0
+
+
+def _print(contenders: list[Contender], arguments: argparse.Namespace, precision: str) -> None:
+    bare, full = contenders[:2]
+    print(
+        f"{arguments.layers} layers x {arguments.hidden}, batch {arguments.batch} x {arguments.length}, "
+        f"{arguments.device} {precision}, {arguments.threads} threads, {arguments.rounds} rounds"
+    )
+    print(
+        "| method | step / full | step ms | fwd+bwd ms | optimiser ms | fwd+bwd / bare | forward / bare | forward ms |"
+    )
+    print("| --- " * 8 + "|")
+    found = {}
+    for one in contenders:
+        train, train_low, train_high = median_ratio(one.step, full.step)
+        forward, low, high = median_ratio(one.forward, bare.forward)
+        both, _, _ = median_ratio(one.backward, bare.backward)
+        optimiser = statistics.median(a - b for a, b in zip(one.step, one.backward, strict=True))
+        milliseconds = [statistics.median(values) * 1000 for values in (one.step, one.backward, one.forward)]
+        print(
+            f"| {one.name} | {train:.3f} ({train_low:.3f}, {train_high:.3f}) | {milliseconds[0]:.0f} | "
+            f"{milliseconds[1]:.0f} | {optimiser * 1000:.0f} | {both:.3f} | {forward:.3f} ({low:.3f}, {high:.3f}) | "
+            f"{milliseconds[2]:.0f} |"
+        )
+        found[one.name] = {
+            "train_ratio": round(train, 4),
+            "train_interval": [round(train_low, 4), round(train_high, 4)],
+            "forward_ratio": round(forward, 4),
+            "forward_interval": [round(low, 4), round(high, 4)],
+        }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Count what each method would train on a model, from its configuration alone: on the meta device, without weights."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel
+
+from adapeff.service import catalog
+from adapeff.service.errors import AdapeffError, ModelError
+from adapeff.service.references import model_folder, parse_plugin
+from adapeff.worker.models import check_encoder, drop_pooler
+
+
+def empty_encoder(model: str) -> nn.Module:
+    """A model's encoder without weights.
+
+    Args:
+        model: a hub id with or without @revision, a folder that holds a config.json, or package:NAME/folder.
+
+    Raises:
+        ModelError: if its configuration cannot be read, or is no encoder's.
+    """
+    folder = model_folder(model)
+    name, _, revision = (str(folder), "", "") if folder else model.partition("@")
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
+        check_encoder(config, model)
+        with torch.device("meta"):
+            return drop_pooler(AutoModel.from_config(config))
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise ModelError(f"the configuration of model '{model}' cannot be read: {line}") from error
+
+
+def count_methods(model: str, methods: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """First the model's own size, then one answer per method as a sweep writes it; a null count comes with a reason.
+
+    Raises:
+        ModelError: if the model cannot be read.
+    """
+    encoder = empty_encoder(model)
+    yield {"model": model, "class": type(encoder).__name__, "parameters": _count(encoder, trained_only=False)}
+    for written in methods:
+        try:
+            yield {"method": written, "trainable_parameters": _trained_by(written, encoder), "reason": ""}
+        except AdapeffError as error:
+            needs_weights = "meta" in str(error).lower()  # what torch says of an operation without data
+            reason = f"{written} cannot be counted without the model's weights" if needs_weights else str(error)
+            yield {"method": written, "trainable_parameters": None, "reason": reason}
+
+
+def _trained_by(written: str, encoder: nn.Module) -> int:
+    reference = parse_plugin(written)
+    method = catalog.get_method(reference.name, reference.parameters)
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT warns of much that does not matter for a count
+        return _count(method.attach(copy.deepcopy(encoder)), trained_only=True)
+
+
+def _count(module: nn.Module, *, trained_only: bool) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained_only)
