@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from adapeff.service.plugins import Method
 
@@ -28,6 +28,13 @@ class AdapterFusion(Method):
     """Finished jobs that kept their weights, by id or job hash, or folders: of a run, or saved by PEFT."""
     value: bool = True
     """Whether there is a value matrix ("dynamic" fusion), kept near the identity by a penalty of 0.01 ||I - V||^2."""
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _ids_are_numbers(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        return [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
 
     def source_names(self) -> tuple[str, ...]:
         """The sources."""
