@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -113,7 +114,8 @@ def test_listing_counts_for_a_model_without_its_weights(adapeff: Adapeff, tmp_pa
 
 def test_plugin_package_from_outside_is_listed_and_runs(adapeff: Adapeff, sweep: Path, tmp_path: Path) -> None:
     """The example of the docs, installed as a stranger installs it."""
-    example = ROOT / "docs" / "examples" / "adapeff-scaled-output"
+    example = tmp_path / "source"  # a copy: building leaves files behind
+    shutil.copytree(ROOT / "docs" / "examples" / "adapeff-scaled-output", example)
     built = tmp_path / "installed"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     subprocess.run([*pip, "--no-build-isolation", "--target", built, example], check=True)

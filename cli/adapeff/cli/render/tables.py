@@ -15,6 +15,7 @@ from adapeff.cli.render.markdown import describe, notes
 from adapeff.cli.render.units import format_cell, format_language
 from adapeff.service.report import Report, Table
 
+MOST_METHODS_AS_COLUMNS = 5
 _STATE_STYLE = {"succeeded": "green", "failed": "red", "running": "cyan", "cancelled": "yellow"}
 
 
@@ -101,14 +102,42 @@ def _measurement(found: dict[str, Any]) -> list[str]:
 
 
 def print_report_tables(report: Report) -> None:
-    """The report's tables, each with its notes. Methods are columns, so that the table fits a terminal."""
+    """The report's tables, each with its notes. A few methods are columns, which fits a terminal; many are rows."""
     console = stdout()
     for table in report.tables:
         console.print(f"\n[bold]{escape(table.title)}[/]")
         console.print(escape(describe(table)), style="dim", soft_wrap=False)
-        console.print(_figures(table))
+        if len(table.rows) <= MOST_METHODS_AS_COLUMNS:
+            console.print(_figures(table))
+        else:
+            console.print(_figures_by_row(table))
+            if len(table.languages) > 1:
+                console.print(_languages_by_row(table))
         for note in notes(table):
             console.print(f"  {escape(note.replace('**', '').replace('`', ''))}", style="dim")
+
+
+def _figures_by_row(table: Table) -> RichTable:
+    drawn = RichTable()
+    drawn.add_column("", overflow="fold")
+    headings = [f"{column.heading}{f' {column.unit}' if column.unit == '%' else ''}" for column in table.columns]
+    for heading in ("rate", "n", *headings):
+        drawn.add_column(escape(heading), justify="right", overflow="fold")
+    for row in table.rows:
+        cells = [format_cell(table, row, column) for column in table.columns]
+        drawn.add_row(escape(row.method), f"{row.learning_rate:g}", str(len(row.seeds)), *cells)
+    return drawn
+
+
+def _languages_by_row(table: Table) -> RichTable:
+    drawn = RichTable(title=f"{table.metric} by language", title_justify="left")
+    drawn.add_column("", overflow="fold")
+    for language, cells in table.languages.items():
+        drawn.add_column(f"{language} (majority {next(iter(cells.values())).majority * 100:.1f})", justify="right")
+    for row in table.rows:
+        found = [cells.get(row.method) for cells in table.languages.values()]
+        drawn.add_row(escape(row.method), *("–" if cell is None else format_language(cell) for cell in found))
+    return drawn
 
 
 def _figures(table: Table) -> RichTable:

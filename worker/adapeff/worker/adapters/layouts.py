@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -157,18 +157,24 @@ def find_layout(encoder: nn.Module) -> Layout:
 
 
 def _layout(architecture: Architecture, layers: dict[int, nn.Module], prefix: str) -> Layout:
-    places, norms = {}, {}
+    places: dict[tuple[int, str], tuple[nn.Module, str]] = {}
+    norms: dict[tuple[int, str], nn.Module] = {}
     for index, layer in layers.items():
         for role, path in architecture.roles.items():
-            parent, _, name = path.rpartition(".")
-            places[index, role] = (layer.get_submodule(parent), name)
+            above, _, name = path.rpartition(".")
+            if (parent := _submodule(layer, above)) is not None:
+                places[index, role] = (parent, name)
         for role, path in architecture.norms.items():
-            norms[index, role] = layer.get_submodule(path)
+            if (norm := _submodule(layer, path)) is not None:
+                norms[index, role] = norm
     return Layout(architecture, layers, prefix, places, norms)
 
 
 def _submodule(layer: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return layer.get_submodule(path)
-    except AttributeError:
-        return None
+    """The module at a path, looked for inside tuner layers where these are in the way."""
+    found: Any = layer
+    for name in filter(None, path.split(".")):
+        while not hasattr(found, name) and hasattr(found, "base_layer"):
+            found = found.base_layer
+        found = getattr(found, name, None)
+    return found if isinstance(found, nn.Module) else None

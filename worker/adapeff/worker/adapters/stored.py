@@ -1,72 +1,86 @@
-"""Load adapters of ours from what a run leaves behind, or from a folder that PEFT saved."""
+"""Load adapters from what a run leaves behind, or from a folder that PEFT saved."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from torch import nn
 
+import adapeff.worker.adapters.tuner  # noqa: F401  # enters our tuner in PEFT's tables
 from adapeff.service import catalog
 from adapeff.service.errors import AdapeffError, ModelError
-from adapeff.worker.adapters.parts import AdapterConfig
-from adapeff.worker.adapters.tuner import add_adapter
 from adapeff.worker.methods.adapterdrop import AdapterDropMethod
 from adapeff.worker.methods.hosted import HostedMethod
 from adapeff.worker.weights import read_weights
 
 
-def load_adapter(model: nn.Module, source: str, name: str) -> PeftModel:
-    """Put a stored adapter of ours into an encoder under a name; it is not the active one unless it is the first.
+def load_adapter(model: nn.Module, source: str | Path, name: str) -> PeftModel:
+    """Put a stored adapter into an encoder under a name; beside others it stays inactive until it is set.
+
+    Args:
+        model: an encoder, or one that has adapters of the same tuner already.
+        source: a run's folder with `weights.safetensors`, or a folder that PEFT saved.
 
     Raises:
-        ModelError: if it is not there, is no adapter of ours, or does not fit the model.
+        ModelError: if there is none, PEFT does not host it, or it does not fit the model.
     """
     folder = Path(source).expanduser()
     if (folder / "adapter_config.json").is_file():
         return _load_pefts(model, folder, name)
     description, tensors = read_weights(folder)
-    adapted = add_adapter(model, _configuration(description, model, folder), name)
-    wanted = dict(adapted.named_parameters())
-    ours = {key for key in wanted if f".{name}." in key}
-    found = {_plain(key).replace(".default.", f".{name}."): tensor for key, tensor in tensors.items()}
-    found = {key: tensor for key, tensor in found.items() if not key.startswith("head.")}
-    if set(found) != ours or any(found[key].shape != wanted[key].shape for key in ours):
+    adapted = _add(model, _configuration(description, model, folder), name, folder)
+    wanted = {key: p for key, p in adapted.named_parameters() if re.search(rf"\.{re.escape(name)}(\.|$)", key)}
+    found = {_our_key(key, name): tensor for key, tensor in tensors.items() if not key.startswith("head.")}
+    unfit = [key for key in found if key not in wanted or found[key].shape != wanted[key].shape]
+    if unfit or not found:
         raise ModelError(f"the adapter in '{folder}' was trained on another model ({description['model'][:60]})")
     with torch.no_grad():
-        for key in ours:
-            wanted[key].copy_(found[key])
+        for key, tensor in found.items():
+            wanted[key].copy_(tensor)
     return adapted
 
 
-def _plain(key: str) -> str:
-    """The tensor's name in the adapted encoder, whatever was wrapped around that."""
-    return key.removeprefix("encoder.").removeprefix("adapted.")
+def _our_key(key: str, name: str) -> str:
+    """A tensor's name in the adapted encoder, whatever was wrapped around that when it was stored."""
+    plain = key.removeprefix("encoder.").removeprefix("adapted.")
+    return re.sub(r"\.default(?=\.|$)", f".{name}", plain)
 
 
-def _configuration(description: Mapping[str, Any], model: nn.Module, folder: Path) -> AdapterConfig:
+def _add(model: nn.Module, config: PeftConfig, name: str, folder: Path) -> PeftModel:
+    if not isinstance(model, PeftModel):
+        return get_peft_model(model, config, adapter_name=name)
+    kinds = {kept.peft_type for kept in model.peft_config.values()}
+    if config.peft_type not in kinds:
+        raise ModelError(
+            f"'{folder}' holds a {config.peft_type.value} adapter, but the model has {kinds.pop().value} ones; "
+            "adapters of different tuners cannot share a model"
+        )
+    model.add_adapter(name, config)
+    return model
+
+
+def _configuration(description: Mapping[str, Any], model: nn.Module, folder: Path) -> PeftConfig:
     try:
         method: Any = catalog.get_method(description["method"], description["parameters"])
-        if isinstance(method, AdapterDropMethod):
-            method = method.adapter_method()
     except AdapeffError as error:
         raise ModelError(f"the adapter in '{folder}' cannot be read: {error}") from error
-    config = method.peft_config(model) if isinstance(method, HostedMethod) else None
-    if not isinstance(config, AdapterConfig):
-        raise ModelError(f"'{folder}' holds {description['method']}, which is no adapter of ours to build on")
-    return config
+    if isinstance(method, AdapterDropMethod):
+        method = method.adapter_method()
+    if not isinstance(method, HostedMethod):
+        raise ModelError(f"'{folder}' holds {description['method']}, which is no adapter that PEFT hosts")
+    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    return method.peft_config(plain)
 
 
 def _load_pefts(model: nn.Module, folder: Path, name: str) -> PeftModel:
     try:
-        config = AdapterConfig.from_pretrained(str(folder))
-        if not isinstance(config, AdapterConfig):
-            raise ModelError(f"'{folder}' holds {config.peft_type}, which is no adapter of ours to build on")
-        adapted = add_adapter(model, config, name)
+        adapted = _add(model, PeftConfig.from_pretrained(str(folder)), name, folder)
         missing = set_peft_model_state_dict(adapted, load_peft_weights(str(folder), device="cpu"), adapter_name=name)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         line = str(error).strip().splitlines()[0]

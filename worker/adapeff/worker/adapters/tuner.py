@@ -135,6 +135,8 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]  # peft ships no types
     def _add_fusion(self, name: str, part: FusionPart) -> None:
         if missing := [member for member in part.members if member not in self.peft_config]:
             raise ModelError(f"fusion names the adapter '{missing[0]}', which the model does not have; add it first")
+        if flat := [member for member in part.members if self.peft_config[member].bottleneck is None]:
+            raise ModelError(f"fusion mixes bottleneck adapters, but '{flat[0]}' has no bottleneck")
         dropout = float(getattr(self.model.config, "attention_probs_dropout_prob", 0.0))
         for layer in dict.fromkeys(self._layers.values()):
             if not isinstance(layer, SiteLayer):
