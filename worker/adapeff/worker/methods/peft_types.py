@@ -25,7 +25,7 @@ _CACHED = {"prefix_tuning", "cartridge"}
 _IMPOSSIBLE = {
     "adaption_prompt": "it knows decoders of the Llama, Mistral and GPT-2 type only",
     "cpt": "it is made for causal language models",
-    "xlora": "it mixes LoRA adapters that were trained before; name those with `lora` jobs instead",
+    "xlora": "it mixes LoRA adapters that were trained before; see adapterfusion for ours",
 }
 _TARGETS: dict[str, tuple[str, ...]] = {
     "ia3": ("key", "value", "intermediate"),
