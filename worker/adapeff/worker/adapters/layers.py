@@ -64,7 +64,7 @@ class SiteLayer(AdapterLayer):
 
     sequential: o = B(z) + r, z = LN(h + x) where `norm_before` is set, else h; r as `residual` says, h by default
     parallel:   o = h + B(x)
-    fusion:     o = Fusion(z, the members' B) + r, z and r as the last member says
+    fusion:     o = Fusion(z, the members' B) + r, z and r as the last member says; parallel members: z = x, r = h + x
 
     In a pre-norm model `x` is the sublayer's normed input for parallel adapters, and the residual stream in h + x.
     Source: the formulas of Houlsby et al. 2019 (arXiv:1902.00751), Pfeiffer et al. 2020 (arXiv:2007.07779) and He et
@@ -119,7 +119,8 @@ class SiteLayer(AdapterLayer):
         z = x if part.parallel else self._norm[0](h + stream) if part.norm_before else h
         outputs = torch.stack([member.delta(z) for member in members])
         mixed: torch.Tensor = fusion(z, outputs)
-        return mixed + (h if part.parallel else _residual(part.residual, h, stream, z))
+        # of parallel members AdapterHub adds the input once more than a single parallel adapter does; so do we
+        return mixed + (h + x if part.parallel else _residual(part.residual, h, stream, z))
 
 
 def _residual(kind: str, h: torch.Tensor, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
@@ -288,15 +289,16 @@ class _Prefixed(AdapterLayer):
         key, value = split(site.key_proj(hidden_states)), split(site.value_proj(hidden_states))
         terms = 1 + sum(kind in site.pos_att_type for kind in ("c2p", "p2c"))
         before_key, before_value = (part.reshape(batch * heads, -1, size).to(key.dtype) for part in prefix)
-        scale = (size * terms) ** -0.5
-        scores = query @ key.transpose(1, 2) * scale
+        # the model computes its scale in float32 whatever it runs in, and so must this
+        scale = torch.sqrt(torch.tensor(size * terms, dtype=torch.float)).to(device=key.device, dtype=key.dtype)
+        scores = query @ (key.transpose(1, 2) / scale)
         if site.relative_attention:
             scores = scores + site.disentangled_attention_bias(
                 query, key, relative_pos, site.pos_dropout(rel_embeddings), terms
             )
         scores = scores.view(batch, heads, length, length)
         scores = scores.masked_fill(~attention_mask.bool(), torch.finfo(scores.dtype).min)
-        before = (query @ before_key.transpose(1, 2) * scale).view(batch, heads, length, -1)
+        before = (query @ (before_key.transpose(1, 2) / scale)).view(batch, heads, length, -1)
         probabilities = site.dropout(torch.cat([before, scores], dim=-1).softmax(dim=-1))
         values = torch.cat([before_value, value], dim=1).view(batch, heads, -1, size)
         context = (probabilities @ values).transpose(1, 2).reshape(batch, length, -1)
