@@ -79,9 +79,13 @@ def test_source_that_is_none_is_named(adapeff: Adapeff, sweep: Path, sources: st
 def test_each_way_of_serving_is_measured(adapeff: Adapeff, sweep: Path) -> None:
     methods = "lora,prefix_tuning[length=3],adapterdrop[adapter=houlsby[reduction_factor=4]]"
 
-    done = adapeff("run", sweep, "--methods", methods, "--set", "variants=true")
+    done = adapeff("run", sweep, "--methods", methods, "--set", "variants=true", "--json")
 
     assert done.returncode == 0, done.stderr
+    figures = {(row["method"], row["figure"]): row for row in json.loads(done.stdout) if row["language"] == ""}
+    assert figures["lora (merged)", "latency_b1"]["mean"] > 0
+    assert figures["lora (merged)", "stored_bytes"]["mean"] is None
+    assert figures["lora", "stored_bytes"]["mean"] > 0
     for job, variant in ((1, {"merged": True}), (2, {"ejected": True}), (3, {"dropped_layers": 1})):
         view = show(adapeff, job)
         text = json.dumps(variant, separators=(",", ":"))

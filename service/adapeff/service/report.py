@@ -7,9 +7,10 @@ torch, transformers and peft. Unlike runs make tables of their own; nothing unli
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -106,9 +107,11 @@ class _Result:
     spec: JobSpec
     measurements: list[Measurement]
     environment: dict[str, Any]
+    variant: str = ""
+    """The way of serving that is looked at; '' is the model as it was trained."""
 
     def find(self, name: str, **where: Any) -> Measurement | None:
-        where = {"variant": "", **where}
+        where["variant"] = self.variant
         for found in self.measurements:
             if found.name == name and all(getattr(found, key) == value for key, value in where.items()):
                 return found
@@ -213,6 +216,11 @@ def _table(group: list[_Result], beside: set[int]) -> Table:
                 cells={name: _with_ratio(cell, base.get(name)) for name, cell in cells.items()},
             )
         )
+        for variant in _variants(seeds.values(), metric):
+            served = [replace(result, variant=variant) for result in seeds.values()]
+            cells = _summaries(served, columns, metric, source)
+            cells = {name: _with_ratio(cell, base.get(name)) for name, cell in cells.items()}
+            rows.append(replace(rows[-1], method=f"{names[key]} ({_label(variant)})", cells=cells))
     return Table(
         model=str(first.model),
         task=str(first.task),
@@ -262,6 +270,20 @@ def _columns(group: list[_Result], metric: str, source: str) -> tuple[Column, ..
     )
 
 
+_OF_A_VARIANT = ("quality", "transfer", "latency_b")
+
+
+def _variants(found: Iterable[_Result], metric: str) -> list[str]:
+    """The other ways of serving that were tested, in the order they were measured."""
+    tested = [m.variant for result in found for m in result.measurements if m.name == metric and m.variant]
+    return list(dict.fromkeys(tested))
+
+
+def _label(variant: str) -> str:
+    """`{"merged":true}` in words."""
+    return ", ".join(key if value is True else f"{key} {value}" for key, value in json.loads(variant).items())
+
+
 def _summaries(found: Iterable[_Result], columns: Sequence[Column], metric: str, source: str) -> dict[str, Cell]:
     cells = {}
     ordered = sorted(found, key=lambda result: result.spec.seed)
@@ -277,11 +299,15 @@ def _summaries(found: Iterable[_Result], columns: Sequence[Column], metric: str,
 
 
 def _figure(result: _Result, key: str, metric: str, source: str) -> tuple[float | None, str]:
+    if result.variant and not key.startswith(_OF_A_VARIANT):
+        return None, ""  # that of the method itself
     if key == "transfer":
         scores = [
             m.value
             for m in result.measurements
-            if m.name == metric and m.split == "test" and m.language != source and m.value is not None
+            if (m.name, m.split, m.variant) == (metric, "test", result.variant)
+            and m.language != source
+            and m.value is not None
         ]
         return (math.fsum(scores) / len(scores), "") if scores else (None, "no other language tested")
     if key == "quality":

@@ -86,7 +86,7 @@ def notes(table: Table) -> list[str]:
         f"{column.heading}: {row.cells[column.key].reason}"
         for row in table.rows
         for column in table.columns
-        if row.cells[column.key].summary is None
+        if row.cells[column.key].summary is None and row.cells[column.key].reason
     }
     found += sorted(reasons)
     commercial = " **Non-commercial use only.**" if table.non_commercial else ""
