@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import save_file
 from torch import nn
 
 from adapeff.service.catalog import get_method
 from adapeff.service.references import parse_plugin
-from adapeff.worker.models import ClassificationHead, Classifier
+from adapeff.worker.models import ClassificationHead, Classifier, trained_state
+from adapeff.worker.weights import WEIGHTS, describe
 
 HIDDEN, LAYERS, LABELS, WIDE = 32, 2, 3, 64
 SIZE = {
@@ -80,6 +83,18 @@ def batch() -> dict[str, torch.Tensor]:
     ids = torch.randint(5, 100, (4, 7), generator=draw)
     ids[:, 0] = 2  # as a special token that starts every sequence
     return {"input_ids": ids, "attention_mask": mask}
+
+
+def store(folder: Path, method: str, architecture: str) -> str:
+    """Train a little, leave the weights in a folder as a run does, and give its path."""
+    model, _ = adapt(method, architecture)
+    take_steps(model)
+    reference = parse_plugin(method)
+    folder.mkdir()
+    state = {name: tensor.contiguous() for name, tensor in trained_state(model).items()}
+    description = describe(method=reference.name, parameters=reference.parameters, model="tiny", task="t")
+    save_file(state, folder / WEIGHTS, metadata=description)
+    return str(folder)
 
 
 def loss_of(model: Classifier) -> torch.Tensor:

@@ -24,6 +24,7 @@ def measured(view: dict[str, Any], name: str, **where: Any) -> list[dict[str, An
     ]
 
 
+@pytest.mark.slow
 def test_finished_adapters_are_fused_by_job_and_by_folder(adapeff: Adapeff, sweep: Path) -> None:
     pfeiffer = "pfeiffer[reduction_factor=4]"
     assert adapeff("run", sweep, "--methods", pfeiffer, "--set", "keep_weights=true", "--seeds", "0,1").returncode == 0
@@ -63,19 +64,21 @@ def test_fusion_waits_for_its_source_and_falls_with_it(adapeff: Adapeff, sweep: 
         ("[1]", "source job 1 keeps no weights; submit it with keep_weights: true"),
         ("[./nowhere]", "source './nowhere' is neither a job"),
         (f"[{ROOT / 'tests'}]", "holds no weights"),
+        ("[2]", "source job 2 trained lora: adapterfusion mixes bottleneck adapters"),
         ("[]", "at least one"),
     ],
 )
 def test_source_that_is_none_is_named(adapeff: Adapeff, sweep: Path, sources: str, message: str) -> None:
-    assert adapeff("submit", sweep, "--methods", "pfeiffer").returncode == 0
+    assert adapeff("submit", sweep, "--methods", "pfeiffer,lora").returncode == 0
 
     refused = adapeff("submit", sweep, "--methods", f"adapterfusion[sources={sources}]")
 
     assert refused.returncode == 1
     assert message in " ".join(refused.stderr.split())
-    assert len(status(adapeff)["jobs"]) == 1
+    assert len(status(adapeff)["jobs"]) == 2
 
 
+@pytest.mark.slow
 def test_each_way_of_serving_is_measured(adapeff: Adapeff, sweep: Path) -> None:
     methods = "lora,prefix_tuning[length=3],adapterdrop[adapter=houlsby[reduction_factor=4]]"
 
@@ -116,6 +119,7 @@ def test_listing_counts_for_a_model_without_its_weights(adapeff: Adapeff, tmp_pa
     assert all(reason and "\n" not in reason for reason in reasons.values())
 
 
+@pytest.mark.slow
 def test_plugin_package_from_outside_is_listed_and_runs(adapeff: Adapeff, sweep: Path, tmp_path: Path) -> None:
     """The example of the docs, installed as a stranger installs it."""
     example = tmp_path / "source"  # a copy: building leaves files behind

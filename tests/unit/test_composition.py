@@ -6,25 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from adapeff.service.errors import ModelError
-from adapeff.service.references import parse_plugin
 from adapeff.worker.composition import Host
-from adapeff.worker.models import Classifier, trained_state
-from adapeff.worker.weights import WEIGHTS, describe
-from tests.encoders import adapt, batch, make_encoder, take_steps
+from adapeff.worker.models import Classifier
+from adapeff.worker.weights import WEIGHTS
+from tests.encoders import adapt, batch, make_encoder, store, take_steps
 
 
-def store(folder: Path, method: str, architecture: str = "bert") -> torch.Tensor:
-    """Train a little, leave the weights as a run does, and give the logits they make."""
+def trained(folder: Path, method: str, architecture: str) -> torch.Tensor:
+    """What a method trained and stored answers, alone."""
+    store(folder, method, architecture)
     model, _ = adapt(method, architecture)
     take_steps(model)
-    reference = parse_plugin(method)
-    folder.mkdir()
-    state = {name: tensor.contiguous() for name, tensor in trained_state(model).items()}
-    description = describe(method=reference.name, parameters=reference.parameters, model="tiny", task="t")
-    save_file(state, folder / WEIGHTS, metadata=description)
     return logits(model)
 
 
@@ -43,8 +37,8 @@ def test_tasks_share_a_base_and_give_what_each_gave_alone(
     tmp_path: Path, one: str, other: str, architecture: str
 ) -> None:
     wanted = {
-        "one": store(tmp_path / "one", one, architecture),
-        "other": store(tmp_path / "other", other, architecture),
+        "one": trained(tmp_path / "one", one, architecture),
+        "other": trained(tmp_path / "other", other, architecture),
     }
     encoder = make_encoder(architecture).eval()
     with torch.no_grad():
@@ -67,7 +61,7 @@ def test_tasks_share_a_base_and_give_what_each_gave_alone(
 
 @pytest.mark.parametrize("method", ["lora", "lora[dora=true]", "ia3", "peft:hira"])
 def test_merged_task_is_a_plain_model_with_the_same_outputs(tmp_path: Path, method: str) -> None:
-    wanted = store(tmp_path / "task", method)
+    wanted = trained(tmp_path / "task", method, "bert")
     host = Host(make_encoder("bert"))
     host.add("task", tmp_path / "task")
 
@@ -81,7 +75,7 @@ def test_merged_task_is_a_plain_model_with_the_same_outputs(tmp_path: Path, meth
 
 
 def test_merged_outputs_that_differ_are_an_error(tmp_path: Path) -> None:
-    store(tmp_path / "task", "lora")
+    store(tmp_path / "task", "lora", "bert")
     host = Host(make_encoder("bert"))
     host.add("task", tmp_path / "task")
 
@@ -90,17 +84,19 @@ def test_merged_outputs_that_differ_are_an_error(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_composed_is_named(tmp_path: Path) -> None:
-    store(tmp_path / "houlsby", "houlsby")
-    store(tmp_path / "lora", "lora")
-    store(tmp_path / "full", "full")
-    store(tmp_path / "wide", "houlsby[reduction_factor=4]")
+    store(tmp_path / "houlsby", "houlsby", "bert")
+    store(tmp_path / "lora", "lora", "bert")
+    store(tmp_path / "full", "full", "bert")
+    store(tmp_path / "prompt", "peft:prompt_tuning", "bert")
     host = Host(make_encoder("bert"))
     host.add("task", tmp_path / "houlsby")
 
     for name, folder, message in (
         ("task", "houlsby", "there is an adapter 'task' already"),
         ("second", "lora", "holds a LORA adapter, but the model has ADAPEFF ones"),
-        ("second", "full", "holds full, which is no adapter that PEFT hosts"),
+        ("second", "full", "holds full, which is no adapter that can share a model"),
+        ("second", "prompt", "holds peft:prompt_tuning, which is no adapter that can share a model"),
+        ("a.b", "houlsby", "'a.b' cannot name an adapter"),
         ("second", "nowhere", "holds no weights.safetensors"),
     ):
         with pytest.raises(ModelError, match=message):
@@ -113,7 +109,7 @@ def test_what_cannot_be_composed_is_named(tmp_path: Path) -> None:
 
 
 def test_half_a_file_is_not_taken(tmp_path: Path) -> None:
-    store(tmp_path / "task", "houlsby")
+    store(tmp_path / "task", "houlsby", "bert")
     file = tmp_path / "task" / WEIGHTS
     file.write_bytes(file.read_bytes()[:-100])
 

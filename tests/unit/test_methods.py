@@ -15,6 +15,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as some
 from peft import PeftModel
+from safetensors.torch import load_file
 from torch import nn
 
 from adapeff.service.catalog import get_method
@@ -73,6 +74,11 @@ CASES = [
     Case("ia3", lambda encoder: LAYERS * (2 * HIDDEN + WIDE)),
     Case("houlsby", lambda encoder: bottleneck_parameters(2 * LAYERS, 16)),
     Case("houlsby[reduction_factor=4,leave_out=[0]]", lambda encoder: bottleneck_parameters(2, 4)),
+    Case(
+        "houlsby[reduction_factor={0: 4, default: 16}]",
+        lambda encoder: bottleneck_parameters(2, 4) + bottleneck_parameters(2, 16),
+    ),
+    Case("peft:ln_tuning[leave_out=[0]]", lambda encoder: 6 * HIDDEN),
     Case("houlsby_parallel", lambda encoder: bottleneck_parameters(2 * LAYERS, 16)),
     Case("pfeiffer", lambda encoder: bottleneck_parameters(LAYERS, 16)),
     Case("pfeiffer_parallel", lambda encoder: bottleneck_parameters(LAYERS, 16)),
@@ -104,6 +110,7 @@ CASES = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:Unsupported layer type")  # PEFT's ln_tuning, of what it tunes
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.method)
 def test_trained_parameters_equal_the_papers_formula(case: Case) -> None:
     model, base = adapt(case.method, "bert")
@@ -236,16 +243,72 @@ def output(model: Any) -> torch.Tensor:
         return hidden
 
 
+@pytest.mark.parametrize("architecture", ["bert", "distilbert", "deberta-v2", "modernbert"])
 @pytest.mark.parametrize("method", ["houlsby", "prefix_tuning", "unipelt", "compacter[reduction_factor=4]"])
-def test_adapter_survives_pefts_own_saving_and_loading(method: str, tmp_path: Path) -> None:
-    model, base = adapt(method, "bert")
+def test_adapter_survives_pefts_own_saving_and_loading(method: str, architecture: str, tmp_path: Path) -> None:
+    """Under its name or another, alone or as a second one, with weights that are made when they are read."""
+    model, base = adapt(method, architecture)
     take_steps(model)
     adapted: Any = model.encoder
+    wanted = output(adapted)
     adapted.save_pretrained(tmp_path)
 
-    loaded = PeftModel.from_pretrained(base, tmp_path)
+    for name in ("default", "task"):
+        for lazily in (False, True):
+            loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path, name, low_cpu_mem_usage=lazily)
+            assert torch.equal(output(loaded), wanted), (name, lazily)
+    second, _ = adapt("pfeiffer", architecture)
+    host: Any = second.encoder
+    host.load_adapter(tmp_path, "second")
+    host.set_adapter("second")
+    assert torch.equal(output(host), wanted)
+    assert not any(".default." in key for key in load_file(tmp_path / "adapter_model.safetensors"))
 
-    assert torch.equal(output(loaded), output(adapted))
+
+def test_folder_that_peft_saved_is_a_source_of_a_fusion(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        model, _ = adapt("pfeiffer[reduction_factor=4]", "bert")
+        take_steps(model)
+        saved: Any = model.encoder
+        saved.save_pretrained(tmp_path / name)
+
+    fused, _ = adapt(f"adapterfusion[sources=[{tmp_path / 'one'},{tmp_path / 'two'}]]", "bert")
+
+    trained = {name for name, p in fused.encoder.named_parameters() if p.requires_grad}
+    assert trained and all("adapeff_fusion" in name for name in trained)
+
+
+def test_adapters_per_example_are_refused() -> None:
+    model, _ = adapt("houlsby", "bert")
+
+    with pytest.raises(ModelError, match="one at a time"):
+        model.eval().encoder(**batch(), adapter_names=["default"] * 4)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "distilbert", "deberta-v2", "modernbert"])
+@pytest.mark.parametrize("method", ["houlsby", "unipelt", "compacter[reduction_factor=4]"])
+def test_adapters_take_the_precision_of_their_model(method: str, architecture: str) -> None:
+    reference = parse_plugin(method)
+    adapted = get_method(reference.name, reference.parameters).attach(make_encoder(architecture).bfloat16())
+
+    hidden = adapted(**batch()).last_hidden_state
+    hidden.float().square().sum().backward()
+
+    assert hidden.dtype == torch.bfloat16
+    assert all(p.grad is not None for p in adapted.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("method", ["compacter[reduction_factor=4]", "prefix_tuning", "houlsby"])
+def test_after_the_active_adapter_is_deleted_the_next_one_acts_whole(method: str) -> None:
+    model, _ = adapt(method, "bert")
+    adapted: Any = model.encoder
+    trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
+    adapted.add_adapter("second", adapted.peft_config["default"])
+    adapted.set_adapter("second")
+
+    adapted.delete_adapter("second")
+
+    assert {name for name, p in adapted.named_parameters() if p.requires_grad} == trained
 
 
 @pytest.mark.parametrize("architecture", OF_ONE_WIDTH)
@@ -390,6 +453,10 @@ def test_member_of_a_fusion_is_not_deleted() -> None:
         ("adapterdrop[adapter=peft:prompt_tuning]", "needs an adapter that lies in the encoder's layers"),
         ("adapterfusion[sources=[./nowhere]]", "holds no weights.safetensors"),
         ("peft:road[group_size=7]", "peft:road does not run on BertModel"),
+        ("lora[target_modules=[LayerNorm]]", "lora does not run on BertModel"),
+        ("houlsby[reduction_factor={7: 4, default: 16}]", "reduction_factor names layer 7"),
+        ("adapterdrop[adapter=peft:prompt_tuning,layers=1]", "adapts no layers"),
+        ("adapterdrop[adapter=peft:trainable_tokens,layers=1]", "lie in no layer"),
     ],
 )
 def test_method_that_does_not_fit_the_model_says_why(method: str, message: str) -> None:
@@ -410,6 +477,14 @@ def test_unfit_architecture_is_named() -> None:
     ("name", "parameters", "message"),
     [
         ("lora", {"rnak": 8}, "no parameter 'rnak'; did you mean 'rank'"),
+        ("lora", {"target_modules": []}, "at least one"),
+        ("houlsby", {"reduction_factor": {"a": 4, "default": 16}}, "'a' is no layer"),
+        ("houlsby", {"reduction_factor": "abc"}, "^method 'houlsby': 'reduction_factor' is 'abc'"),
+        ("houlsby", {"reduction_factor": {0: 4}}, "`default` is missing"),
+        ("compacter", {"init": "houlsby"}, "no parameter 'init'"),
+        ("houlsby", {"leave_out": [-1]}, "'leave_out.0' is -1: input should be greater than or equal to 0"),
+        ("adapterfusion", {"sources": [3, "3"]}, "'3' stands twice"),
+        ("peft:xlora", {}, "peft:xlora does not run on encoders"),
         ("adapterdrop", {"adapter": "full"}, "puts no adapters into the layers"),
         ("adapterdrop", {"adapter": "hulsby"}, "unknown method 'hulsby'"),
         ("adapterdrop", {"layers": 2, "most": 3}, "give one of them"),
@@ -448,6 +523,41 @@ def test_robust_drop_draws_every_depth_in_training_and_none_after() -> None:
     assert variant == {"dropped_layers": 1}
     assert torch.equal(output(model.encoder), whole), "the depth outlives its variant"
     assert dropped is model.encoder
+
+
+def test_robust_drop_leaves_adapters_that_are_switched_off_alone() -> None:
+    model, base = adapt("adapterdrop[adapter=houlsby]", "bert")
+    take_steps(model)
+    adapted: Any = model.encoder
+
+    output(adapted)
+    with adapted.adapted.disable_adapter():
+        assert torch.equal(output(adapted), output(base))
+    assert not torch.equal(output(adapted), output(base))
+
+
+@pytest.mark.parametrize("adapter", ["houlsby", "lora"])
+def test_robust_drop_computes_activations_again_as_they_were(adapter: str) -> None:
+    model, _ = adapt(f"adapterdrop[adapter={adapter}]", "bert")
+    adapted: Any = model.encoder
+    adapted.adapted.base_model.model.activation_checkpointing_enable()
+
+    for _ in range(8):
+        adapted.train()(**batch()).last_hidden_state.sum().backward()
+
+
+def test_compiled_robust_drop_draws_anew_in_each_step() -> None:
+    torch._dynamo.reset()
+    model, _ = adapt("adapterdrop[adapter=houlsby]", "bert")
+    compiled = torch.compile(model.encoder.train(), backend="eager")
+    seen = set()
+    for _ in range(20):
+        model.zero_grad(set_to_none=True)
+        compiled(**batch()).last_hidden_state.sum().backward()
+        trained = [name for name, p in model.encoder.named_parameters() if p.grad is not None]
+        seen.add(min(int(name.split("layer.")[1][0]) for name in trained))
+
+    assert seen == {0, 1}
 
 
 def test_draws_of_depths_follow_the_seed() -> None:

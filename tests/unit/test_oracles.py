@@ -101,7 +101,7 @@ def _add(model: Any, config: Any, name: str) -> PeftModel:
 def peft_config(method: str, model: nn.Module, fields: dict[str, Any]) -> Any:
     """Our configuration for the reference's fields."""
     if fields.get("architecture") == "union":
-        parts = [peft_config(method, model, part) for part in fields["configs"]]
+        parts = [_part(method, model, part) for part in fields["configs"]]
         merged = AdapterConfig()
         for part in parts:
             for kind in ("bottleneck", "prefix", "lora"):
@@ -111,10 +111,15 @@ def peft_config(method: str, model: nn.Module, fields: dict[str, Any]) -> Any:
     if fields.get("architecture") == "prefix_tuning":
         return AdapterConfig(prefix=_prefix(fields))
     if fields.get("architecture") == "lora":
-        if fields["use_gating"] or method in ("unipelt", "mam"):
-            return AdapterConfig(lora=_lora(fields))
-        return _pefts_own(model, fields)
+        return AdapterConfig(lora=_lora(fields)) if fields["use_gating"] else _pefts_own(model, fields)
     return AdapterConfig(bottleneck=_bottleneck(fields))
+
+
+def _part(method: str, model: nn.Module, fields: dict[str, Any]) -> Any:
+    """A part of a union: LoRA there is ours, gated or not."""
+    if fields.get("architecture") == "lora":
+        return AdapterConfig(lora=_lora(fields))
+    return peft_config(method, model, fields)
 
 
 def _roles(fields: dict[str, Any]) -> list[str]:

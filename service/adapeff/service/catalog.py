@@ -135,7 +135,8 @@ _PLAIN_WORDS = {
 def first_problem(error: ValidationError) -> str:
     """The first complaint of a validation, in one line: where, what was given, what was expected."""
     problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
+    # of a field that takes several types, pydantic names the type it tried last too
+    where = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or str(part).isidentifier())
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
         return f"'{where}' is missing"

@@ -90,9 +90,18 @@ class JobsFailedError(AdapeffError):
     exit_code = ExitCode.JOBS_FAILED
 
 
+_MOST_NAMES = 40
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Say which known name was probably meant, and list them all: "did you mean 'lora'?  known: ..."."""
+    """Say which known name was probably meant, and list them: "did you mean 'lora'?  known: ...".
+
+    Of very many names those with a prefix, such as peft:vera, are only counted.
+    """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    hint = f"did you mean '{near[0]}'?  " if near else ""
-    return f"{hint}known: {', '.join(names) or 'none'}"
+    by_lower = {known_name.lower(): known_name for known_name in names}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    hint = f"did you mean '{by_lower[near[0]]}'?  " if near else ""
+    shown = names if len(names) <= _MOST_NAMES else [known_name for known_name in names if ":" not in known_name]
+    more = f" and {len(names) - len(shown)} more" if len(shown) < len(names) else ""
+    return f"{hint}known: {', '.join(shown) or 'none'}{more}"

@@ -23,6 +23,7 @@ from uuid import uuid4
 from sqlalchemy import CursorResult, and_, exists, func, insert, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
+from adapeff.service import catalog
 from adapeff.service.database import insert_ignoring, now
 from adapeff.service.errors import JobError, LeaseLostError
 from adapeff.service.models import FINAL_STATES, Job, JobSource, Run, SweepJob
@@ -139,9 +140,10 @@ def with_sources(session: Session, spec: JobSpec) -> JobSpec:
     """The spec with its source jobs, however they were written, named by their hashes.
 
     Raises:
-        JobError: if one does not exist, keeps no weights, or has ended without them.
+        JobError: if one does not exist, is of another model or method than can be built on, keeps no weights, or has
+            ended without them.
     """
-    found = {name: _source_hash(session, name) for name in spec.sources if not name.startswith("folder:")}
+    found = {name: _source_hash(session, name, spec) for name in spec.sources if not name.startswith("folder:")}
     if not found:
         return spec
     written = spec.method.parameters["sources"]
@@ -154,7 +156,7 @@ def with_sources(session: Session, spec: JobSpec) -> JobSpec:
     )
 
 
-def _source_hash(session: Session, name: str) -> str:
+def _source_hash(session: Session, name: str, spec: JobSpec) -> str:
     by_id = name.isdecimal() and len(name) < 12
     wanted = Job.id == int(name) if by_id else Job.job_hash.startswith(name, autoescape=True)
     rows = session.execute(select(Job.id, Job.job_hash, Job.state, Job.spec).where(wanted).limit(2)).all()
@@ -162,6 +164,14 @@ def _source_hash(session: Session, name: str) -> str:
         what = "stands for several jobs; give more of its hash" if rows else "does not exist; submit it first"
         raise JobError(f"source job {name} {what}")
     (row,) = rows
+    source = JobSpec.model_validate(row.spec)
+    if source.model.identity != spec.model.identity:
+        raise JobError(f"source job {row.id} trained another model, {source.model}; name a job of {spec.model}")
+    try:
+        builder = catalog.get_method(spec.method.name, spec.method.parameters)
+        builder.check_source(catalog.get_method(source.method.name, source.method.parameters))
+    except ValueError as error:
+        raise JobError(f"source job {row.id} trained {source.method}: {error}") from error
     if not row.spec["measuring"].get("keep_weights"):
         raise JobError(f"source job {row.id} keeps no weights; submit it with keep_weights: true")
     if row.state in ("failed", "cancelled"):

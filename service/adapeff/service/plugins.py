@@ -55,6 +55,13 @@ class Method(Frozen, ABC):
         """What it builds on: finished jobs (by id or job hash) or folders of adapters."""
         return ()
 
+    def check_source(self, method: Method) -> None:
+        """Refuse a source that was trained by a method it cannot build on.
+
+        Raises:
+            ValueError: saying what would do.
+        """
+
     def penalty(self, adapted: nn.Module) -> Callable[[], Tensor] | None:
         """A term that training adds to the loss, if the method has one."""
         return None

@@ -88,9 +88,9 @@ def parse_plugin(text: str) -> PluginReference:
 def _split_arguments(text: str) -> list[str]:
     parts, depth, start = [], 0, 0
     for position, character in enumerate(text):
-        if character == "[":
+        if character in "[{":
             depth += 1
-        elif character == "]":
+        elif character in "]}":
             depth -= 1
         elif character == "," and depth == 0:
             parts.append(text[start:position])
@@ -105,6 +105,8 @@ def _scalar(value: Any) -> Any:
         return float(value)
     if isinstance(value, list):
         return [_scalar(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _scalar(item) for key, item in value.items()}
     return value
 
 
@@ -120,9 +122,13 @@ def scalars(value: Any) -> Any:
 def _flow(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(_flow(item) for item in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, str):
         return value[:12] if _SHA256.fullmatch(value) else value
-    return {True: "true", False: "false", None: "null"}.get(value, str(value))
+    if value is None or isinstance(value, bool):
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)
 
 
 class StrictLoader(yaml.SafeLoader):

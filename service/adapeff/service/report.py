@@ -342,9 +342,13 @@ def _languages(
             examples = ordered[0].find("examples", **where)
             if not scores or majority is None or examples is None or majority.value is None or not examples.value:
                 continue
-            summary = summarise(scores)
-            at_chance = within_noise(summary.mean, majority.value, int(examples.value))
-            found.setdefault(language, {})[names[key]] = LanguageCell(summary, majority.value, at_chance)
+            for variant in ("", *_variants(ordered, metric)):
+                name = f"{names[key]} ({_label(variant)})" if variant else names[key]
+                served = [replace(result, variant=variant) for result in ordered]
+                scores = [m.value for result in served if (m := result.find(metric, **where)) and m.value is not None]
+                summary = summarise(scores)
+                at_chance = within_noise(summary.mean, majority.value, int(examples.value))
+                found.setdefault(language, {})[name] = LanguageCell(summary, majority.value, at_chance)
     return found
 
 

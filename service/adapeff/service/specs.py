@@ -124,10 +124,12 @@ class JobSpec(Frozen):
             "task_parameters": self.task.parameters,
             "data": self.data.fingerprint or f"{self.data.source}@{self.data.revision or 'main'}",
             "method": self.method.name,
-            "method_parameters": self.method.parameters,
+            "method_parameters": {
+                **self.method.parameters,
+                **({"sources": list(self.sources)} if self.sources else {}),
+            },
             "seed": self.seed,
             "training": self.training.model_dump(mode="json", exclude_defaults=True),
-            **({"sources": sorted(self.sources)} if self.sources else {}),
         }
 
     @property
@@ -209,7 +211,7 @@ def split_list(text: str) -> tuple[str, ...]:
     """Split `full,lora[rank=8,alpha=16]` at the commas outside brackets."""
     parts, depth = [""], 0
     for character in text:
-        depth += (character == "[") - (character == "]")
+        depth += (character in "[{") - (character in "]}")
         if character == "," and depth == 0:
             parts.append("")
         else:
@@ -395,11 +397,11 @@ SOURCE_FILES = ("weights.safetensors", "adapter_config.json", "adapter_model.saf
 
 def _source(name: str) -> str:
     """A source as a job names it: what may be a job stays as written until the database is asked."""
+    if _JOB_REFERENCE.fullmatch(name):
+        return name
     folder = Path(name).expanduser()
     if folder.is_dir():
         return source_fingerprint(folder)
-    if _JOB_REFERENCE.fullmatch(name):
-        return name
     raise SpecError(
         f"source '{name}' is neither a job (its id, or 12 or more characters of its job hash) nor a folder that is here"
     )
@@ -443,6 +445,12 @@ def _job(
         learning_rate, source = method.learning_rate()
     training = {key: value for key, value in settings.items() if key in Training.model_fields}
     measuring = {key: value for key, value in settings.items() if key in Measuring.model_fields}
+    sources = tuple(_source(name) for name in method.source_names())
+    if sources:  # a folder is found again from wherever the worker runs
+        method_parameters["sources"] = [
+            str(Path(name).expanduser().resolve()) if source.startswith("folder:") else name
+            for name, source in zip(method.source_names(), sources, strict=True)
+        ]
     try:
         measured = Measuring.model_validate(measuring)
         languages, data = identify(str(cell["task"]), measured.test_languages)
@@ -456,7 +464,7 @@ def _job(
             learning_rate_source=source,
             measuring=measured.model_copy(update={"test_languages": languages}),
             time_limit_minutes=sweep.time_limit_minutes,
-            sources=tuple(_source(name) for name in method.source_names()),
+            sources=sources,
         )
     except ValidationError as error:
         raise SpecError(f"sweep '{sweep.name}': {catalog.first_problem(error)}") from error

@@ -41,8 +41,11 @@ class Host:
         """Take in what a run trained.
 
         Raises:
-            ModelError: if the name is taken, the folder holds no adapter with a head, or they do not fit the model.
+            ModelError: if the name is taken or no identifier, the folder holds no adapter with a head, or they do not
+                fit the model.
         """
+        if not name.isidentifier():
+            raise ModelError(f"'{name}' cannot name an adapter; use letters, digits and _, such as task_1")
         if name in self._heads:
             raise ModelError(f"there is an adapter '{name}' already; remove it first, or give another name")
         head = _head(folder)

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
+from transformers.utils import logging
 
 from adapeff.service import catalog
-from adapeff.service.errors import AdapeffError, ModelError
+from adapeff.service.errors import AdapeffError, ModelError, SpecError
 from adapeff.service.references import model_folder, parse_plugin
 from adapeff.worker.models import check_encoder, drop_pooler
 
@@ -26,6 +27,9 @@ def empty_encoder(model: str) -> nn.Module:
     Raises:
         ModelError: if its configuration cannot be read, or is no encoder's.
     """
+    if not model.strip():
+        raise ModelError("--model is empty; name a hub id org/name, or a folder with a config.json")
+    logging.set_verbosity_error()  # what is wrong is said once, below
     folder = model_folder(model)
     name, _, revision = (str(folder), "", "") if folder else model.partition("@")
     try:
@@ -49,6 +53,9 @@ def count_methods(model: str, methods: Sequence[str]) -> Iterator[dict[str, Any]
     for written in methods:
         try:
             yield {"method": written, "trainable_parameters": _trained_by(written, encoder), "reason": ""}
+        except SpecError as error:
+            reason = str(error).replace("'sources' is missing", "it needs sources: finished jobs, or folders")
+            yield {"method": written, "trainable_parameters": None, "reason": reason}
         except AdapeffError as error:
             needs_weights = "meta" in str(error).lower()  # what torch says of an operation without data
             reason = f"{written} cannot be counted without the model's weights" if needs_weights else str(error)

@@ -46,7 +46,9 @@ def skipping(places: dict[int, list[BaseTunerLayer]], layers: set[int]) -> Itera
 class AdapterDrop(nn.Module):
     """An adapted encoder that in training skips the adapters of layers 0 to n - 1, n drawn anew for each pass.
 
-    n is uniform on 0..`most`. In evaluation nothing is drawn: `depth` layers are skipped, 0 unless set.
+    n is uniform on 0..`most`. In evaluation nothing is drawn: `depth` layers are
+    skipped, 0 unless set. What a pass skips stays skipped until the next one, so that a backward pass that computes
+    activations again does so as the forward pass did.
     """
 
     def __init__(self, adapted: nn.Module, most: int) -> None:
@@ -55,11 +57,23 @@ class AdapterDrop(nn.Module):
         self.most = most
         self.depth = 0
         self._places = adapted_layers(adapted)
+        self._skipped: list[BaseTunerLayer] = []
         self._draw = random.Random(torch.initial_seed())
         if not self._places:
             raise ModelError("adapterdrop needs an adapter that lies in the encoder's layers; this one does not")
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiled graph would keep the first draw for ever
+    def _skip(self) -> None:
+        top = self._places[max(self._places)]
+        if all(place._disable_adapters and place not in self._skipped for place in top):
+            return  # all adapters are switched off, and stay so
+        for place in self._skipped:
+            place._disable_adapters = False
         depth = self._draw.randint(0, self.most) if self.training else self.depth
-        with skipping(self._places, set(range(depth))):
-            return self.adapted(*args, **kwargs)
+        self._skipped = [place for index in range(depth) for place in self._places.get(index, [])]
+        for place in self._skipped:
+            place._disable_adapters = True
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self._skip()
+        return self.adapted(*args, **kwargs)

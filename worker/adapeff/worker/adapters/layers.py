@@ -168,7 +168,9 @@ class PreNormSite(SiteLayer):
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         stream, self._stream = self._stream, None
         assert stream is not None
-        return self.replaced(self.sublayer(hidden_states, *args, **kwargs), hidden_states, stream)
+        output = self.replaced(self.sublayer(hidden_states, *args, **kwargs), hidden_states, stream)
+        self._stream = None  # an adapter that uses the norm is heard too
+        return output
 
 
 PREFIXED = "adapeff_prefixed_sdpa"

@@ -63,7 +63,7 @@ class BottleneckPart:
     def reduction(self, layer: int) -> float:
         """The reduction factor of a layer."""
         if isinstance(self.reduction_factor, dict):
-            return self.reduction_factor.get(str(layer), self.reduction_factor.get("default", 16))
+            return self.reduction_factor.get(str(layer), self.reduction_factor["default"])
         return self.reduction_factor
 
 

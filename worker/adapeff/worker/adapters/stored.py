@@ -17,6 +17,7 @@ from adapeff.service import catalog
 from adapeff.service.errors import AdapeffError, ModelError
 from adapeff.worker.methods.adapterdrop import AdapterDropMethod
 from adapeff.worker.methods.hosted import HostedMethod
+from adapeff.worker.methods.peft_types import PeftTuner
 from adapeff.worker.weights import read_weights
 
 
@@ -72,8 +73,8 @@ def _configuration(description: Mapping[str, Any], model: nn.Module, folder: Pat
         raise ModelError(f"the adapter in '{folder}' cannot be read: {error}") from error
     if isinstance(method, AdapterDropMethod):
         method = method.adapter_method()
-    if not isinstance(method, HostedMethod):
-        raise ModelError(f"'{folder}' holds {description['method']}, which is no adapter that PEFT hosts")
+    if not isinstance(method, HostedMethod) or (isinstance(method, PeftTuner) and method.is_wrapped):
+        raise ModelError(f"'{folder}' holds {description['method']}, which is no adapter that can share a model")
     plain = model.get_base_model() if isinstance(model, PeftModel) else model
     return method.peft_config(plain)
 
@@ -81,10 +82,11 @@ def _configuration(description: Mapping[str, Any], model: nn.Module, folder: Pat
 def _load_pefts(model: nn.Module, folder: Path, name: str) -> PeftModel:
     try:
         adapted = _add(model, PeftConfig.from_pretrained(str(folder)), name, folder)
-        missing = set_peft_model_state_dict(adapted, load_peft_weights(str(folder), device="cpu"), adapter_name=name)
+        loaded = set_peft_model_state_dict(adapted, load_peft_weights(str(folder), device="cpu"), adapter_name=name)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         line = str(error).strip().splitlines()[0]
         raise ModelError(f"the adapter in '{folder}' does not fit this model, or cannot be read: {line}") from error
-    if missing.unexpected_keys:
-        raise ModelError(f"the adapter in '{folder}' was trained on another model ({missing.unexpected_keys[0]})")
+    missing = [key for key in loaded.missing_keys if re.search(rf"\.{re.escape(name)}(\.|$)", key)]
+    if unfit := [*loaded.unexpected_keys, *missing]:
+        raise ModelError(f"the adapter in '{folder}' was trained on another model ({unfit[0]})")
     return adapted

@@ -6,7 +6,9 @@ Saving, loading and switching are PEFT's; what several layers share lives in the
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -108,6 +110,12 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]  # peft ships no types
         return self._layout[0]
 
     def _add_bottlenecks(self, name: str, part: BottleneckPart, shared: nn.Module) -> None:
+        if isinstance(part.reduction_factor, dict):
+            layers = {str(index) for index in self.layout.layers}
+            if absent := sorted(set(part.reduction_factor) - layers - {"default"}):
+                raise ModelError(
+                    f"reduction_factor names layer {absent[0]}, but the model has the layers 0 to {len(layers) - 1}"
+                )
         rule = None
         if part.phm is not None and part.phm.shared_rule:
             rule = shared.phm_rule = PhmRule(part.phm, std=1e-4)
@@ -135,8 +143,10 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]  # peft ships no types
     def _add_fusion(self, name: str, part: FusionPart) -> None:
         if missing := [member for member in part.members if member not in self.peft_config]:
             raise ModelError(f"fusion names the adapter '{missing[0]}', which the model does not have; add it first")
-        if flat := [member for member in part.members if self.peft_config[member].bottleneck is None]:
-            raise ModelError(f"fusion mixes bottleneck adapters, but '{flat[0]}' has no bottleneck")
+        for member in part.members:
+            config = self.peft_config[member]
+            if config.bottleneck is None or config.prefix is not None or config.lora is not None:
+                raise ModelError(f"fusion mixes bottleneck adapters, but '{member}' is more or something else")
         dropout = float(getattr(self.model.config, "attention_probs_dropout_prob", 0.0))
         for layer in dict.fromkeys(self._layers.values()):
             if not isinstance(layer, SiteLayer):
@@ -159,7 +169,7 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]  # peft ships no types
             shared.requires_grad_(enabled and name in self.active_adapters)
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Remove an adapter.
+        """Remove an adapter; if it was the active one, the first of the others becomes that.
 
         Raises:
             ModelError: if a fusion uses it.
@@ -167,6 +177,9 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]  # peft ships no types
         for name, config in self.peft_config.items():
             if config.fusion is not None and adapter_name in config.fusion.members:
                 raise ModelError(f"adapter '{adapter_name}' is part of the fusion '{name}'; delete that first")
+        others = [name for name in self.peft_config if name != adapter_name]
+        if adapter_name in self.active_adapters and others:
+            self.set_adapter(others[0])
         super().delete_adapter(adapter_name)
         if adapter_name in self.adapeff_shared:
             del self.adapeff_shared[adapter_name]
@@ -181,6 +194,21 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]  # peft ships no types
         self._layers.clear()
         base: nn.Module = super()._unload_and_optionally_merge(False, *args, **kwargs)
         return base
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        """The key of a stored adapter, which has no name; it stands right after the kind, deep inside of our keys."""
+        plain = re.sub(rf"(adapeff_\w+)\.{re.escape(adapter_name)}(?=\.|$)", r"\1", key)
+        return plain if plain != key else super()._remove_adapter_name_from_key(key, adapter_name)
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """Adapters stay in the base model's precision, whatever that is: they read and write its hidden states."""
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        if kwargs.get("adapter_names") is not None:
+            raise ModelError("these adapters act one at a time: adapter_names, one per example, is not taken")
+        yield
 
     def _check_merge_allowed(self) -> None:
         raise ModelError("these adapters are no linear maps of the weights, so they cannot be merged; unload instead")

@@ -107,4 +107,4 @@ class AdapterDropMethod(Method):
         for depth in range(1, adapted.most + 1):
             adapted.depth = depth
             yield {"dropped_layers": depth}, adapted
-        adapted.depth = 0
+            adapted.depth = 0

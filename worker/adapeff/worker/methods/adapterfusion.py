@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, field_validator
 
 from adapeff.service.plugins import Method
+from adapeff.worker.methods.adapterdrop import AdapterDropMethod
+from adapeff.worker.methods.bottleneck import BottleneckMethod
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,11 +36,24 @@ class AdapterFusion(Method):
     def _ids_are_numbers(cls, value: Any) -> Any:
         if not isinstance(value, list | tuple):
             return value
-        return [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
+        names = [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"'{twice[0]}' stands twice; name each source once")
+        return names
 
     def source_names(self) -> tuple[str, ...]:
         """The sources."""
         return self.sources
+
+    def check_source(self, method: Method) -> None:
+        """Take bottleneck adapters alone.
+
+        Raises:
+            ValueError: naming what would do.
+        """
+        inner = method.adapter_method() if isinstance(method, AdapterDropMethod) else method
+        if not isinstance(inner, BottleneckMethod):
+            raise ValueError("adapterfusion mixes bottleneck adapters, such as houlsby, pfeiffer and compacter")
 
     def attach(self, encoder: nn.Module) -> nn.Module:
         """Load the sources' adapters, freeze them, and add the fusion layers.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from adapeff.worker.methods.hosted import HostedMethod
 
@@ -29,10 +29,22 @@ class BottleneckMethod(HostedMethod):
     scaling: float | Literal["learned", "channel"] = 1.0
     """Factor of the adapter's output: a number, one learned scalar, or one learned number per hidden unit."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    leave_out: tuple[int, ...] = ()
+    leave_out: tuple[NonNegativeInt, ...] = ()
     """Layers, counted from 0, that get no adapter."""
-    init: Literal["bert", "lora", "houlsby"] = "bert"
-    """Weights from N(0, 0.02^2); up zero and down Kaiming uniform; or a truncated normal of std 0.01."""
+
+    @field_validator("reduction_factor", mode="before")
+    @classmethod
+    def _by_layer(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        by_layer = {str(key): factor for key, factor in value.items()}
+        if odd := [key for key in by_layer if key != "default" and not key.isdecimal()]:
+            raise ValueError(
+                f"'{odd[0]}' is no layer; expected layers from 0 and `default`, such as {{0: 8, default: 16}}"
+            )
+        if "default" not in by_layer:
+            raise ValueError("`default` is missing, for the layers that are not named; such as {0: 8, default: 16}")
+        return by_layer
 
     def peft_config(self, encoder: nn.Module) -> Any:
         """The tuner's configuration; the same for every architecture."""
@@ -52,12 +64,24 @@ class BottleneckMethod(HostedMethod):
             norm_before=self.norm_before,
             scaling=self.scaling,
             dropout=self.dropout,
-            init=self.init,
             leave_out=list(self.leave_out),
         )
 
 
-class Houlsby(BottleneckMethod):
+class LinearBottleneck(BottleneckMethod):
+    """A bottleneck of two linear layers, whose weights may start in several ways."""
+
+    init: Literal["bert", "lora", "houlsby"] = "bert"
+    """Weights from N(0, 0.02^2); up zero and down Kaiming uniform; or a truncated normal of std 0.01."""
+
+    def part(self) -> Any:
+        """The bottleneck with its initialisation."""
+        part = super().part()
+        part.init = self.init
+        return part
+
+
+class Houlsby(LinearBottleneck):
     """Bottlenecks after attention and feed-forward (Houlsby et al. 2019, arXiv:1902.00751, section 2.1).
 
     Reduction factor and initialisation as AdapterHub's `double_seq_bn` (Pfeiffer et al. 2020, arXiv:2007.07779).
@@ -69,7 +93,7 @@ class Houlsby(BottleneckMethod):
     sites: ClassVar[tuple[str, ...]] = BOTH_SITES
 
 
-class Pfeiffer(BottleneckMethod):
+class Pfeiffer(LinearBottleneck):
     """One bottleneck a layer, after the feed-forward and its LayerNorm (Pfeiffer et al. 2021, AdapterFusion)."""
 
     paper: ClassVar[str] = "Pfeiffer et al. 2021, AdapterFusion, arXiv:2005.00247"
@@ -81,7 +105,7 @@ class Pfeiffer(BottleneckMethod):
     non_linearity: Activation = "relu"
 
 
-class HoulsbyParallel(BottleneckMethod):
+class HoulsbyParallel(LinearBottleneck):
     """Houlsby's two bottlenecks, parallel to the sublayers instead of after them (He et al. 2022, section 4.1)."""
 
     paper: ClassVar[str] = "He et al. 2022, Towards a Unified View, arXiv:2110.04366 (on Houlsby et al. 2019)"
@@ -91,7 +115,7 @@ class HoulsbyParallel(BottleneckMethod):
     parallel: ClassVar[bool] = True
 
 
-class PfeifferParallel(BottleneckMethod):
+class PfeifferParallel(LinearBottleneck):
     """One bottleneck a layer, parallel to the feed-forward (He et al. 2022, section 4.1)."""
 
     paper: ClassVar[str] = "He et al. 2022, Towards a Unified View, arXiv:2110.04366 (on Pfeiffer et al. 2021)"
@@ -103,7 +127,7 @@ class PfeifferParallel(BottleneckMethod):
     non_linearity: Activation = "relu"
 
 
-class ParallelScaled(BottleneckMethod):
+class ParallelScaled(LinearBottleneck):
     """The scaled parallel adapter as published (He et al. 2022, section 4.6): wide, scaled by 4, started as LoRA."""
 
     paper: ClassVar[str] = "He et al. 2022, Towards a Unified View, arXiv:2110.04366"

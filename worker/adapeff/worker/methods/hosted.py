@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from adapeff.service.errors import ModelError, ResourceError
 from adapeff.service.plugins import Method
 
 if TYPE_CHECKING:
@@ -23,10 +24,34 @@ class HostedMethod(Method):
         """
 
     def attach(self, encoder: nn.Module) -> nn.Module:
-        """Put the tuner into the encoder and freeze the rest."""
+        """Put the tuner into the encoder and freeze the rest; what PEFT says against it becomes one line.
+
+        Raises:
+            ModelError: if the tuner does not run on this model.
+            ResourceError: if it needs a package that is not installed.
+        """
+        try:
+            return self.host(encoder)
+        except ImportError as error:
+            raise ResourceError(f"{self.label()} needs a package that is absent: {_first_line(error)}") from error
+        except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError, RuntimeError) as error:
+            what = type(encoder).__name__
+            raise ModelError(f"{self.label()} does not run on {what}: {_first_line(error)}") from error
+
+    def host(self, encoder: nn.Module) -> nn.Module:
+        """Have PEFT put the tuner into the encoder."""
         from peft import get_peft_model
 
         import adapeff.worker.adapters.tuner  # noqa: F401  # enters our tuner in PEFT's tables
 
         adapted: nn.Module = get_peft_model(encoder, self.peft_config(encoder))
         return adapted
+
+    def label(self) -> str:
+        """What to call the method in a message."""
+        return type(self).__name__.lower()
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

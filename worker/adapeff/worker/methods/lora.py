@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from adapeff.service.errors import ModelError
 from adapeff.worker.methods.hosted import HostedMethod
@@ -55,11 +55,11 @@ class Lora(HostedMethod):
     rank: PositiveInt = 8
     """r in the paper; 8 is what its table 9 uses."""
     alpha: PositiveFloat = 16
-    """The update is scaled by alpha / rank."""
+    """The update is scaled by alpha / rank; 16 is the study's, arXiv:2305.07491 (the paper's table 9: 8)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: tuple[str, ...] | None = None
+    target_modules: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Linear layers to adapt, by role (query, key, value, intermediate, ffn_dense) or name; None: query and value."""
-    leave_out: tuple[int, ...] = ()
+    leave_out: tuple[NonNegativeInt, ...] = ()
     """Layers, counted from 0, that are not adapted."""
     dora: bool = False
     """Weight-decomposed updates (Liu et al. 2024, DoRA, arXiv:2402.09353)."""
@@ -98,7 +98,7 @@ class IA3(HostedMethod):
     default_learning_rate: ClassVar[float] = 3e-3
     learning_rate_source: ClassVar[str] = "Liu et al. 2022, T-Few (3e-3)"
 
-    leave_out: tuple[int, ...] = ()
+    leave_out: tuple[NonNegativeInt, ...] = ()
     """Layers, counted from 0, that are not adapted."""
 
     def peft_config(self, encoder: nn.Module) -> Any:

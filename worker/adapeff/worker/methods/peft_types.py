@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import create_model
+from pydantic import NonNegativeInt, create_model, model_validator
 
-from adapeff.service.errors import ModelError, ResourceError
+from adapeff.service.errors import ModelError
 from adapeff.service.plugins import Method
 from adapeff.worker.methods.hosted import HostedMethod
 from adapeff.worker.methods.lora import target_pattern
@@ -85,42 +85,36 @@ class PeftTuner(HostedMethod):
 
     target_modules: tuple[str, ...] | None = None
     """Modules to adapt, by role (query, key, value, intermediate, ffn_dense) or name; None: what suits the tuner."""
-    leave_out: tuple[int, ...] = ()
+    leave_out: tuple[NonNegativeInt, ...] = ()
     """Layers, counted from 0, that are not adapted."""
 
-    def attach(self, encoder: nn.Module) -> nn.Module:
-        """Put the tuner into the encoder; what PEFT says against it becomes one line.
+    @model_validator(mode="after")
+    def _runs_on_encoders(self) -> Self:
+        if self.kind in _IMPOSSIBLE:
+            raise ValueError(f"peft:{self.kind} does not run on encoders: {_IMPOSSIBLE[self.kind]}")
+        return self
 
-        Raises:
-            ModelError: if the tuner does not run on this model.
-            ResourceError: if it needs a package that is not installed.
-        """
-        try:
-            adapted = self._host(encoder)
-        except ImportError as error:
-            raise ResourceError(
-                f"peft:{self.kind} needs a package that is not installed: {_first_line(error)}"
-            ) from error
-        except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError, RuntimeError) as error:
-            raise ModelError(
-                f"peft:{self.kind} does not run on {type(encoder).__name__}: {_first_line(error)}"
-            ) from error
+    def label(self) -> str:
+        """The method's name in a sweep."""
+        return f"peft:{self.kind}"
+
+    def host(self, encoder: nn.Module) -> nn.Module:
+        """Have PEFT put the tuner into the encoder, and give it the inputs and outputs of an encoder."""
         from adapeff.worker.adapters.precision import follow_autocast
-        from adapeff.worker.adapters.prompts import OneTask, WithoutPrompt
+        from adapeff.worker.adapters.prompts import OneTask, OneTaskPrompt, WithoutPrompt
 
+        if self.kind == "multitask_prompt_tuning":
+            return WithoutPrompt(OneTaskPrompt(encoder, self.peft_config(encoder)), adds_tokens=True)
+        adapted = super().host(encoder)
         follow_autocast(adapted)
         if self.kind == "poly":
             return OneTask(adapted)
-        if self.kind in _PROMPTS:
-            return WithoutPrompt(adapted, adds_tokens=self.kind not in _CACHED)
-        return adapted
+        return WithoutPrompt(adapted, adds_tokens=self.kind not in _CACHED) if self.kind in _PROMPTS else adapted
 
-    def _host(self, encoder: nn.Module) -> nn.Module:
-        if self.kind != "multitask_prompt_tuning":
-            return super().attach(encoder)
-        from adapeff.worker.adapters.prompts import OneTaskPrompt
-
-        return OneTaskPrompt(encoder, self.peft_config(encoder))
+    @property
+    def is_wrapped(self) -> bool:
+        """Whether PEFT's model alone does not answer as an encoder does."""
+        return self.kind in _PROMPTS or self.kind == "poly"
 
     def peft_config(self, encoder: nn.Module) -> Any:
         """PEFT's configuration with what the model decides filled in."""
@@ -128,8 +122,6 @@ class PeftTuner(HostedMethod):
 
         from adapeff.worker.adapters.layouts import find_layout
 
-        if self.kind in _IMPOSSIBLE:
-            raise ModelError(f"peft:{self.kind} does not run on encoders: {_IMPOSSIBLE[self.kind]}")
         config = PEFT_TYPE_TO_CONFIG_MAPPING[self.kind.upper()]
         values = self.model_dump(exclude={"target_modules", "leave_out"}, exclude_unset=True)
         values = {**_DEFAULTS.get(self.kind, {}), **values}
@@ -138,11 +130,18 @@ class PeftTuner(HostedMethod):
                 f"peft:poly does not run on {type(encoder).__name__}: it routes by example, but this model's relative "
                 "positions go through the same layers and belong to none"
             )
+        if self.kind == "shadow" and find_layout(encoder).architecture.name == "DistilBERT":
+            raise ModelError(
+                f"peft:shadow does not run on {type(encoder).__name__}: it copies a stack of layers that knows its own "
+                "configuration, which this one does not"
+            )
         if self.kind in _CACHED and find_layout(encoder).architecture.name != "BERT":
             raise ModelError(
                 f"peft:{self.kind} does not run on {type(encoder).__name__}: it needs attention that takes a cache, as "
                 "BERT, RoBERTa, XLM-R and ELECTRA have; use prefix_tuning, which runs on all"
             )
+        if self.kind in _PROMPTS and (self.target_modules is not None or self.leave_out):
+            raise ModelError(f"peft:{self.kind} adapts no layers: it takes neither target_modules nor leave_out")
         if self.kind in _PROMPTS:
             return config(task_type="FEATURE_EXTRACTION", **_prompt_sizes(self.kind, encoder), **values)
         if self.kind == "poly":
@@ -158,16 +157,32 @@ class PeftTuner(HostedMethod):
         default = type(self).model_fields[name].default
         return {name: fit(default, find_layout(encoder).hidden_size)}
 
+    def _norms(self, encoder: nn.Module, kind: type[nn.Module]) -> list[str]:
+        """The LayerNorms, those of left-out layers left out."""
+        from adapeff.worker.adapters.layouts import find_layout
+
+        left: tuple[str, ...] = ()
+        if self.leave_out:
+            layout = find_layout(encoder)
+            layout.kept_layers(self.leave_out)
+            left = tuple(f"{layout.prefix}.{index}." for index in self.leave_out)
+        names = [path for path, module in encoder.named_modules() if isinstance(module, kind)]
+        return [name for name in names if not name.startswith(left)] if left else names
+
     def _targets(self, encoder: nn.Module) -> Any:
         from torch import nn as layers
 
         from adapeff.worker.adapters.layouts import find_layout
 
         named = f"peft:{self.kind}"
+        if self.kind == "trainable_tokens" and (self.target_modules is not None or self.leave_out):
+            raise ModelError(
+                f"{named} trains embeddings, which lie in no layer: it takes neither target_modules nor leave_out"
+            )
         if self.target_modules is not None:
             return target_pattern(encoder, self.target_modules, self.leave_out, method=named)
         if self.kind == "ln_tuning":
-            return [path for path, module in encoder.named_modules() if isinstance(module, layers.LayerNorm)]
+            return self._norms(encoder, layers.LayerNorm)
         if self.kind == "trainable_tokens":
             return [path for path, module in encoder.named_modules() if module is encoder.get_input_embeddings()]  # type: ignore[operator]
         if self.kind == "shadow":
@@ -185,11 +200,6 @@ def _prompt_sizes(kind: str, encoder: nn.Module) -> dict[str, int]:
         "num_attention_heads": config.num_attention_heads,
         "num_transformer_submodules": 1,
     }
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
 
 
 _KINDS: dict[str, Any] = {"bool": bool, "int": int, "float": float, "text": str, "any": Any}

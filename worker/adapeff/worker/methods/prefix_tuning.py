@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from adapeff.worker.methods.hosted import HostedMethod
 
@@ -30,7 +30,7 @@ class PrefixTuning(HostedMethod):
     flat: bool = False
     """Train the keys and values themselves, without an MLP."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    leave_out: tuple[int, ...] = ()
+    leave_out: tuple[NonNegativeInt, ...] = ()
     """Layers, counted from 0, that get no prefix."""
 
     def peft_config(self, encoder: nn.Module) -> Any:

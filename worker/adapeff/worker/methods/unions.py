@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from adapeff.worker.methods.hosted import HostedMethod
 
@@ -23,7 +23,7 @@ class Mam(HostedMethod):
     prefix_bottleneck_size: PositiveInt = 800
     reduction_factor: PositiveFloat = 2
     scaling: float = 4.0
-    leave_out: tuple[int, ...] = ()
+    leave_out: tuple[NonNegativeInt, ...] = ()
     """Layers, counted from 0, that get neither."""
 
     def peft_config(self, encoder: nn.Module) -> Any:
@@ -57,7 +57,7 @@ class UniPelt(HostedMethod):
     prefix_bottleneck_size: PositiveInt = 512
     reduction_factor: PositiveFloat = 16
     rank: PositiveInt = 8
-    leave_out: tuple[int, ...] = ()
+    leave_out: tuple[NonNegativeInt, ...] = ()
     """Layers, counted from 0, that get none of the three."""
 
     def peft_config(self, encoder: nn.Module) -> Any:
