@@ -60,7 +60,8 @@ COMMANDS = {
     "doctor": {"--json"},
     "db upgrade": {"--json"},
     "db current": {"--json"},
-    **{f"{noun} ls": {"--json"} for noun in ("methods", "tasks", "suites")},
+    "methods ls": {"--model", "--json"},
+    **{f"{noun} ls": {"--json"} for noun in ("tasks", "suites")},
     **{f"{noun} show": {"--json"} for noun in ("methods", "tasks", "suites")},
 }
 
