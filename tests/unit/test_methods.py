@@ -484,7 +484,7 @@ def test_unfit_architecture_is_named() -> None:
         ("compacter", {"init": "houlsby"}, "no parameter 'init'"),
         ("houlsby", {"leave_out": [-1]}, "'leave_out.0' is -1: input should be greater than or equal to 0"),
         ("adapterfusion", {"sources": [3, "3"]}, "'3' stands twice"),
-        ("peft:xlora", {}, "peft:xlora does not run on encoders"),
+        ("peft:xlora", {}, "'peft:xlora': does not run on encoders"),
         ("adapterdrop", {"adapter": "full"}, "puts no adapters into the layers"),
         ("adapterdrop", {"adapter": "hulsby"}, "unknown method 'hulsby'"),
         ("adapterdrop", {"layers": 2, "most": 3}, "give one of them"),

@@ -54,7 +54,8 @@ def count_methods(model: str, methods: Sequence[str]) -> Iterator[dict[str, Any]
         try:
             yield {"method": written, "trainable_parameters": _trained_by(written, encoder), "reason": ""}
         except SpecError as error:
-            reason = str(error).replace("'sources' is missing", "it needs sources: finished jobs, or folders")
+            reason = str(error).replace(f"method '{written}': ", f"{written} ")
+            reason = reason.replace("'sources' is missing", "needs sources: finished jobs, or folders")
             yield {"method": written, "trainable_parameters": None, "reason": reason}
         except AdapeffError as error:
             needs_weights = "meta" in str(error).lower()  # what torch says of an operation without data

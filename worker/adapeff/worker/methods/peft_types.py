@@ -91,7 +91,7 @@ class PeftTuner(HostedMethod):
     @model_validator(mode="after")
     def _runs_on_encoders(self) -> Self:
         if self.kind in _IMPOSSIBLE:
-            raise ValueError(f"peft:{self.kind} does not run on encoders: {_IMPOSSIBLE[self.kind]}")
+            raise ValueError(f"does not run on encoders: {_IMPOSSIBLE[self.kind]}")
         return self
 
     def label(self) -> str:
