@@ -24,6 +24,7 @@ from adapeff.service.references import parse_plugin
 from adapeff.worker.adapters.modules import PhmLinear, PhmRule
 from adapeff.worker.adapters.parts import AdapterConfig, BottleneckPart, FusionPart, PhmPart, PrefixPart
 from adapeff.worker.adapters.tuner import add_adapter, eject_prefixes
+from adapeff.worker.methods.hosted import HostedMethod
 from adapeff.worker.models import count_parameters
 from tests.conftest import outside_folder
 from tests.encoders import ENCODERS, HIDDEN, LABELS, LAYERS, WIDE, adapt, batch, make_encoder, take_steps
@@ -462,6 +463,31 @@ def test_member_of_a_fusion_is_not_deleted() -> None:
 def test_method_that_does_not_fit_the_model_says_why(method: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         adapt(method, "bert")
+
+
+class OutOfMemory(HostedMethod):
+    """Asks for more memory than there is while it is put in place."""
+
+    refusals = (RuntimeError,)
+
+    def peft_config(self, encoder: nn.Module) -> Any:
+        """Fails as torch does on the CPU: 2^60 numbers of 4 bytes."""
+        return torch.empty(2**60)
+
+
+class Faulty(HostedMethod):
+    """Has a fault of its own."""
+
+    def peft_config(self, encoder: nn.Module) -> Any:
+        """Asks for what is not there."""
+        return encoder.no_such_attribute
+
+
+def test_lack_of_memory_and_faults_are_not_taken_for_a_models_unfitness() -> None:
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        OutOfMemory().attach(make_encoder("bert"))
+    with pytest.raises(AttributeError, match="no_such_attribute"):
+        Faulty().attach(make_encoder("bert"))
 
 
 def test_unfit_architecture_is_named() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from adapeff.service.errors import ModelError, ResourceError
 from adapeff.service.plugins import Method
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 class HostedMethod(Method):
     """A method that is a PEFT tuner, ours or PEFT's own."""
+
+    refusals: ClassVar[tuple[type[Exception], ...]] = (ValueError,)
+    """What PEFT raises when a tuner does not run on a model; anything else is a fault, and shown as one."""
 
     @abstractmethod
     def peft_config(self, encoder: nn.Module) -> Any:
@@ -34,7 +37,9 @@ class HostedMethod(Method):
             return self.host(encoder)
         except ImportError as error:
             raise ResourceError(f"{self.label()} needs a package that is absent: {_first_line(error)}") from error
-        except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError, RuntimeError) as error:
+        except self.refusals as error:
+            if "out of memory" in str(error) or "allocate memory" in str(error):
+                raise  # the machine's refusal, not the tuner's
             what = type(encoder).__name__
             raise ModelError(f"{self.label()} does not run on {what}: {_first_line(error)}") from error
 

@@ -82,6 +82,8 @@ class PeftTuner(HostedMethod):
     """A tuner of PEFT's own; its fields are those of PEFT's configuration class."""
 
     kind: ClassVar[str]
+    refusals: ClassVar[tuple[type[Exception], ...]] = (ValueError, TypeError, AttributeError, KeyError, RuntimeError)
+    """PEFT's tuners, met with models or values they were not made for, fail in all these ways."""
 
     target_modules: tuple[str, ...] | None = None
     """Modules to adapt, by role (query, key, value, intermediate, ffn_dense) or name; None: what suits the tuner."""
