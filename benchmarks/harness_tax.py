@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from adapeff.service.specs import JobSpec, expand, parse_sweep
+from adapeff.worker.clocks import STEP_PHASES
 from adapeff.worker.slots import Slot
 from adapeff.worker.supervisor import supervise
 
@@ -73,7 +74,7 @@ def harness(spec: JobSpec, core: int, data_root: list[str]) -> tuple[float, list
             raise SystemExit(f"the run ended as {ending.outcome}: {ending.message}")
     phases = {m["phase"]: m["value"] for m in found.measurements if m["name"] == "phase_s"}
     losses = [loss for _, loss in found.curves["train_loss"]]
-    return phases["compute"] + phases["data_wait"] + phases["logging"], losses
+    return sum(phases[name] for name in (*STEP_PHASES, "data_wait", "logging")), losses
 
 
 def bare(spec: JobSpec, core: int, data_root: list[str]) -> tuple[float, list[float]]:

@@ -67,6 +67,13 @@ class Method(Frozen, ABC):
         """A term that training adds to the loss, if the method has one."""
         return None
 
+    def step_kinds(self, adapted: nn.Module) -> Iterator[None]:
+        """The kinds of step that training draws from, each as likely as the others; `adapted` is set to each in turn.
+
+        One, unless the method draws which of its parts act; afterwards `adapted` draws again.
+        """
+        yield
+
     def variants(self, adapted: nn.Module) -> Iterator[tuple[dict[str, Any], nn.Module]]:
         """Other ways to serve what was trained, such as merged weights: a name for each, and the module to call.
 

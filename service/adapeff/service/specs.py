@@ -40,6 +40,37 @@ Device = Literal["any", "cpu", "cuda"]
 SWEEPS = Path(__file__).parent / "sweeps"
 
 
+class LogRange(Frozen):
+    """Values between two bounds, drawn evenly on a logarithmic scale."""
+
+    low: PositiveFloat
+    high: PositiveFloat
+
+    @model_validator(mode="after")
+    def _low_below_high(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low is {self.low:g} and high {self.high:g}; low must be below high")
+        return self
+
+
+class Tuning(Frozen):
+    """A search for the learning rate by validation score, with as many trials for every method of a comparison."""
+
+    learning_rate: tuple[PositiveFloat, ...] | LogRange
+    """Rates to try, or a range that Optuna proposes from (`pip install 'adapeff[tuning]'`)."""
+    trials: Annotated[int, Field(strict=True, gt=0, le=1000)]
+
+    @model_validator(mode="after")
+    def _one_rate_a_trial(self) -> Self:
+        rates = self.learning_rate
+        if isinstance(rates, tuple) and (len(set(rates)) != len(rates) or len(rates) != self.trials):
+            raise ValueError(
+                f"trials is {self.trials}, but learning_rate lists {len(set(rates))} different rates; "
+                "list one rate for each trial, or give a range {low: 1e-5, high: 1e-2}"
+            )
+        return self
+
+
 class Training(Frozen):
     """Everything that shapes training; all of it enters `train_hash`."""
 
@@ -72,6 +103,8 @@ class Training(Frozen):
     `max_length`, as SQuAD's 128 of 384."""
     max_answer_tokens: Count = 30
     """Longest answer that is looked for (question answering)."""
+    tuning: Tuning | None = None
+    """Train once for each learning rate tried, and go on with the best by validation."""
 
     @field_validator("train_size", mode="before")
     @classmethod
@@ -90,6 +123,14 @@ class Measuring(Frozen):
     """Tokens of each example in the latency measurement."""
     latency_seconds: float = Field(default=2.0, gt=0, le=3600)
     """Time budget of each latency cell; at least 5 samples are taken whatever it is."""
+    latency_lengths: tuple[Count, ...] = ()
+    """Several lengths for the latency measurement; where given, they take the place of `latency_length`."""
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of the examples in each column of the latency grid."""
+        return self.latency_lengths or (self.latency_length,)
+
     variants: bool = False
     """Test and time each other way of serving too: merged weights, an ejected prefix, each depth of AdapterDrop."""
 
@@ -98,7 +139,7 @@ class Measuring(Frozen):
     def _one_is_a_list(cls, value: Any) -> Any:
         return split_list(value) if isinstance(value, str) else value
 
-    @field_validator("latency_batches", "test_languages")
+    @field_validator("latency_batches", "latency_lengths", "test_languages")
     @classmethod
     def _each_once(cls, value: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
         if value is not None and len(set(value)) != len(value):
@@ -237,7 +278,7 @@ def _setting_names() -> set[str]:
     return {*Training.model_fields, *Measuring.model_fields}
 
 
-_LIST_SETTINGS = {"test_languages", "latency_batches"}
+_LIST_SETTINGS = {"test_languages", "latency_batches", "latency_lengths"}
 
 
 def find_sweep(name: str) -> Path:
@@ -475,6 +516,10 @@ def _job(
     source = "set in the sweep"
     if learning_rate == "default":
         learning_rate, source = method.learning_rate()
+    elif settings.get("tuning"):
+        raise SpecError("learning_rate and tuning contradict each other; leave one of them out")
+    if settings.get("tuning"):
+        source = "tuned"
     training = {key: value for key, value in settings.items() if key in Training.model_fields}
     task = catalog.get_task(task_reference.name, task_reference.parameters)
     if task.max_length is not None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
+
+_T = TypeVar("_T")
 
 
 class PhaseClock:
@@ -64,62 +66,75 @@ def _process_age() -> float:
         return 0.0
 
 
+STEP_PHASES = ("forward", "backward", "optimiser")
+
+
+class StepSeconds(NamedTuple):
+    """Seconds of one training step, by what it spent them on."""
+
+    forward: float
+    """Forward pass and loss."""
+    backward: float
+    optimiser: float
+    """Clipping, optimiser, scheduler, zero_grad."""
+
+    @property
+    def total(self) -> float:
+        """The whole step."""
+        return self.forward + self.backward + self.optimiser
+
+
 class StepClock(Protocol):
-    """Times single steps."""
+    """Times single steps: `mark` at the start (its batch is on the device) and at the end of each phase."""
 
-    def start(self) -> None:
-        """Mark the start of a step: its batch is on the device."""
+    def mark(self) -> None:
+        """The start of a step, the end of its forward pass, of its backward pass, of the step: four marks a step."""
 
-    def stop(self) -> None:
-        """Mark the end of a step: gradients are zeroed."""
-
-    def collect(self) -> list[float]:
-        """Seconds of the steps since the last call; waits for the device."""
+    def collect(self) -> list[StepSeconds]:
+        """The steps since the last call; waits for the device."""
 
 
 class CpuStepClock:
-    """Host clock around each step: on a CPU the work is done when the call returns."""
+    """Host clock at each mark: on a CPU the work is done when the call returns."""
 
     def __init__(self) -> None:
-        self._samples: list[float] = []
-        self._started = 0.0
+        self._marks: list[float] = []
 
-    def start(self) -> None:
-        """Mark the start of a step."""
-        self._started = time.perf_counter()
+    def mark(self) -> None:
+        """Read the clock."""
+        self._marks.append(time.perf_counter())
 
-    def stop(self) -> None:
-        """Mark the end of a step."""
-        self._samples.append(time.perf_counter() - self._started)
-
-    def collect(self) -> list[float]:
-        """Seconds of the steps since the last call."""
-        samples, self._samples = self._samples, []
-        return samples
+    def collect(self) -> list[StepSeconds]:
+        """The steps since the last call."""
+        marks, self._marks = self._marks, []
+        return [StepSeconds(b - a, c - b, d - c) for a, b, c, d in batched_by_four(marks)]
 
 
 class CudaStepClock:
-    """Device events around each step, read when asked for."""
+    """Events in the device's stream, read when asked for: marking adds no synchronisation."""
 
     def __init__(self) -> None:
-        self._pairs: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._events: list[torch.cuda.Event] = []
 
-    def start(self) -> None:
-        """Record the start of a step in the device's stream."""
-        pair = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
-        self._pairs.append(pair)
-        pair[0].record()
+    def mark(self) -> None:
+        """Record an event."""
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._events.append(event)
 
-    def stop(self) -> None:
-        """Record the end of a step in the device's stream."""
-        self._pairs[-1][1].record()
-
-    def collect(self) -> list[float]:
-        """Seconds of the steps since the last call, after one synchronisation."""
+    def collect(self) -> list[StepSeconds]:
+        """The steps since the last call, after one synchronisation."""
         torch.cuda.synchronize()
-        samples = [start.elapsed_time(stop) / 1000 for start, stop in self._pairs]
-        self._pairs = []
-        return samples
+        events, self._events = self._events, []
+        return [
+            StepSeconds(a.elapsed_time(b) / 1000, b.elapsed_time(c) / 1000, c.elapsed_time(d) / 1000)
+            for a, b, c, d in batched_by_four(events)
+        ]
+
+
+def batched_by_four(marks: Sequence[_T]) -> Iterator[tuple[_T, _T, _T, _T]]:
+    """The four marks of each step."""
+    return zip(marks[::4], marks[1::4], marks[2::4], marks[3::4], strict=True)
 
 
 def step_clock(device: torch.device) -> StepClock:

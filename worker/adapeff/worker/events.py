@@ -46,7 +46,7 @@ class EventLog:
             raise ValueError(f"measurement '{name}' is {value}")
         self.emit("measurement", name=name, value=value, unit=unit, reason=reason, **where)
 
-    def curve(self, name: str, points: Sequence[tuple[float, float]]) -> None:
+    def curve(self, name: str, points: Sequence[tuple[float, float | None]]) -> None:
         """Write a curve of (step, value) points."""
         self.emit("curve", name=name, points=[list(point) for point in points])
 

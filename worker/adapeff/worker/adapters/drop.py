@@ -56,6 +56,8 @@ class AdapterDrop(nn.Module):
         self.adapted = adapted
         self.most = most
         self.depth = 0
+        self.drawn: int | None = None
+        """Takes the place of the draw in training, where it is set."""
         self._places = adapted_layers(adapted)
         self._skipped: list[BaseTunerLayer] = []
         self._draw = random.Random(torch.initial_seed())
@@ -69,7 +71,9 @@ class AdapterDrop(nn.Module):
             return  # all adapters are switched off, and stay so
         for place in self._skipped:
             place._disable_adapters = False
-        depth = self._draw.randint(0, self.most) if self.training else self.depth
+        depth = self.depth
+        if self.training:
+            depth = self._draw.randint(0, self.most) if self.drawn is None else self.drawn
         self._skipped = [place for index in range(depth) for place in self._places.get(index, [])]
         for place in self._skipped:
             place._disable_adapters = True

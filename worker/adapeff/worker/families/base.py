@@ -81,7 +81,8 @@ class Batch:
     inputs: dict[str, Tensor]
     targets: dict[str, Tensor]
     row_counts: list[int]
-    real_tokens: int
+    row_lengths: list[int]
+    """Tokens of each row without padding."""
 
     @property
     def items(self) -> int:
@@ -96,7 +97,7 @@ class Batch:
         def moved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             return {key: value.pin_memory().to(device, non_blocking=True) for key, value in tensors.items()}
 
-        return Batch(moved(self.inputs), moved(self.targets), self.row_counts, self.real_tokens)
+        return Batch(moved(self.inputs), moved(self.targets), self.row_counts, self.row_lengths)
 
 
 @dataclass
@@ -172,7 +173,7 @@ def collate(data: Encoded, indices: Sequence[int]) -> Batch:
     targets = {key: padded(flat, IGNORED) for key, flat in data.token_targets.items()}
     targets |= {key: values[chosen].long() for key, values in data.item_targets.items()}
     inputs = {key: padded(data.inputs[key], value) for key, value in data.padding.items()}
-    return Batch(inputs, targets, counts, int((ends - starts).sum()))
+    return Batch(inputs, targets, counts, (ends - starts).tolist())
 
 
 def paddings(keys: Iterable[str], tokenizer: Any) -> dict[str, int]:

@@ -98,6 +98,18 @@ class AdapterDropMethod(Method):
             return adapted
         return AdapterDrop(adapted, depth - 1 if self.most is None else self.most)
 
+    def step_kinds(self, adapted: nn.Module) -> Iterator[None]:
+        """Each depth that may be drawn."""
+        from adapeff.worker.adapters.drop import AdapterDrop
+
+        if not isinstance(adapted, AdapterDrop):
+            yield
+            return
+        for depth in range(adapted.most + 1):
+            adapted.drawn = depth
+            yield
+        adapted.drawn = None
+
     def variants(self, adapted: nn.Module) -> Iterator[tuple[dict[str, Any], nn.Module]]:
         """Each depth that was drawn in training, 0 apart."""
         from adapeff.worker.adapters.drop import AdapterDrop

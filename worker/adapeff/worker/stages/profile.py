@@ -1,15 +1,21 @@
-"""Profile: the latency of forward passes on fixed shapes, dropout off."""
+"""Latency of forward passes, dropout off: on fixed shapes, and on examples in their own lengths."""
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import Any
 
 import torch
 
+from adapeff.service.statistics import median_interval
 from adapeff.worker.clocks import synchronize
+from adapeff.worker.events import EventLog
+from adapeff.worker.families.base import Encoded, collate
 from adapeff.worker.hardware import autocast
 from adapeff.worker.models import TaskModel
 
@@ -21,10 +27,8 @@ P99_NEEDS = 200
 
 @dataclass(frozen=True)
 class Latency:
-    """Raw seconds of one cell, batch x length; warm-up iterations are kept apart."""
+    """Raw seconds of forward passes; warm-up iterations are kept apart."""
 
-    batch: int
-    length: int
     warmup: list[float]
     samples: list[float]
 
@@ -50,33 +54,27 @@ def percentile(samples: Sequence[float], percent: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
 
 
-def measure_latency(
+def time_forward(
     model: TaskModel,
-    inputs: Sequence[str],
+    inputs: Iterator[Mapping[str, torch.Tensor]],
     *,
-    batch: int,
-    length: int,
     seconds: float,
-    vocabulary: int,
     device: torch.device,
     precision: str,
 ) -> Latency:
-    """Time forward passes on one shape until the budget is used, after warm-up.
+    """Time forward passes, dropout off, until the budget is used, after warm-up.
 
     Args:
-        inputs: the names of the model's inputs, as the tokenizer gives them.
+        inputs: one batch after the other, on the device.
         seconds: time budget; at least 5 samples are taken, at most 1,000.
     """
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, vocabulary, (batch, length), generator=generator)
-    made = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
-    tensors = {name: made[name].to(device) for name in inputs}
     model.eval()
 
     def once() -> float:
+        batch = dict(next(inputs))
         synchronize(device)
         start = time.perf_counter()
-        model(tensors)
+        model(batch)
         synchronize(device)
         return time.perf_counter() - start
 
@@ -85,4 +83,29 @@ def measure_latency(
         samples: list[float] = []
         while len(samples) < LEAST_SAMPLES or (sum(samples) < seconds and len(samples) < MOST_SAMPLES):
             samples.append(once())
-    return Latency(batch, length, warmup, samples)
+    return Latency(warmup, samples)
+
+
+def traffic(data: Encoded, batch: int, device: torch.device) -> Iterator[Mapping[str, torch.Tensor]]:
+    """The items of a split in an order drawn once, `batch` at a time, without end: lengths as they come."""
+    order = list(range(len(data)))
+    random.Random(0).shuffle(order)
+    items = cycle(order)
+    while True:
+        yield collate(data, list(islice(items, batch))).to(device).inputs
+
+
+def log_latency(
+    log: EventLog, cell: Latency, *, batch: int, length: int, dtype: str, variant: Mapping[str, Any]
+) -> None:
+    """Write a cell's percentiles, the 95 % interval of its median, and its throughput."""
+    where: dict[str, Any] = {"phase": "inference", "batch": batch, "length": length, "dtype": dtype}
+    where |= {"variant": dict(variant)} if variant else {}
+    for percent in (50, 95):
+        log.measure("latency_s", cell.percentile(percent), "s", statistic=f"p{percent}", **where)
+    for side, value in zip(("low", "high"), median_interval(cell.samples), strict=True):
+        log.measure("latency_s", value, "s", statistic=f"p50_{side}", **where)
+    enough = len(cell.samples) >= P99_NEEDS
+    reason = "" if enough else f"{len(cell.samples)} samples; a p99 needs {P99_NEEDS}"
+    log.measure("latency_s", cell.percentile(99) if enough else None, "s", reason=reason, statistic="p99", **where)
+    log.measure("throughput_samples_per_s", batch / cell.percentile(50), "1/s", statistic="p50", **where)

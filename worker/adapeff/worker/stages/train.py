@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,8 +17,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from adapeff.service.errors import AdapeffError
 from adapeff.service.specs import Training
-from adapeff.worker.clocks import PhaseClock, step_clock
+from adapeff.worker.clocks import STEP_PHASES, PhaseClock, StepClock, StepSeconds, step_clock
 from adapeff.worker.families.base import Batch
+from adapeff.worker.footprint import optimizer_bytes
 from adapeff.worker.hardware import autocast
 from adapeff.worker.models import TaskModel, trained_state
 
@@ -24,22 +27,60 @@ LOG_EVERY_SECONDS = 1.0
 
 
 class DivergedError(AdapeffError):
-    """The loss is no longer a number."""
+    """The loss is no longer a number; `compute_s` is what had been spent by then."""
+
+    def __init__(self, message: str, compute_s: float) -> None:
+        super().__init__(message)
+        self.compute_s = compute_s
+
+
+class Validation(NamedTuple):
+    """A score of the validation split, and what it had cost to get there."""
+
+    step: int
+    score: float
+    samples: int
+    compute_s: float
+
+
+def compute_seconds(steps: Iterable[StepSeconds]) -> float:
+    """The whole of some steps."""
+    return math.fsum(step.total for step in steps)
 
 
 @dataclass
 class TrainResult:
-    """What training gave: losses and seconds per step, validation scores, tokens."""
+    """What training gave: losses and seconds of each step, validation scores, shapes."""
 
     steps: int
     losses: list[float] = field(default_factory=list)
-    step_seconds: list[float] = field(default_factory=list)
-    validation: list[tuple[int, float]] = field(default_factory=list)
+    steps_taken: list[StepSeconds] = field(default_factory=list)
+    validation: list[Validation] = field(default_factory=list)
     best_step: int = 0
     best_score: float = -math.inf
     samples: int = 0
-    real_tokens: int = 0
-    processed_tokens: int = 0
+    shapes: list[tuple[int, int]] = field(default_factory=list)
+    """Rows x tokens of the batch of each step, padding included."""
+    row_lengths: Counter[int] = field(default_factory=Counter)
+    """How many rows had so many tokens without padding."""
+    optimizer_bytes: int = 0
+
+    def take(self, batch: Batch) -> None:
+        """Count a batch that was trained on."""
+        rows, length = batch.inputs["input_ids"].shape
+        self.samples += batch.items
+        self.shapes.append((rows, length))
+        self.row_lengths.update(batch.row_lengths)
+
+    @property
+    def real_tokens(self) -> int:
+        """Tokens without padding."""
+        return sum(length * rows for length, rows in self.row_lengths.items())
+
+    @property
+    def processed_tokens(self) -> int:
+        """Tokens with padding."""
+        return sum(rows * length for rows, length in self.shapes)
 
 
 class BestState:
@@ -88,6 +129,39 @@ def warmup_then_decay(optimizer: torch.optim.Optimizer, warmup_steps: int, steps
     return LambdaLR(optimizer, factor)
 
 
+@dataclass
+class TrainingStep:
+    """One step of the optimiser, marked for a clock: what the loop repeats, and what a profile times."""
+
+    model: TaskModel
+    optimizer: torch.optim.Optimizer
+    scheduler: LambdaLR
+    loss_of: Callable[[torch.Tensor, Batch], torch.Tensor]
+    max_grad_norm: float
+    device: torch.device
+    precision: str
+    penalty: Callable[[], torch.Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        self._trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def __call__(self, batch: Batch, clock: StepClock) -> torch.Tensor:
+        """Take the step; gives the loss, still on the device."""
+        clock.mark()
+        with autocast(self.device, self.precision):
+            loss = self.loss_of(self.model(batch.inputs).float(), batch)
+        whole = loss if self.penalty is None else loss + self.penalty()
+        clock.mark()
+        whole.backward()
+        clock.mark()
+        nn.utils.clip_grad_norm_(self._trainable, self.max_grad_norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        clock.mark()
+        return loss.detach()
+
+
 def train(
     model: TaskModel,
     batches: Iterator[Batch],
@@ -120,8 +194,8 @@ def train(
     """
     optimizer = make_optimizer(model, settings)
     scheduler = warmup_then_decay(optimizer, round(settings.warmup_ratio * steps), steps)
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     timer = step_clock(device)
+    take_step = TrainingStep(model, optimizer, scheduler, loss_of, settings.max_grad_norm, device, precision, penalty)
     result = TrainResult(steps)
     pending: list[torch.Tensor] = []
     data_wait = 0.0
@@ -132,12 +206,13 @@ def train(
             return
         result.losses += torch.stack(pending).tolist()
         pending.clear()
-        result.step_seconds += timer.collect()
+        result.steps_taken += timer.collect()
         if not math.isfinite(result.losses[-1]):
             first = next(i for i, loss in enumerate(result.losses, start=1) if not math.isfinite(loss))
             raise DivergedError(
                 f"the training loss became {result.losses[first - 1]} at step {first}; "
-                f"try a lower learning rate than {settings.learning_rate:g}"
+                f"try a lower learning rate than {settings.learning_rate:g}",
+                compute_seconds(result.steps_taken),
             )
 
     model.train()
@@ -147,20 +222,8 @@ def train(
             batch = next(batches).to(device)
             data_wait += time.perf_counter() - waiting
 
-            timer.start()
-            with autocast(device, precision):
-                loss = loss_of(model(batch.inputs).float(), batch)
-            (loss if penalty is None else loss + penalty()).backward()
-            nn.utils.clip_grad_norm_(trainable, settings.max_grad_norm)
-            optimizer.step()
-            scheduler.step()
-            optimizer.zero_grad(set_to_none=True)
-            timer.stop()
-
-            pending.append(loss.detach())
-            result.samples += batch.items
-            result.real_tokens += batch.real_tokens
-            result.processed_tokens += batch.inputs["input_ids"].numel()
+            pending.append(take_step(batch, timer))
+            result.take(batch)
 
             now = time.perf_counter()
             validating = step % evaluate_every == 0 or step == steps
@@ -171,16 +234,18 @@ def train(
             if validating:
                 with clock.phase("validation"):
                     score = validate()
-                result.validation.append((step, score))
+                result.validation.append(Validation(step, score, result.samples, compute_seconds(result.steps_taken)))
                 if score > result.best_score:
                     with clock.phase("checkpoint"):
                         best.keep()
                     result.best_step, result.best_score = step, score
         flush()
-    compute = sum(result.step_seconds)
+    compute = compute_seconds(result.steps_taken)
     if device.type == "cuda":  # the device's idle time between steps is what the data (and the host) made it wait
         data_wait = max(0.0, clock.seconds["train"] - compute)
-    clock.split("train", {"compute": compute, "data_wait": data_wait})
+    phases = {phase: math.fsum(getattr(step, phase) for step in result.steps_taken) for phase in STEP_PHASES}
+    clock.split("train", {**phases, "data_wait": data_wait})
+    result.optimizer_bytes = optimizer_bytes(optimizer)
     with clock.phase("checkpoint"):
         best.restore()
     return result
