@@ -14,13 +14,14 @@ import urllib.request
 from collections.abc import Iterable
 
 from adapeff.service import catalog
+from adapeff.service.profiles import ProfileSpec
 from adapeff.service.specs import JobSpec
 
 TIMEOUT_SECONDS = 3.0
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def current_revisions(specs: Iterable[JobSpec]) -> dict[str, str]:
+def current_revisions(specs: Iterable[JobSpec | ProfileSpec]) -> dict[str, str]:
     """What every branch or tag that the specs name on the hub stands for now, as far as the hub tells in time.
 
     Returns:
@@ -35,12 +36,12 @@ def current_revisions(specs: Iterable[JobSpec]) -> dict[str, str]:
     return found
 
 
-def moving_sources(spec: JobSpec) -> list[tuple[str, str]]:
+def moving_sources(spec: JobSpec | ProfileSpec) -> list[tuple[str, str]]:
     """(repository, branch or tag) of what a job takes from the hub by a name that may move."""
     sources = []
     if spec.model.source == "hub":
         sources.append((f"models/{spec.model.name}", spec.model.revision or "main"))
-    if spec.data.source == "hub" and spec.task.name in catalog.tasks():
+    if isinstance(spec, JobSpec) and spec.data.source == "hub" and spec.task.name in catalog.tasks():
         task = catalog.get_task(spec.task.name, spec.task.parameters)
         sources += [(f"datasets/{hub_id}", revision or "main") for hub_id, revision in task.hub_sources()]
     return [(repository, revision) for repository, revision in sources if not COMMIT.fullmatch(revision)]

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 from uuid import uuid4
 
 from sqlalchemy import CursorResult, and_, exists, func, insert, or_, select, update
@@ -27,8 +27,10 @@ from adapeff.service import catalog
 from adapeff.service.database import insert_ignoring, now
 from adapeff.service.errors import JobError, LeaseLostError
 from adapeff.service.models import FINAL_STATES, Job, JobSource, Run, SweepJob
+from adapeff.service.profiles import AnySpec, ProfileSpec, read_spec
 from adapeff.service.specs import JobSpec
 
+_Spec = TypeVar("_Spec", JobSpec, ProfileSpec)
 Outcome = Literal["succeeded", "error", "oom", "killed", "timeout", "cancelled", "lost", "released"]
 _CHUNK = 500
 _TRY_AGAIN = ("killed", "lost")
@@ -58,13 +60,13 @@ class Ending:
     resolved: Mapping[str, Any] = field(default_factory=dict)
 
 
-def lane_of(spec: JobSpec) -> str:
+def lane_of(spec: AnySpec) -> str:
     """The queue a job waits in: one per device type it may run on."""
-    return f"adapeff-{spec.training.device}"
+    return f"adapeff-{spec.device}"
 
 
 def create_jobs(
-    session: Session, specs: Sequence[JobSpec], *, priority: int, max_failures: int
+    session: Session, specs: Sequence[AnySpec], *, priority: int, max_failures: int
 ) -> tuple[list[int], list[int]]:
     """Store a queued job for each spec that has none yet.
 
@@ -79,10 +81,7 @@ def create_jobs(
             "job_hash": job_hash,
             "train_hash": spec.train_hash,
             "spec": spec.model_dump(mode="json"),
-            "model": str(spec.model),
-            "task": str(spec.task),
-            "method": str(spec.method),
-            "seed": spec.seed,
+            **spec.columns,
             "state": "queued",
             "cause": "",
             "lane": lane_of(spec),
@@ -104,7 +103,7 @@ def create_jobs(
     return [ids[job_hash] for job_hash in hashes], fresh
 
 
-def _update_limits(session: Session, specs: Sequence[JobSpec], priority: int, max_failures: int) -> None:
+def _update_limits(session: Session, specs: Sequence[AnySpec], priority: int, max_failures: int) -> None:
     """Give jobs that have not ended well the limits they are now asked for with: these are in no identity."""
     wanted = {spec.job_hash: spec for spec in specs}
     for start in range(0, len(wanted), _CHUNK):
@@ -136,13 +135,15 @@ def _ids_by_hash(session: Session, hashes: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def with_sources(session: Session, spec: JobSpec) -> JobSpec:
+def with_sources(session: Session, spec: _Spec) -> _Spec:
     """The spec with its source jobs, however they were written, named by their hashes.
 
     Raises:
         JobError: if one does not exist, is of another model or method than can be built on, keeps no weights, or has
             ended without them.
     """
+    if isinstance(spec, ProfileSpec):
+        return spec
     found = {name: _source_hash(session, name, spec) for name in spec.sources if not name.startswith("folder:")}
     if not found:
         return spec
@@ -164,7 +165,9 @@ def _source_hash(session: Session, name: str, spec: JobSpec) -> str:
         what = "stands for several jobs; give more of its hash" if rows else "does not exist; submit it first"
         raise JobError(f"source job {name} {what}")
     (row,) = rows
-    source = JobSpec.model_validate(row.spec)
+    source = read_spec(row.spec)
+    if not isinstance(source, JobSpec):
+        raise JobError(f"source job {row.id} is a profile, which keeps no weights; name a job that trains")
     if source.model.identity != spec.model.identity:
         raise JobError(f"source job {row.id} trained another model, {source.model}; name a job of {spec.model}")
     try:
@@ -201,14 +204,14 @@ def _store_sources(session: Session, job_id: int, sources: Iterable[str]) -> Non
         session.execute(insert(JobSource).values(job_id=job_id, source_id=ids[source]))
 
 
-def next_repeat(session: Session, spec: JobSpec) -> JobSpec:
+def next_repeat(session: Session, spec: _Spec) -> _Spec:
     """The spec with the lowest `repeat` that no job has yet."""
     while _ids_by_hash(session, [spec.job_hash]):
         spec = spec.model_copy(update={"repeat": spec.repeat + 1})
     return spec
 
 
-def newest_repeat(session: Session, spec: JobSpec) -> JobSpec:
+def newest_repeat(session: Session, spec: _Spec) -> _Spec:
     """The spec with the highest `repeat` that has a job; the spec itself if none has."""
     while _ids_by_hash(session, [(after := spec.model_copy(update={"repeat": spec.repeat + 1})).job_hash]):
         spec = after

@@ -161,8 +161,11 @@ class StrictLoader(yaml.SafeLoader):
         return node
 
 
-def resolve_model(text: str) -> ModelReference:
+def resolve_model(text: str, *, needs_weights: bool = True) -> ModelReference:
     """Turn what a user wrote into a reference, reading a local model's files for its fingerprint.
+
+    Args:
+        needs_weights: refuse a folder that holds a configuration alone.
 
     Raises:
         SpecError: if the text is neither a hub id nor a folder.
@@ -170,7 +173,7 @@ def resolve_model(text: str) -> ModelReference:
     """
     folder = model_folder(text)
     if folder is not None:
-        return ModelReference(name=text, source="folder", fingerprint=_folder_fingerprint(folder))
+        return ModelReference(name=text, source="folder", fingerprint=_folder_fingerprint(folder, needs_weights))
     name, at, revision = text.partition("@")
     if not _HUB_ID.match(name) or (at and not revision):
         raise SpecError(
@@ -210,11 +213,11 @@ def _package_folder(text: str) -> Path:
 
 
 @cache
-def _folder_fingerprint(folder: Path) -> str:
+def _folder_fingerprint(folder: Path, needs_weights: bool) -> str:
     files = {path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()}
     names = {path.name for path in files}
     if "config.json" not in names:
         raise ModelError(f"'{folder}' holds no config.json, so it is not a model folder in transformers' form")
-    if not any(name.endswith((".safetensors", ".bin")) for name in names):
+    if needs_weights and not any(name.endswith((".safetensors", ".bin")) for name in names):
         raise ModelError(f"'{folder}' holds no weights (*.safetensors or pytorch_model*.bin)")
     return files_fingerprint(folder, files)

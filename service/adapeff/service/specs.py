@@ -190,12 +190,12 @@ class JobSpec(Frozen):
     @property
     def train_hash(self) -> str:
         """SHA-256 of what shapes training."""
-        return _sha256(self.train_identity())
+        return canonical_hash(self.train_identity())
 
     @property
     def job_hash(self) -> str:
         """SHA-256 of what shapes training and measuring, and the repeat."""
-        return _sha256(
+        return canonical_hash(
             {
                 "train": self.train_hash,
                 "measuring": self.measuring.model_dump(mode="json", exclude_defaults=True),
@@ -209,13 +209,29 @@ class JobSpec(Frozen):
         """The cell in a few words, for logs and tables."""
         return f"{self.model} {self.task} {self.method} seed {self.seed}"
 
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What its row in the table of jobs says of it."""
+        return {"model": str(self.model), "task": str(self.task), "method": str(self.method), "seed": self.seed}
+
+    @property
+    def device(self) -> Device:
+        """The kind of device it may run on."""
+        return self.training.device
+
+    @property
+    def cpu_threads(self) -> int:
+        """Threads it uses on a CPU."""
+        return self.training.cpu_threads
+
 
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: one text per value."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
-def _sha256(value: Any) -> str:
+def canonical_hash(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 

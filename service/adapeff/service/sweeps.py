@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
@@ -15,7 +15,10 @@ from adapeff.service.database import now
 from adapeff.service.errors import JobError
 from adapeff.service.hub import COMMIT, moving_sources
 from adapeff.service.models import Job, Measurement, Run, Sweep, SweepJob
+from adapeff.service.profiles import AnySpec, ProfileRequest, ProfileSpec
 from adapeff.service.specs import JobSpec, SweepSpec, canonical_json
+
+_Spec = TypeVar("_Spec", JobSpec, ProfileSpec)
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class Submission:
 
 def submit(
     session: Session,
-    sweep: SweepSpec,
-    specs: Sequence[JobSpec],
+    sweep: SweepSpec | ProfileRequest,
+    specs: Sequence[_Spec],
     *,
     max_failures: int,
     force: bool = False,
@@ -53,7 +56,7 @@ def submit(
     return Submission(stored.id, ids, created)
 
 
-def plan_repeat(session: Session, spec: JobSpec, *, force: bool, hub_revisions: Mapping[str, str]) -> JobSpec:
+def plan_repeat(session: Session, spec: _Spec, *, force: bool, hub_revisions: Mapping[str, str]) -> _Spec:
     """Which repeat of a spec submitting it means: a new one, the newest there is, or the one that is written.
 
     With `force` it is a new one. A model or data set that the hub knows by a branch means the newest repeat, or a new
@@ -96,7 +99,7 @@ def find_sweep_id(session: Session, reference: str | None) -> int | None:
     return found
 
 
-def estimate_seconds(session: Session, specs: Iterable[JobSpec]) -> list[float | None]:
+def estimate_seconds(session: Session, specs: Iterable[AnySpec]) -> list[float | None]:
     """For each spec the median wall time of finished runs of the same cell, or None if there are none.
 
     The same cell is the same model, task, method and settings, whatever the seed and the learning rate.
@@ -116,5 +119,7 @@ def estimate_seconds(session: Session, specs: Iterable[JobSpec]) -> list[float |
 
 def _cell(spec: Mapping[str, Any]) -> str:
     """What decides how long a job takes, as one text."""
+    if spec["kind"] == "profile":
+        return canonical_json([spec["model"], spec["methods"], spec["settings"]])
     training = {key: value for key, value in spec["training"].items() if key != "learning_rate"}
     return canonical_json([spec["model"], spec["task"], spec["method"], training, spec["measuring"]])

@@ -28,9 +28,9 @@ from adapeff.service.catalog import first_problem
 from adapeff.service.database import Database
 from adapeff.service.errors import AdapeffError, LeaseLostError, ResourceError, UnreachableError
 from adapeff.service.jobs import Claim, Ending
+from adapeff.service.profiles import read_spec
 from adapeff.service.queue import TASK_NAME, Reconciler, make_app, send_unsent
 from adapeff.service.settings import Settings
-from adapeff.service.specs import JobSpec
 from adapeff.worker.slots import Slot
 from adapeff.worker.supervisor import supervise
 
@@ -205,13 +205,13 @@ class Worker:
 
     def _supervise(self, claim: Claim, slot: Slot) -> tuple[Ending, results.Findings]:
         try:
-            spec = JobSpec.model_validate(claim.spec)
+            spec = read_spec(claim.spec)
         except ValidationError as error:
             reason = f"this worker cannot read the job ({first_problem(error)}); upgrade adapeff on this host"
             return Ending("error", reason), results.Findings()
         logger.info("job %s: %s, on %s", claim.job_id, spec.label, slot.name)
-        if slot.kind == "cpu" and spec.training.cpu_threads > len(slot.cores):
-            threads, cores = spec.training.cpu_threads, len(slot.cores)
+        if slot.kind == "cpu" and spec.cpu_threads > len(slot.cores):
+            threads, cores = spec.cpu_threads, len(slot.cores)
             reason = (
                 f"the job asks for {threads} threads, but slot {slot.name} has {cores} core(s); "
                 f"start the worker with ADAPEFF_CORES_PER_SLOT={threads}"

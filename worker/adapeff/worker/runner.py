@@ -8,6 +8,7 @@ says why).
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import random
@@ -21,12 +22,14 @@ from pydantic import ValidationError
 
 from adapeff.service import catalog
 from adapeff.service.errors import AdapeffError, SpecError
+from adapeff.service.profiles import AnySpec, ProfileSpec, read_spec
 from adapeff.service.specs import JobSpec
 from adapeff.worker.clocks import PhaseClock
 from adapeff.worker.events import EventLog
 from adapeff.worker.flops import FlopCounter
 from adapeff.worker.gauges import Window, idle_window, open_gauge
 from adapeff.worker.hardware import Memory, choose_device, choose_precision, environment
+from adapeff.worker.profiler import run_profile
 from adapeff.worker.stages.learn import Bench, learn
 from adapeff.worker.stages.load import prepare
 from adapeff.worker.stages.record import (
@@ -178,14 +181,17 @@ def main() -> int:
     try:
         spec = _read_spec(arguments.job)
         sources = {name: Path(folder) for name, _, folder in (text.partition("=") for text in arguments.source)}
-        run_job(
-            spec,
-            arguments.out,
-            device_name=arguments.device,
-            data_root=arguments.data_root,
-            sources=sources,
-            cache=arguments.cache,
-        )
+        if isinstance(spec, ProfileSpec):
+            run_profile(spec, arguments.job, arguments.out, device_name=arguments.device)
+        else:
+            run_job(
+                spec,
+                arguments.out,
+                device_name=arguments.device,
+                data_root=arguments.data_root,
+                sources=sources,
+                cache=arguments.cache,
+            )
     except KeyboardInterrupt:
         log.emit("end", outcome="cancelled", message="interrupted")
         return 130
@@ -198,13 +204,15 @@ def main() -> int:
     return 0
 
 
-def _read_spec(path: Path) -> JobSpec:
+def _read_spec(path: Path) -> AnySpec:
     try:
-        return JobSpec.model_validate_json(path.read_text(encoding="utf-8"))
+        return read_spec(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise SpecError(f"cannot read job file {path}: {error.strerror}") from error
     except ValidationError as error:
         raise SpecError(f"{path} is no job specification: {catalog.first_problem(error)}") from error
+    except (ValueError, AttributeError) as error:
+        raise SpecError(f"{path} is no job specification: it is no JSON object ({error})") from error
 
 
 if __name__ == "__main__":

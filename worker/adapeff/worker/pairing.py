@@ -1,0 +1,66 @@
+"""Measure several things by turns in one process, so that what disturbs the machine disturbs them alike.
+
+Speeds of one machine drift by more than methods differ; what stands beside each other within a block does not. Each
+block gives every contender one turn, in an order drawn anew; ratios are taken within blocks.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+_T = TypeVar("_T")
+
+WARMUP_TURNS = 2
+SETTLE_FROM = 4
+"""A turn of so many repetitions or more is preceded by one that is not kept: the caches are the last contender's."""
+MOST_REPETITIONS = 1000
+
+Take = Callable[[int], list[_T]]
+"""Does a thing so many times and gives a sample of each."""
+
+
+def take_turns(
+    contenders: Mapping[str, Take[_T]],
+    *,
+    blocks: int,
+    turn_seconds: float,
+    seed: int,
+    progress: Callable[[int, float], None] = lambda block, eta: None,
+) -> dict[str, list[list[_T]]]:
+    """Samples of each contender: per block one list.
+
+    Args:
+        turn_seconds: least time of a turn; the repetitions that fill it are fixed after the warm-up.
+        progress: is told the blocks done and the seconds still expected.
+    """
+    repetitions = {name: _repetitions(take, turn_seconds) for name, take in contenders.items()}
+    found: dict[str, list[list[_T]]] = {name: [] for name in contenders}
+    draw = random.Random(seed)
+    order = list(contenders)
+    began = time.perf_counter()
+    for block in range(1, blocks + 1):
+        draw.shuffle(order)
+        for name in order:
+            if repetitions[name] >= SETTLE_FROM:
+                contenders[name](1)
+            found[name].append(contenders[name](repetitions[name]))
+        progress(block, (time.perf_counter() - began) / block * (blocks - block))
+    return found
+
+
+def _repetitions(take: Take[_T], turn_seconds: float) -> int:
+    times = []
+    for _ in range(WARMUP_TURNS):
+        start = time.perf_counter()
+        take(1)
+        times.append(time.perf_counter() - start)
+    return min(MOST_REPETITIONS, max(1, round(turn_seconds / min(times))))
+
+
+def per_block(samples: list[list[float]]) -> list[float]:
+    """One value per block: the median of its samples."""
+    return [statistics.median(block) for block in samples]

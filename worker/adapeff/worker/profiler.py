@@ -1,0 +1,351 @@
+"""Run a profile job: time methods by turns on one model and shape, count their FLOPs, measure their memory."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapeff.service.errors import ModelError
+from adapeff.service.profiles import ProfileSpec
+from adapeff.service.statistics import paired_ratio
+from adapeff.worker.ceilings import copy_bytes_per_s, matmul_flops_per_s
+from adapeff.worker.clocks import STEP_PHASES, PhaseClock
+from adapeff.worker.contenders import BareModel, Contender, load_bare, make_contender, variants
+from adapeff.worker.events import EventLog
+from adapeff.worker.flops import FlopCounter, Flops
+from adapeff.worker.gauges import Gauge, Window, energy_above_idle, idle_window, open_gauge, sample_problems
+from adapeff.worker.hardware import choose_device, choose_precision, environment
+from adapeff.worker.memory_probe import available_memory, largest_batch, run_probe
+from adapeff.worker.models import count_parameters
+from adapeff.worker.pairing import per_block, take_turns
+from adapeff.worker.stages.profile import Latency, log_latency
+
+logger = logging.getLogger("adapeff.runner")
+
+GRIDS = {"cpu": ((1, 8), (16, 32, 64, 128)), "cuda": ((1, 8, 32), (16, 32, 64, 128, 256, 512))}
+"""Latency grids by device: batch sizes, lengths."""
+LEAST_BLOCKS = 5
+MOST_BLOCKS = 200
+ENERGY_BLOCKS = 3
+SATURATED = 1.05
+"""Throughput that rises by less than this factor when the batch doubles is saturated."""
+LARGEST_THROUGHPUT_BATCH = 4096
+
+
+@dataclass
+class _Profile:
+    spec: ProfileSpec
+    out: Path
+    device: torch.device
+    precision: str
+    log: EventLog
+    clock: PhaseClock
+    gauge: Gauge
+    bare: BareModel
+    contenders: list[Contender]
+    samples: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def reference(self) -> Contender:
+        return self.contenders[0]
+
+    def inputs(self, batch: int, length: int) -> dict[str, torch.Tensor]:
+        return self.bare.batch(batch, length, self.device)
+
+    def progress(self, stage: str) -> Callable[[int, float], None]:
+        def tell(block: int, eta: float) -> None:
+            self.log.emit("progress", step=block, steps=0, loss=0.0, eta_s=round(eta, 1))
+            logger.info("%s: block %d, %.0f s to go", stage, block, eta)
+
+        return tell
+
+
+def run_profile(spec: ProfileSpec, job: Path, out: Path, *, device_name: str | None = None) -> None:
+    """Run a profile job to its end; every result goes to the event log in `out`.
+
+    Args:
+        job: the file `spec` was read from, for the processes that measure memory.
+
+    Raises:
+        AdapeffError: for whatever is wrong with the job or its model.
+    """
+    clock, log, settings = PhaseClock(), EventLog(out), spec.settings
+    device = choose_device(device_name or settings.device)
+    precision = choose_precision(settings.precision, device)
+    torch.manual_seed(0)
+    if device.type == "cpu":
+        torch.set_num_threads(settings.cpu_threads)
+    log.emit("environment", values=environment(device, precision))
+    log.emit("stage", stage="prepare")
+    gauge = open_gauge(device)
+    with clock.phase("idle"):
+        idle = idle_window(gauge)
+    with clock.phase("load"):
+        bare = load_bare(spec.model)
+        _check_lengths(spec, bare)
+        bare.encoder.to(device)
+        contenders = [make_contender(method, bare, device=device, precision=precision) for method in spec.methods]
+    log.emit("resolved", model_revision=bare.revision, random_weights=not bare.has_weights)
+    profile = _Profile(spec, out, device, precision, log, clock, gauge, bare, contenders)
+    _ceilings(profile)
+    flops = _count(profile)
+    if settings.memory or settings.largest_batch:
+        _memory(profile, job)
+    if settings.compile:
+        _compile(profile)
+    _steps(profile, flops)
+    _energy(profile, idle)
+    _latency(profile)
+    if settings.throughput:
+        _throughput(profile)
+    _store_samples(profile)
+    wall = clock.wall()
+    for name, seconds in clock.seconds.items():
+        log.measure("phase_s", seconds, "s", phase=name)
+    log.measure("phase_s", max(0.0, wall - sum(clock.seconds.values())), "s", phase="unattributed")
+    log.measure("wall_s", wall, "s")
+
+
+def _check_lengths(spec: ProfileSpec, bare: BareModel) -> None:
+    for name, asked in (
+        ("length", spec.settings.length),
+        *(("latency_lengths", length) for length in spec.settings.latency_lengths or ()),
+    ):
+        if asked > bare.max_positions:
+            raise ModelError(
+                f"{name} is {asked}, but model '{spec.model}' takes {bare.max_positions} tokens; set {name} lower"
+            )
+
+
+def _of(contender: Contender) -> dict[str, Any]:
+    return {"method": contender.name, **contender.variant}
+
+
+def _ceilings(profile: _Profile) -> None:
+    with profile.clock.phase("ceilings"):
+        matmul = matmul_flops_per_s(profile.device, profile.precision)
+        profile.log.measure("ceiling_matmul_flops_per_s", matmul, "1/s", dtype=profile.precision)
+        profile.log.measure("ceiling_copy_bytes_per_s", copy_bytes_per_s(profile.device), "B/s")
+        profile.samples["ceiling_matmul_flops_per_s"] = matmul
+
+
+def _count(profile: _Profile) -> dict[str, Flops]:
+    """Parameters and FLOPs of each method."""
+    settings, log, found = profile.spec.settings, profile.log, {}
+    where: dict[str, Any] = {"batch": settings.batch, "length": settings.length}
+    with profile.clock.phase("count_flops"):
+        for contender in profile.contenders:
+            counter = FlopCounter(contender.model, contender.method, profile.inputs)
+            flops = found[contender.name] = counter.step(settings.batch, settings.length)
+            of: dict[str, Any] = {"variant": _of(contender)}
+            for phase, count in (("", flops.total), ("forward", flops.forward), ("backward", flops.backward)):
+                log.measure("step_flops", count, "1", phase=phase, **where, **of)
+            uncounted = sorted(flops.uncounted)
+            log.measure("flops_uncounted_operations", len(uncounted), "1", reason=", ".join(uncounted), **of)
+            counts = count_parameters(contender.model)
+            log.measure("trainable_parameters_method", counts.trainable_method, "1", **of)
+            log.measure("trainable_parameters_head", counts.trainable_head, "1", **of)
+            log.measure("total_parameters", counts.total, "1", **of)
+    return found
+
+
+def _memory(profile: _Profile, job: Path) -> None:
+    """Peaks and parts of each method's step, and the largest batch that fits, in processes of their own."""
+    settings, log = profile.spec.settings, profile.log
+    log.emit("stage", stage="memory")
+    where: dict[str, Any] = {"phase": "train", "batch": settings.batch, "length": settings.length}
+    with profile.clock.phase("memory"):
+        for number, contender in enumerate(profile.contenders):
+            of: dict[str, Any] = {"variant": _of(contender)}
+            logger.info("memory of %s", contender.name)
+            if settings.memory:
+                found = run_probe(job, number, settings.batch, profile.device, profile.precision)
+                if found["outcome"] == "oom":
+                    raise ModelError(f"a step of {contender.name} does not fit into memory; use a smaller batch")
+                for name, (peak, reason) in found["peaks"].items():
+                    log.measure(name, peak, "B", reason=reason, **where, **of)
+                for part, size in found["parts"].items():
+                    log.measure("memory_bytes", size, "B", **where, variant={**_of(contender), "part": part})
+            if settings.largest_batch:
+                limit = settings.memory_limit or available_memory(profile.device)
+                fits, too_large = largest_batch(
+                    job, number, profile.device, profile.precision, limit=limit, start=settings.batch
+                )
+                reason = f"{too_large} is too large" if too_large else "none was too large"
+                log.measure("largest_batch", fits, "1", reason=reason, length=settings.length, **of)
+
+
+def _compile(profile: _Profile) -> None:
+    with profile.clock.phase("compile"):
+        for contender in profile.contenders:
+            contender.model.compile(dynamic=False)
+
+
+def _steps(profile: _Profile, flops: Mapping[str, Flops]) -> None:
+    """Training steps by turns: times, ratios, and what they achieve."""
+    settings, log = profile.spec.settings, profile.log
+    log.emit("stage", stage="steps")
+    inputs = profile.inputs(settings.batch, settings.length)
+    takes = {contender.name: contender.steps(inputs) for contender in profile.contenders}
+    start = profile.gauge.read()
+    with profile.clock.phase("steps"):
+        taken = take_turns(
+            takes,
+            blocks=settings.blocks,
+            turn_seconds=settings.turn_seconds,
+            seed=0,
+            progress=profile.progress("steps"),
+        )
+    window = Window(start, profile.gauge.read())
+    seconds = {
+        name: {
+            phase: [[getattr(step, phase) for step in block] for block in blocks] for phase in (*STEP_PHASES, "total")
+        }
+        for name, blocks in taken.items()
+    }
+    profile.samples["step_seconds"] = seconds
+    ceiling = profile.samples["ceiling_matmul_flops_per_s"]
+    where: dict[str, Any] = {"batch": settings.batch, "length": settings.length, "dtype": profile.precision}
+    problems = window.problems()
+    for contender in profile.contenders:
+        own, base = seconds[contender.name], seconds[profile.reference.name]
+        of: dict[str, Any] = {"variant": _of(contender)}
+        for phase in ("", *STEP_PHASES):
+            values, at = per_block(own[phase or "total"]), {"phase": phase, **where}
+            log.measure("step_latency_s", statistics.median(values), "s", statistic="p50", **at, **of)
+            if contender is not profile.reference:
+                _ratio(profile, "step_ratio", contender, values, per_block(base[phase or "total"]), **at)
+        step = statistics.median(per_block(own["total"]))
+        achieved = flops[contender.name].total / step
+        log.measure("achieved_flops_per_s", achieved, "1/s", **where, **of)
+        log.measure("flops_utilisation", achieved / ceiling, "1", **where, **of)
+        told = [*problems, *sample_problems([value for block in own["total"] for value in block])]
+        log.measure("disturbance", len(told), "1", phase="train", reason="; ".join(told), **of)
+
+
+def _ratio(
+    profile: _Profile, name: str, contender: Contender, of: Sequence[float], to: Sequence[float], **where: Any
+) -> None:
+    found = paired_ratio(of, to)
+    variant = {**_of(contender), "reference": profile.reference.name}
+    for statistic, value in (("ratio", found.ratio), ("low", found.low), ("high", found.high)):
+        profile.log.measure(name, value, "1", statistic=statistic, variant=variant, **where)
+
+
+def _energy(profile: _Profile, idle: Window | None) -> None:
+    """Joules of a training step above idle, in turns of 10 s or more."""
+    settings, log = profile.spec.settings, profile.log
+    where: dict[str, Any] = {"batch": settings.batch, "length": settings.length, "dtype": profile.precision}
+    if idle is None:
+        reason = profile.gauge.read().energy_reason
+        for contender in profile.contenders:
+            log.measure("step_energy_j", None, "J", reason=reason, **where, variant=_of(contender))
+        return
+    log.emit("stage", stage="energy")
+    inputs = profile.inputs(settings.batch, settings.length)
+
+    def metered(contender: Contender) -> Callable[[int], list[float]]:
+        take = contender.steps(inputs)
+
+        def turn(_: int) -> list[float]:
+            start, steps = profile.gauge.read(), 0
+            while (window := Window(start, profile.gauge.read())).seconds < settings.energy_seconds:
+                steps += len(take(1))
+            joules, _why = energy_above_idle(window, idle)
+            return [(joules or 0.0) / steps]
+
+        return turn
+
+    with profile.clock.phase("energy"):
+        used = take_turns(
+            {contender.name: metered(contender) for contender in profile.contenders},
+            blocks=ENERGY_BLOCKS,
+            turn_seconds=settings.energy_seconds,
+            seed=1,
+            progress=profile.progress("energy"),
+        )
+    profile.samples["step_energy_j"] = used
+    for contender in profile.contenders:
+        values = per_block(used[contender.name])
+        log.measure("step_energy_j", statistics.median(values), "J", **where, variant=_of(contender))
+        if contender is not profile.reference:
+            _ratio(profile, "energy_ratio", contender, values, per_block(used[profile.reference.name]), **where)
+
+
+def _latency(profile: _Profile) -> None:
+    """Forward passes of every contender and way of serving by turns, cell by cell of the grid."""
+    settings, log = profile.spec.settings, profile.log
+    default_batches, default_lengths = GRIDS[profile.device.type]
+    batches = default_batches if settings.latency_batches is None else settings.latency_batches
+    lengths = [n for n in settings.latency_lengths or default_lengths if n <= profile.bare.max_positions]
+    if not batches:
+        return
+    log.emit("stage", stage="latency")
+    with profile.clock.phase("load"):
+        kept = [
+            variant
+            for method in (profile.spec.methods if settings.variants else ())
+            for variant in variants(method, profile.bare, device=profile.device, precision=profile.precision)
+        ]
+    serving = [*profile.contenders, *(contender for contender, _ in kept)]
+    profile.samples["latency_s"] = []
+    with profile.clock.phase("latency"):
+        for batch, length in product(batches, lengths):
+            inputs = profile.inputs(batch, length)
+            takes = {contender.label: contender.forwards(inputs) for contender in serving}
+            once = min(sum(takes[profile.reference.label](1)) for _ in range(2))
+            turn = max(once, settings.latency_seconds / 20)
+            taken = take_turns(
+                takes,
+                blocks=min(MOST_BLOCKS, max(LEAST_BLOCKS, round(settings.latency_seconds / turn))),
+                turn_seconds=turn,
+                seed=batch * length,
+                progress=profile.progress(f"latency {batch}x{length}"),
+            )
+            profile.samples["latency_s"].append({"batch": batch, "length": length, "samples": taken})
+            for contender in serving:
+                blocks = taken[contender.label]
+                cell = Latency([], [value for block in blocks for value in block])
+                log_latency(log, cell, batch=batch, length=length, dtype=profile.precision, variant=_of(contender))
+                if contender is not profile.reference:
+                    where: dict[str, Any] = {"batch": batch, "length": length, "dtype": profile.precision}
+                    base = per_block(taken[profile.reference.label])
+                    _ratio(profile, "latency_ratio", contender, per_block(blocks), base, **where)
+
+
+def _throughput(profile: _Profile) -> None:
+    """Examples per second as the batch doubles, until it gains less than 5 % twice."""
+    length, log = profile.spec.settings.length, profile.log
+    with profile.clock.phase("throughput"):
+        for contender in profile.contenders:
+            batch, best, flat = 1, 0.0, 0
+            while flat < 2 and batch <= LARGEST_THROUGHPUT_BATCH:
+                try:
+                    take = contender.forwards(profile.inputs(batch, length))
+                    rate = batch / statistics.median(take(4)[1:])
+                except torch.OutOfMemoryError:
+                    break
+                where: dict[str, Any] = {"batch": batch, "length": length, "dtype": profile.precision}
+                log.measure(
+                    "throughput_samples_per_s", rate, "1/s", phase="saturation", **where, variant=_of(contender)
+                )
+                flat = flat + 1 if rate < best * SATURATED else 0
+                best = max(best, rate)
+                batch *= 2
+            log.measure("throughput_saturated_samples_per_s", best, "1/s", length=length, variant=_of(contender))
+
+
+def _store_samples(profile: _Profile) -> None:
+    file = profile.out / "samples.json.gz"
+    with gzip.open(file, "wt", encoding="utf-8") as text:
+        json.dump({"format": 2, **profile.samples}, text)
+    profile.log.artifact("samples", file)
