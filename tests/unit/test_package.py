@@ -48,6 +48,10 @@ COMMANDS = {
             "--json",
         }
     },
+    "profile": {
+        *{"--model", "--method", "--reference", "--batch", "--length", "--set", "--devices", "--queue", "--force"},
+        "--json",
+    },
     "worker": {"--devices", "--data-root", "--quiet"},
     "status": {"--state", "--limit", "--watch", "--json"},
     "show": {"--json"},

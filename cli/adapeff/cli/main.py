@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from adapeff.cli import context
-from adapeff.cli.commands import catalog, config, database, doctor, jobs, report, run, status, submit, worker
+from adapeff.cli.commands import catalog, config, database, doctor, jobs, profile, report, run, status, submit, worker
 from adapeff.service.errors import AdapeffError, ExitCode
 
 _PLACES = {
@@ -57,6 +57,7 @@ def settings_flags(
 
 app.command()(run.run)
 app.command()(submit.submit)
+app.command()(profile.profile)
 app.command()(worker.worker)
 app.command()(status.status)
 app.command()(jobs.show)

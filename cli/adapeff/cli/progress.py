@@ -14,6 +14,7 @@ from adapeff.cli import context
 from adapeff.service import jobs
 from adapeff.service.errors import AdapeffError, ExitCode, JobsFailedError, UnreachableError
 from adapeff.service.models import FINAL_STATES
+from adapeff.service.profiles import PROFILE
 
 if TYPE_CHECKING:
     from adapeff.service.database import Database
@@ -90,6 +91,7 @@ class _Lines:
             if self._states.get(job.id) != job.state and (job.state != "queued" or job.id in self._states):
                 cause = f": {job.cause}" if job.cause else ""
                 label = f"{job.method} on {job.task}, seed {job.seed}"
+                label = f"{PROFILE} of {job.method}" if job.task == PROFILE else label
                 context.note(f"[{done}/{len(found)}] job {job.id} {job.state}: {label}{cause}")
             self._states[job.id] = job.state
 
@@ -125,7 +127,8 @@ class _Bars:
             if job.id in self._bars and job.state != "running":
                 self._progress.remove_task(self._bars.pop(job.id))
             if job.id in runs and job.id not in self._bars:
-                label = f"  {job.method} · {job.task} · seed {job.seed}"
+                seed = "" if job.task == PROFILE else f" · seed {job.seed}"
+                label = f"  {job.method} · {job.task}{seed}"
                 self._bars[job.id] = self._progress.add_task(escape(label), total=None, note="starting")
             if job.id in runs:
                 self._update(self._bars[job.id], runs[job.id])
@@ -135,6 +138,9 @@ class _Bars:
         if run.stage == "train" and "step" in at:
             note = f"loss {at['loss']:.3f}, {at['eta_s']:.0f} s of training left"
             self._progress.update(bar, total=at["steps"], completed=at["step"], note=note)
+        elif "block" in at:
+            note = f"{run.stage}: {at['of']}, about {at['eta_s']:.0f} s of it left"
+            self._progress.update(bar, total=at["blocks"], completed=at["block"], note=note)
         else:
             self._progress.update(bar, note=run.stage or "starting")
 

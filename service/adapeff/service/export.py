@@ -34,7 +34,7 @@ def measurement_rows(session: Session, *, sweep_id: int | None = None) -> Iterat
             "task": job.task,
             "method": job.method,
             "seed": job.seed,
-            "learning_rate": job.spec["training"]["learning_rate"],
+            "learning_rate": job.spec.get("training", {}).get("learning_rate"),
             "device_name": (values or {}).get("device_name"),
             "environment": environment,
             **{key: getattr(found, key) for key in _KEY},

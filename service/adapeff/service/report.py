@@ -20,6 +20,8 @@ from adapeff.service import catalog, jobs, results
 from adapeff.service.errors import AdapeffError
 from adapeff.service.models import Job, Measurement, Run
 from adapeff.service.overview import Overview, build_overviews, overview_rows
+from adapeff.service.profile_report import ProfileTable, build_profiles
+from adapeff.service.profiles import PROFILE
 from adapeff.service.references import is_task_file
 from adapeff.service.specs import JobSpec
 from adapeff.service.statistics import Summary, summarise, within_noise
@@ -100,6 +102,7 @@ class Report:
 
     tables: tuple[Table, ...]
     overviews: tuple[Overview, ...] = ()
+    profiles: tuple[ProfileTable, ...] = ()
     unfinished: dict[str, int] = field(default_factory=dict)
     """State -> jobs asked for that have no result."""
 
@@ -124,18 +127,21 @@ class _Result:
 
 def build_report(session: Session, *, sweep_id: int | None = None) -> Report:
     """The report over a sweep's jobs, or over all jobs."""
-    asked = jobs.list_jobs(session, sweep_id=sweep_id)
+    asked = [
+        job for job in jobs.list_jobs(session, sweep_id=sweep_id) if job.task != PROFILE or job.state != "succeeded"
+    ]
     unfinished: dict[str, int] = {}
     for job in asked:
         if job.state != "succeeded":
             unfinished[job.state] = unfinished.get(job.state, 0) + 1
     groups: dict[tuple[Any, ...], list[_Result]] = {}
-    found = _results(session, [job for job in asked if job.state == "succeeded"])
+    found = _results(session, [job for job in asked if job.state == "succeeded" and job.task != PROFILE])
     for result in found:
         groups.setdefault(_likeness(result), []).append(result)
     beside = _side_by_side(found)
     tables = tuple(_table(group, beside) for group in groups.values())
-    return Report(tables, build_overviews(tables), unfinished)
+    profiles = build_profiles(session, sweep_id=sweep_id)
+    return Report(tables, build_overviews(tables), profiles, unfinished)
 
 
 def _results(session: Session, succeeded: Sequence[Job]) -> list[_Result]:
@@ -158,7 +164,7 @@ def _results(session: Session, succeeded: Sequence[Job]) -> list[_Result]:
 
 def _settings(spec: JobSpec) -> dict[str, Any]:
     training = spec.training.model_dump(mode="json", exclude_defaults=True, exclude={"learning_rate", "device"})
-    measuring = spec.measuring.model_dump(mode="json", include={"latency_length", "latency_batches"})
+    measuring = spec.measuring.model_dump(mode="json", include={"latency_length", "latency_batches", "latency_lengths"})
     return {**training, **measuring}
 
 
@@ -273,7 +279,6 @@ def _columns(group: list[_Result], metric: str, source: str) -> tuple[Column, ..
     transfer = [language for language in languages if language != source]
     allocated = group[0].find("peak_memory_allocated_bytes")
     peak = "allocated" if allocated is not None and allocated.value is not None else "process"
-    length = group[0].spec.measuring.latency_length
     return (
         Column("quality", f"{metric} {source}", "%", True),
         *(
@@ -290,8 +295,9 @@ def _columns(group: list[_Result], metric: str, source: str) -> tuple[Column, ..
         Column("train_compute_s", "train compute", "s", False),
         Column(f"peak_memory_{peak}_bytes", f"peak memory ({peak})", "B", False),
         *(
-            Column(f"latency_b{batch}", f"latency {batch}x{length} p50", "s", False)
+            Column(f"latency_b{batch}x{length}", f"latency {batch}x{length} p50", "s", False)
             for batch in group[0].spec.measuring.latency_batches
+            for length in group[0].spec.measuring.lengths
         ),
     )
 
@@ -342,7 +348,7 @@ def _figure(result: _Result, key: str, metric: str, source: str) -> tuple[float 
     if key == "quality":
         found = result.find(metric, split="test", language=source)
     elif key.startswith("latency_b"):
-        found = result.find("latency_s", statistic="p50", batch=int(key.removeprefix("latency_b")))
+        found = result.find("latency_s", statistic="p50", **_shape(key))
     else:
         names = {
             "parameters_method": "trainable_parameters_method",
@@ -350,6 +356,11 @@ def _figure(result: _Result, key: str, metric: str, source: str) -> tuple[float 
         }
         found = result.find(names.get(key, key))
     return (found.value, found.reason) if found is not None else (None, "not measured")
+
+
+def _shape(key: str) -> dict[str, int]:
+    batch, _, length = key.removeprefix("latency_b").partition("x")
+    return {"batch": int(batch), "length": int(length)}
 
 
 def _with_ratio(cell: Cell, base: Cell | None) -> Cell:

@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -28,6 +29,7 @@ from adapeff.worker.memory_probe import available_memory, largest_batch, run_pro
 from adapeff.worker.models import count_parameters
 from adapeff.worker.pairing import per_block, take_turns
 from adapeff.worker.stages.profile import Latency, log_latency
+from adapeff.worker.stages.train import LOG_EVERY_SECONDS
 
 logger = logging.getLogger("adapeff.runner")
 
@@ -61,10 +63,15 @@ class _Profile:
     def inputs(self, batch: int, length: int) -> dict[str, torch.Tensor]:
         return self.bare.batch(batch, length, self.device)
 
-    def progress(self, stage: str) -> Callable[[int, float], None]:
+    def progress(self, what: str, blocks: int) -> Callable[[int, float], None]:
+        told = time.monotonic()
+
         def tell(block: int, eta: float) -> None:
-            self.log.emit("progress", step=block, steps=0, loss=0.0, eta_s=round(eta, 1))
-            logger.info("%s: block %d, %.0f s to go", stage, block, eta)
+            nonlocal told
+            if time.monotonic() - told >= LOG_EVERY_SECONDS or block == blocks:
+                told = time.monotonic()
+                self.log.emit("progress", of=what, block=block, blocks=blocks, eta_s=round(eta, 1))
+                logger.info("%s: block %d of %d, %.0f s to go", what, block, blocks, eta)
 
         return tell
 
@@ -203,7 +210,7 @@ def _steps(profile: _Profile, flops: Mapping[str, Flops]) -> None:
             blocks=settings.blocks,
             turn_seconds=settings.turn_seconds,
             seed=0,
-            progress=profile.progress("steps"),
+            progress=profile.progress("training steps", settings.blocks),
         )
     window = Window(start, profile.gauge.read())
     seconds = {
@@ -271,7 +278,7 @@ def _energy(profile: _Profile, idle: Window | None) -> None:
             blocks=ENERGY_BLOCKS,
             turn_seconds=settings.energy_seconds,
             seed=1,
-            progress=profile.progress("energy"),
+            progress=profile.progress("energy", ENERGY_BLOCKS),
         )
     profile.samples["step_energy_j"] = used
     for contender in profile.contenders:
@@ -304,22 +311,23 @@ def _latency(profile: _Profile) -> None:
             takes = {contender.label: contender.forwards(inputs) for contender in serving}
             once = min(sum(takes[profile.reference.label](1)) for _ in range(2))
             turn = max(once, settings.latency_seconds / 20)
+            blocks = min(MOST_BLOCKS, max(LEAST_BLOCKS, round(settings.latency_seconds / turn)))
             taken = take_turns(
                 takes,
-                blocks=min(MOST_BLOCKS, max(LEAST_BLOCKS, round(settings.latency_seconds / turn))),
+                blocks=blocks,
                 turn_seconds=turn,
                 seed=batch * length,
-                progress=profile.progress(f"latency {batch}x{length}"),
+                progress=profile.progress(f"latency of {batch} x {length}", blocks),
             )
             profile.samples["latency_s"].append({"batch": batch, "length": length, "samples": taken})
             for contender in serving:
-                blocks = taken[contender.label]
-                cell = Latency([], [value for block in blocks for value in block])
+                seconds = taken[contender.label]
+                cell = Latency([], [value for block in seconds for value in block])
                 log_latency(log, cell, batch=batch, length=length, dtype=profile.precision, variant=_of(contender))
                 if contender is not profile.reference:
                     where: dict[str, Any] = {"batch": batch, "length": length, "dtype": profile.precision}
                     base = per_block(taken[profile.reference.label])
-                    _ratio(profile, "latency_ratio", contender, per_block(blocks), base, **where)
+                    _ratio(profile, "latency_ratio", contender, per_block(seconds), base, **where)
 
 
 def _throughput(profile: _Profile) -> None:

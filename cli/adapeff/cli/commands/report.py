@@ -60,10 +60,12 @@ def _one_of(one: str, has_one: bool, other: str, has_other: bool) -> None:
 
 def print_report(built: Report, form: ReportFormat) -> None:
     """Print a report to stdout."""
+    from adapeff.cli.commands.profile import print_profiles
+    from adapeff.service.profile_report import profile_rows
     from adapeff.service.report import report_rows
 
     if form == "json":
-        print(json.dumps(report_rows(built), indent=1))
+        print(json.dumps([*report_rows(built), *profile_rows(built.profiles)], indent=1))
     elif form == "csv":
         rows = [{**row, "values": " ".join(map(str, row["values"]))} for row in report_rows(built)]
         print(_csv(rows), end="")
@@ -75,10 +77,11 @@ def print_report(built: Report, form: ReportFormat) -> None:
         from adapeff.cli.render.tables import print_report_tables
 
         print_report_tables(built)
+        print_profiles(built.profiles)
     if built.unfinished:
         states = ", ".join(f"{count} {state}" for state, count in sorted(built.unfinished.items()))
         context.note(f"not in the report: {states}")
-    if not built.tables:
+    if not built.tables and not built.profiles:
         context.note("no job has finished yet; `adapeff status` shows how they stand")
 
 

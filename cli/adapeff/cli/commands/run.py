@@ -19,6 +19,7 @@ from adapeff.cli.options import DataRoot, Force, Json, Methods, Models, Override
 
 if TYPE_CHECKING:
     from adapeff.service.database import Database
+    from adapeff.service.settings import Settings
 
 STOP_SECONDS = 20
 
@@ -49,7 +50,7 @@ def run(
         adapeff run my.yaml --methods full,houlsby --devices cuda:0
     """
     from adapeff.cli.commands.report import print_report, save_plot
-    from adapeff.cli.progress import raise_for_failures, wait_for
+    from adapeff.cli.progress import raise_for_failures
     from adapeff.service.report import build_report
 
     context.set_flags(data_root=data_root)
@@ -58,16 +59,7 @@ def run(
     with context.database() as database:
         stored = store(database, spec, jobs, settings, force=force)
         context.note(describe(spec, stored))
-        pending = _pending_devices(database, stored.job_ids)
-        if pending:
-            _say_what_waits(database, stored.job_ids)
-            send(database, settings)
-            with _workers([_serving(devices, pending)] if devices else _devices_for(pending)) as workers:
-                try:
-                    wait_for(database, stored.job_ids, workers=workers)
-                except context.Interrupted:
-                    context.note("stopping: what runs goes back to the queue; the same command goes on with it")
-                    raise
+        work_off(database, settings, stored.job_ids, devices)
         with database.session(read_only=True) as session:
             report = build_report(session, sweep_id=stored.sweep_id)
         print_report(report, "json" if as_json else "table")
@@ -76,12 +68,38 @@ def run(
         raise_for_failures(database, stored.job_ids)
 
 
+def work_off(
+    database: Database, settings: Settings, job_ids: list[int], devices: str | None, *, cores: int = 1
+) -> None:
+    """Run the jobs among these that have not ended on this machine, and wait for them.
+
+    Args:
+        devices: as `worker` takes them; None: what the jobs ask for.
+        cores: CPU cores a slot needs at least.
+    """
+    from adapeff.cli.progress import wait_for
+
+    pending = _pending_devices(database, job_ids)
+    if not pending:
+        return
+    if cores > settings.cores_per_slot:
+        context.set_flags(cores_per_slot=cores)
+    _say_what_waits(database, job_ids)
+    send(database, settings)
+    with _workers([_serving(devices, pending)] if devices else _devices_for(pending)) as workers:
+        try:
+            wait_for(database, job_ids, workers=workers)
+        except context.Interrupted:
+            context.note("stopping: what runs goes back to the queue; the same command goes on with it")
+            raise
+
+
 def _pending_devices(database: Database, job_ids: list[int]) -> set[str]:
     from adapeff.service import jobs
 
     with database.session(read_only=True) as session:
         found = jobs.list_jobs(session, ids=job_ids, states=("queued", "running"))
-        return {job.spec["training"].get("device", "any") for job in found}
+        return {job.lane.removeprefix("adapeff-") for job in found}
 
 
 def _say_what_waits(database: Database, job_ids: list[int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from adapeff.cli.render.profiles import profile_grids, profile_notes, profile_title
 from adapeff.cli.render.units import format_cell, format_language, format_percent
 from adapeff.service.overview import Overview
 from adapeff.service.report import REFERENCE, Report, Table
@@ -15,6 +16,11 @@ def report_markdown(report: Report) -> str:
     for overview in report.overviews:
         for title, headings, rows in overview_grids(overview):
             lines += [f"## {title}", "", *_grid(headings, rows), ""]
+    for profile in report.profiles:
+        lines += ["## Profile", "", profile_title(profile), ""]
+        for title, headings, rows in profile_grids(profile):
+            lines += [f"### {title}", "", *_grid(headings, rows), ""]
+        lines += [*(f"- {note}" for note in profile_notes(profile)), ""]
     return "\n".join(lines) + "\n"
 
 

@@ -13,6 +13,7 @@ from rich.table import Table as RichTable
 
 from adapeff.cli.render.markdown import describe, notes, overview_grids
 from adapeff.cli.render.units import format_cell, format_language
+from adapeff.service.profiles import PROFILE
 from adapeff.service.report import Report, Table
 
 MOST_METHODS_AS_COLUMNS = 5
@@ -52,7 +53,8 @@ def jobs_table(found: dict[str, Any]) -> RichTable:
         style = _STATE_STYLE.get(job["state"], "")
         state = "cancelling" if job["cancelling"] else job["state"]
         state = f"[{style}]{state}[/]" if style else state
-        words = (job["method"], job["task"], str(job["seed"]), job["model"], _now(job))
+        seed = "" if job["task"] == PROFILE else str(job["seed"])
+        words = (job["method"], job["task"], seed, job["model"], _now(job))
         table.add_row(str(job["id"]), state, *map(escape, words))
     return table
 
@@ -61,6 +63,8 @@ def _now(job: dict[str, Any]) -> str:
     if job["state"] != "running":
         return str(job["cause"])
     at = job["progress"] or {}
+    if "block" in at:
+        return f"{job['slot']}: {at['of']}, block {at['block']}/{at['blocks']}, {at['eta_s']:.0f} s"
     steps = f" step {at['step']}/{at['steps']}, {at['eta_s']:.0f} s" if job["stage"] == "train" and "step" in at else ""
     return f"{job['slot']}: {job['stage'] or 'starting'}{steps}"
 
@@ -68,17 +72,10 @@ def _now(job: dict[str, Any]) -> str:
 def print_job(view: dict[str, Any]) -> None:
     """One job, its runs and its measurements."""
     spec = view["spec"]
+    state = ["state", f"{view['state']}{': ' + view['cause'] if view['cause'] else ''}"]
     head = [
-        ["state", f"{view['state']}{': ' + view['cause'] if view['cause'] else ''}"],
-        ["method", f"{spec['method']['name']} {spec['method']['parameters'] or ''}".strip()],
-        ["task", f"{spec['task']['name']} {spec['task']['parameters'] or ''}".strip()],
-        ["model", spec["model"]["name"]],
-        ["seed", str(spec["seed"])],
-        ["learning rate", f"{spec['training']['learning_rate']:g} ({spec['learning_rate_source']})"],
-        [
-            "settings",
-            ", ".join(f"{k}={v}" for k, v in {**spec["training"], **spec["measuring"]}.items() if v is not None),
-        ],
+        state,
+        *(_profile_head(spec) if spec["kind"] == "profile" else _train_head(spec)),
         ["job hash", view["job_hash"]],
         ["folder", view["runs"][-1]["folder"] if view["runs"] else "not run yet"],
         ["failures", f"{view['failures']} of at most {view['max_failures']}"],
@@ -93,6 +90,26 @@ def print_job(view: dict[str, Any]) -> None:
     if view["measurements"]:
         rows = [_measurement(found) for found in view["measurements"]]
         print_table("measurements", ["name", "where", "value", "unit"], rows)
+
+
+def _train_head(spec: dict[str, Any]) -> list[list[str]]:
+    return [
+        ["method", f"{spec['method']['name']} {spec['method']['parameters'] or ''}".strip()],
+        ["task", f"{spec['task']['name']} {spec['task']['parameters'] or ''}".strip()],
+        ["model", spec["model"]["name"]],
+        ["seed", str(spec["seed"])],
+        ["learning rate", f"{spec['training']['learning_rate']:g} ({spec['learning_rate_source']})"],
+        [
+            "settings",
+            ", ".join(f"{k}={v}" for k, v in {**spec["training"], **spec["measuring"]}.items() if v is not None),
+        ],
+    ]
+
+
+def _profile_head(spec: dict[str, Any]) -> list[list[str]]:
+    settings = ", ".join(f"{key}={value}" for key, value in spec["settings"].items() if value is not None)
+    methods = ", ".join(f"{m['name']} {m['parameters'] or ''}".strip() for m in spec["methods"])
+    return [["profile of", methods], ["model", spec["model"]["name"]], ["settings", settings]]
 
 
 def _measurement(found: dict[str, Any]) -> list[str]:
