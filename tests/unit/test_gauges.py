@@ -1,0 +1,119 @@
+"""Gauges: recorded answers of NVML and of the kernel stand in for machines that are not here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from adapeff.worker.gauges import (
+    HostGauge,
+    NvmlGauge,
+    Reading,
+    ReplayGauge,
+    Window,
+    energy_above_idle,
+    idle_window,
+    sample_problems,
+)
+
+
+class NVMLError(Exception):
+    """What pynvml raises for a question a device does not answer."""
+
+
+def recorded_nvml(energy: list[int] | None, *, throttle: int = 0, processes: int = 1) -> Any:
+    """Answers of a GPU in the form pynvml gives them: energy in mJ, reasons as bits."""
+
+    def energy_used(_: Any) -> int:
+        if energy is None:
+            raise NVMLError("not supported")
+        return energy.pop(0)
+
+    return SimpleNamespace(
+        NVMLError=NVMLError,
+        NVML_CLOCK_SM=1,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetTotalEnergyConsumption=energy_used,
+        nvmlDeviceGetCurrentClocksEventReasons=lambda _: throttle,
+        nvmlDeviceGetComputeRunningProcesses=lambda _: [object()] * processes,
+        nvmlDeviceGetClockInfo=lambda _, kind: 1980,
+    )
+
+
+def readings(*times: float, **values: Any) -> ReplayGauge:
+    return ReplayGauge(Reading(time_s=at, own_cpu_s=at, **values) for at in times)
+
+
+def test_gpu_energy_is_that_above_idle() -> None:
+    gauge = NvmlGauge(recorded_nvml([1_000, 61_000]), "GPU-1", readings(0, 2))
+    idle = Window(Reading(time_s=0, own_cpu_s=0, energy_j=0.0), Reading(time_s=10, own_cpu_s=0, energy_j=100.0))
+
+    window = Window(gauge.read(), gauge.read())
+
+    assert window.energy_j == 60
+    assert energy_above_idle(window, idle) == (40.0, "")
+    assert window.problems() == []
+
+
+def test_throttled_and_shared_gpus_are_told() -> None:
+    gauge = NvmlGauge(recorded_nvml([0, 1], throttle=0x40 | 0x1, processes=3), "GPU-1", readings(0, 2))
+
+    problems = Window(gauge.read(), gauge.read()).problems()
+
+    assert problems == [
+        "clocks throttled (hardware thermal slowdown)",
+        "2 other process(es) computed on the device",
+    ]
+
+
+@pytest.mark.parametrize(("uuid", "energy", "reason"), [("MIG-1", [1, 2], "MIG"), ("GPU-1", None, "no energy counter")])
+def test_energy_that_cannot_be_had_says_why(uuid: str, energy: list[int] | None, reason: str) -> None:
+    gauge = NvmlGauge(recorded_nvml(energy), uuid, readings(0, 1))
+
+    value, why = energy_above_idle(Window(gauge.read(), gauge.read()), None)
+
+    assert value is None
+    assert reason in why
+
+
+def test_other_work_on_the_cores_is_told() -> None:
+    start = Reading(time_s=0, own_cpu_s=0, busy_cpu_s=0, stolen_cpu_s=0, cores=2)
+    quiet = Reading(time_s=10, own_cpu_s=9.5, busy_cpu_s=10, stolen_cpu_s=0.1, cores=2)
+    busy = Reading(time_s=10, own_cpu_s=9.5, busy_cpu_s=15.5, stolen_cpu_s=1.0, cores=2)
+
+    assert Window(start, quiet).problems() == []
+    assert Window(start, busy).problems() == [
+        "other processes used 30% of the cores",
+        "the hypervisor took 5% of the cores",
+    ]
+
+
+def test_host_reads_the_kernels_counters_and_survives_their_absence(tmp_path: Path) -> None:
+    package = tmp_path / "intel-rapl:0"
+    package.mkdir()
+    (package / "max_energy_range_uj").write_text("1000000\n")
+    (package / "energy_uj").write_text("900000\n")
+    gauge = HostGauge(rapl=tmp_path)
+
+    first = gauge.read()
+    (package / "energy_uj").write_text("100000\n")  # the counter has wrapped
+    second = gauge.read()
+
+    assert Window(first, second).energy_j == pytest.approx(0.2)
+    assert first.busy_cpu_s is not None and first.busy_cpu_s > 0
+    bare = HostGauge(stat=tmp_path / "none", rapl=tmp_path / "none").read()
+    assert bare.busy_cpu_s is None
+    assert "RAPL" in bare.energy_reason
+    assert Window(bare, bare).foreign_cpu is None
+    assert idle_window(ReplayGauge([bare])) is None
+
+
+def test_samples_speak_for_themselves() -> None:
+    assert sample_problems([1.0] * 20) == []
+    assert sample_problems([1.0] * 10 + [1.2] * 10) == ["samples drifted by +20%"]
+    assert sample_problems([1.0, 2.0] * 10)[0].startswith("samples spread")
+    assert sample_problems([1.0, 9.0]) == []

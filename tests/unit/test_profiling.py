@@ -1,0 +1,190 @@
+"""Profiles: turns, paired ratios, what memory holds, contenders that share what is frozen, tuning."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from adapeff.service.errors import AdapeffError, SpecError
+from adapeff.service.profiles import ProfileSpec, plan_profile, read_spec
+from adapeff.service.references import parse_plugin, resolve_model
+from adapeff.service.specs import LogRange, Tuning
+from adapeff.service.statistics import median_interval, paired_ratio
+from adapeff.worker.contenders import BareModel, load_bare, make_contender, variants
+from adapeff.worker.footprint import bytes_of, step_bytes, weight_bytes
+from adapeff.worker.pairing import per_block, take_turns
+from adapeff.worker.stages.learn import open_search
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def config_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("config-only")
+    transformers.BertConfig(
+        num_hidden_layers=2, hidden_size=64, num_attention_heads=4, intermediate_size=128, vocab_size=100
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def bare(config_only: Path) -> BareModel:
+    return load_bare(resolve_model(str(config_only), needs_weights=False))
+
+
+@given(st.lists(st.floats(0.5, 2.0), min_size=1, max_size=30), st.floats(0.1, 10))
+def test_paired_ratio_of_a_scaled_copy_is_the_scale(values: list[float], scale: float) -> None:
+    found = paired_ratio([value * scale for value in values], values)
+
+    assert found.low <= found.ratio <= found.high
+    assert found.ratio == pytest.approx(scale)
+    assert found.blocks == len(values)
+
+
+@given(st.lists(st.tuples(st.floats(0.5, 2.0), st.floats(0.5, 2.0)), min_size=5, max_size=20))
+def test_paired_ratio_lies_in_its_interval_within_the_blocks(pairs: list[tuple[float, float]]) -> None:
+    of, to = zip(*pairs, strict=True)
+    found = paired_ratio(of, to)
+
+    ratios = [a / b for a, b in pairs]
+    assert min(ratios) <= found.low <= found.ratio <= found.high <= max(ratios)
+
+
+def test_paired_ratio_needs_the_same_blocks() -> None:
+    with pytest.raises(ValueError, match="same blocks"):
+        paired_ratio([1.0], [1.0, 2.0])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=200))
+def test_interval_of_a_median_holds_it(values: list[float]) -> None:
+    low, high = median_interval(values)
+    ordered = sorted(values)
+
+    assert ordered[0] <= low <= ordered[len(values) // 2] <= high <= ordered[-1]
+
+
+def test_every_contender_has_one_turn_a_block_in_changing_order() -> None:
+    calls: list[str] = []
+
+    def take(name: str) -> Any:
+        def run(count: int) -> list[float]:
+            calls.append(name)
+            return [1.0] * count
+
+        return run
+
+    found = take_turns({name: take(name) for name in "abc"}, blocks=12, turn_seconds=1e-9, seed=0)
+
+    blocks = [tuple(calls[at : at + 3]) for at in range(6, len(calls), 3)]  # two warm-up turns each
+    assert all(sorted(block) == ["a", "b", "c"] for block in blocks)
+    assert len(set(blocks)) > 1
+    assert {name: per_block(samples) for name, samples in found.items()} == {name: [1.0] * 12 for name in "abc"}
+
+
+def test_activations_are_what_the_graph_saves() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
+    x = torch.randn(5, 8)
+
+    found = step_bytes(model, lambda: model(x).sum())
+
+    # saved: the input (5 x 8) for the first weight, tanh's output (5 x 16) for itself and the second weight
+    assert found == {"activations": 4 * (5 * 8 + 5 * 16), "gradients": weight_bytes(model)}
+    assert weight_bytes(model) == 4 * (8 * 16 + 16 + 16 * 4 + 4)
+    assert bytes_of([x, x[1:], x.T]) == x.untyped_storage().nbytes()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_frozen_weights_need_no_activations_below_the_first_trained_one() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
+    model[0].requires_grad_(False)
+    x = torch.randn(5, 8)
+
+    found = step_bytes(model, lambda: model(x).sum())
+
+    assert found["gradients"] == 4 * (16 * 4 + 4)
+    assert found["activations"] == 4 * 5 * 16
+
+
+def test_contenders_share_what_is_frozen_and_own_what_they_train(bare: BareModel) -> None:
+    before = copy.deepcopy(bare.encoder.state_dict())
+    made = {name: make_contender(parse_plugin(name), bare, device=CPU, precision="fp32") for name in ("full", "lora")}
+    base = {p.untyped_storage().data_ptr() for p in bare.encoder.parameters()}
+
+    for contender in made.values():
+        own = {p.untyped_storage().data_ptr() for p in contender.model.parameters() if p.requires_grad}
+        frozen = {p.untyped_storage().data_ptr() for p in contender.model.parameters() if not p.requires_grad}
+        assert not own & base
+        assert frozen <= base
+        steps = contender.steps(bare.batch(2, 8, CPU))(3)
+        assert len(steps) == 3
+        assert all(min(step) >= 0 and step.total > 0 for step in steps)
+    assert all(torch.equal(before[name], value) for name, value in bare.encoder.state_dict().items())
+
+
+def test_merged_weights_compute_what_the_adapted_model_does_without_its_modules(bare: BareModel) -> None:
+    ((merged, kept),) = variants(parse_plugin("lora"), bare, device=CPU, precision="fp32")
+
+    assert merged.label == "lora (merged)"
+    inputs = bare.batch(2, 8, CPU)
+    plain = make_contender(parse_plugin("lora"), bare, device=CPU, precision="fp32")
+    with torch.inference_mode():
+        assert torch.allclose(merged.model.eval()(inputs), plain.model.eval()(inputs), atol=1e-5)
+    assert len(merged.forwards(inputs)(4)) == 4
+    del kept
+
+
+def test_profile_specs_have_one_identity_and_are_read_back(config_only: Path) -> None:
+    first = plan_profile(str(config_only), ["lora", "houlsby"], settings={"blocks": 7}).spec
+    again = plan_profile(str(config_only), ["lora[rank=8]", "houlsby", "full"], settings={"blocks": 7}).spec
+
+    assert [str(method) for method in first.methods] == ["full", "lora", "houlsby"]
+    assert first.job_hash == again.job_hash
+    assert first.model_copy(update={"repeat": 1}).job_hash != first.job_hash
+    assert isinstance(read_spec(json.loads(first.model_dump_json())), ProfileSpec)
+
+
+@pytest.mark.parametrize(
+    ("methods", "settings", "said"),
+    [
+        (["nonsense"], {}, "nonsense"),
+        (["lora"], {"blocks": 1}, "blocks"),
+        (["lora"], {"latency_lengths": [16, 16]}, "twice"),
+        (["adapterfusion[sources=[1,2]]"], {}, "builds on trained sources"),
+    ],
+)
+def test_bad_profiles_are_refused(config_only: Path, methods: list[str], settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(AdapeffError, match=said):
+        plan_profile(str(config_only), methods, settings=settings)
+
+
+def test_listed_rates_are_tried_in_order_and_a_range_is_searched() -> None:
+    listed = open_search(Tuning(learning_rate=(1e-4, 1e-3), trials=2), seed=0)
+    assert [listed.ask(), listed.ask()] == [1e-4, 1e-3]
+
+    search = open_search(Tuning(learning_rate=LogRange(low=1e-5, high=1e-2), trials=12), seed=0)
+    rates = []
+    for _ in range(12):
+        rates.append(search.ask())
+        search.tell(None if rates[-1] > 5e-3 else -abs(torch.tensor(rates[-1] / 3e-4).log().item()))
+    assert all(1e-5 <= rate <= 1e-2 for rate in rates)
+    assert len(set(rates)) == 12
+
+
+@pytest.mark.parametrize(
+    "tuning", [{"learning_rate": [1e-4], "trials": 2}, {"learning_rate": {"low": 1, "high": 1}, "trials": 2}]
+)
+def test_tuning_gives_every_method_the_same_number_of_trials(tuning: dict[str, Any]) -> None:
+    from adapeff.service.specs import expand, parse_sweep
+
+    sweep = {"name": "t", "models": ["a/b"], "tasks": ["offline_sentiment"], "methods": ["full"]}
+    with pytest.raises(SpecError, match=r"trials|low"):
+        expand(parse_sweep({**sweep, "settings": {"tuning": tuning}}), data_root=None)
