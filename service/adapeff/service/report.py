@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from adapeff.service import catalog, jobs, results
+from adapeff.service.convergence import CURVES, Curves, TargetCell, to_targets
 from adapeff.service.errors import AdapeffError
 from adapeff.service.models import Job, Measurement, Run
 from adapeff.service.overview import Overview, build_overviews, overview_rows
@@ -91,6 +92,10 @@ class Table:
     licence: str
     non_commercial: bool
     has_reference: bool
+    targets: dict[str, tuple[TargetCell, ...]]
+    """Method -> its way to shares of the reference's best validation score; empty without a reference."""
+    disturbed: dict[str, str]
+    """Row -> what is known against its times."""
     side_by_side: int
     """How many of the runs ran beside another run of the same host for some of their time."""
     runs: int
@@ -114,6 +119,7 @@ class _Result:
     spec: JobSpec
     measurements: list[Measurement]
     environment: dict[str, Any]
+    curves: Curves = field(default_factory=dict)
     variant: str = ""
     """The way of serving that is looked at; '' is the model as it was trained."""
 
@@ -148,6 +154,10 @@ def _results(session: Session, succeeded: Sequence[Job]) -> list[_Result]:
     runs = jobs.list_runs(session, [job.id for job in succeeded])
     counted = {job.id: run for job in succeeded for run in runs[job.id] if run.outcome == "succeeded"}
     measured = results.list_measurements(session, [run.id for run in counted.values()])
+    names = {m.name for found in measured.values() for m in found if m.split == "validation"}
+    curves = results.list_curves_of(
+        session, [run.id for run in counted.values()], [*CURVES, *(f"validation_{name}" for name in names)]
+    )
     environments = results.list_environments(session, [r.environment_id for r in counted.values() if r.environment_id])
     return [
         _Result(
@@ -156,6 +166,7 @@ def _results(session: Session, succeeded: Sequence[Job]) -> list[_Result]:
             JobSpec.model_validate(job.spec),
             measured[run.id],
             environments.get(run.environment_id or 0, {}),
+            curves[run.id],
         )
         for job in succeeded
         if (run := counted.get(job.id)) is not None
@@ -163,8 +174,11 @@ def _results(session: Session, succeeded: Sequence[Job]) -> list[_Result]:
 
 
 def _settings(spec: JobSpec) -> dict[str, Any]:
-    training = spec.training.model_dump(mode="json", exclude_defaults=True, exclude={"learning_rate", "device"})
-    measuring = spec.measuring.model_dump(mode="json", include={"latency_length", "latency_batches", "latency_lengths"})
+    apart = {"learning_rate", "device", "tuning"}
+    training = spec.training.model_dump(mode="json", exclude_defaults=True, exclude=apart)
+    measuring = spec.measuring.model_dump(mode="json", include={"latency_length", "latency_batches"})
+    if spec.measuring.latency_lengths:
+        measuring["latency_length"] = list(spec.measuring.latency_lengths)
     return {**training, **measuring}
 
 
@@ -206,13 +220,19 @@ def _table(group: list[_Result], beside: set[int]) -> Table:
     metric = str(told.get("metric") or (task.metric if task else "accuracy"))
     source = str(told.get("source_language") or (task.source_language if task else "en"))
     columns = _columns(group, metric, source)
-    by_method: dict[tuple[str, float], dict[int, _Result]] = {}
+    by_method: _ByMethod = {}
     for result in group:  # ids ascend, so the newest repeat of a seed stays
-        key = (str(result.spec.method), result.spec.training.learning_rate)
+        training = result.spec.training
+        key = (str(result.spec.method), training.learning_rate, training.tuning is not None)
         by_method.setdefault(key, {})[result.spec.seed] = result
-    several_rates = {method for method, _ in by_method if sum(other == method for other, _ in by_method) > 1}
-    names = {key: f"{key[0]} lr {key[1]:g}" if key[0] in several_rates else key[0] for key in by_method}
-    reference = next((results for (method, _), results in by_method.items() if method == REFERENCE), None)
+    untuned = [method for method, _, tuned in by_method if not tuned]
+    several_rates = {method for method in untuned if untuned.count(method) > 1}
+    names = {key: _row_name(key, seeds, several_rates) for key, seeds in by_method.items()}
+    only_tuned = not untuned
+    reference = next(
+        (results for (method, _, tuned), results in by_method.items() if method == REFERENCE and tuned == only_tuned),
+        None,
+    )
     has_reference = reference is not None and REFERENCE not in several_rates
     base = _summaries(reference.values(), columns, metric, source) if reference and has_reference else {}
     rows = []
@@ -248,9 +268,44 @@ def _table(group: list[_Result], beside: set[int]) -> Table:
         licence=str(told.get("licence") or (task.licence if task else "")),
         non_commercial=bool(told.get("non_commercial", task.non_commercial if task else False)),
         has_reference=has_reference,
+        targets=_targets(by_method, names, metric) if has_reference else {},
+        disturbed=_disturbed(by_method, names),
         side_by_side=sum(result.run.id in beside for result in group),
         runs=len(group),
     )
+
+
+_ByMethod = dict[tuple[str, float, bool], dict[int, _Result]]
+"""(method, learning rate, whether it was tuned) -> seed -> result."""
+
+
+def _row_name(key: tuple[str, float, bool], seeds: Mapping[int, _Result], several_rates: Container[str]) -> str:
+    method, rate, tuned = key
+    if tuned:
+        tuning = next(iter(seeds.values())).spec.training.tuning
+        return f"{method} (tuned, {tuning.trials if tuning else 0} trials)"
+    return f"{method} lr {rate:g}" if method in several_rates else method
+
+
+def _targets(
+    by_method: _ByMethod, names: Mapping[tuple[str, float, bool], str], metric: str
+) -> dict[str, tuple[TargetCell, ...]]:
+    runs = {names[key]: [result.curves for result in seeds.values()] for key, seeds in by_method.items()}
+    return to_targets(runs, reference=REFERENCE, metric=metric)
+
+
+def _disturbed(by_method: _ByMethod, names: Mapping[tuple[str, float, bool], str]) -> dict[str, str]:
+    found = {}
+    for key, seeds in by_method.items():
+        told = {
+            f"{m.phase}: {m.reason}": None
+            for result in seeds.values()
+            for m in result.measurements
+            if m.name == "disturbance" and m.value
+        }
+        if told:
+            found[names[key]] = "; ".join(told)
+    return found
 
 
 def _task_name(spec: JobSpec) -> str:
@@ -293,6 +348,16 @@ def _columns(group: list[_Result], metric: str, source: str) -> tuple[Column, ..
         Column("parameters_head", "trained: head", "params", None),
         Column("stored_bytes", "stored per task", "B", False),
         Column("train_compute_s", "train compute", "s", False),
+        *(
+            (Column("tuning_compute_s", "tuning compute", "s", False),)
+            if any(result.spec.training.tuning for result in group)
+            else ()
+        ),
+        *(
+            (Column("train_flops", "train FLOPs", "FLOPs", False),)
+            if any(_figure(result, "train_flops", metric, source)[0] is not None for result in group)
+            else ()
+        ),
         Column(f"peak_memory_{peak}_bytes", f"peak memory ({peak})", "B", False),
         *(
             Column(f"latency_b{batch}x{length}", f"latency {batch}x{length} p50", "s", False)
@@ -333,6 +398,9 @@ def _summaries(found: Iterable[_Result], columns: Sequence[Column], metric: str,
 def _figure(result: _Result, key: str, metric: str, source: str) -> tuple[float | None, str]:
     if result.variant and not key.startswith(_OF_A_VARIANT):
         return None, ""  # that of the method itself
+    if key == "train_flops":
+        found = replace(result, variant='{"tokens":"processed"}').find(key, phase="")
+        return (found.value, found.reason) if found is not None else (None, "not measured")
     if key == "gap":
         (here, _), (there, reason) = (_figure(result, name, metric, source) for name in ("quality", "transfer"))
         return (here - there, "") if here is not None and there is not None else (None, reason)
@@ -354,7 +422,7 @@ def _figure(result: _Result, key: str, metric: str, source: str) -> tuple[float 
             "parameters_method": "trainable_parameters_method",
             "parameters_head": "trainable_parameters_head",
         }
-        found = result.find(names.get(key, key))
+        found = result.find(names.get(key, key), **({"dtype": ""} if key == "stored_bytes" else {}))
     return (found.value, found.reason) if found is not None else (None, "not measured")
 
 
@@ -370,7 +438,7 @@ def _with_ratio(cell: Cell, base: Cell | None) -> Cell:
 
 
 def _languages(
-    by_method: dict[tuple[str, float], dict[int, _Result]], names: dict[tuple[str, float], str], metric: str
+    by_method: _ByMethod, names: dict[tuple[str, float, bool], str], metric: str
 ) -> dict[str, dict[str, LanguageCell]]:
     found: dict[str, dict[str, LanguageCell]] = {}
     for key, seeds in sorted(by_method.items(), key=lambda item: (item[0][0] != REFERENCE, item[0])):
@@ -417,7 +485,7 @@ def report_rows(report: Report) -> list[dict[str, Any]]:
                         **common,
                         "figure": column.key,
                         "language": language,
-                        "unit": "1" if column.unit in ("%", "params") else column.unit,
+                        "unit": "1" if column.unit in ("%", "params", "FLOPs") else column.unit,
                         **_flat(cell.summary),
                         "ratio_to_reference": cell.ratio,
                         "at_chance": _at_chance(table, row.method) if column.key == "quality" else None,

@@ -127,6 +127,18 @@ def source_folders(session: Session, job_id: int) -> dict[str, str]:
     return {row.job_hash: str(PurePath(row.uri).parent) for row in session.execute(wanted)}
 
 
+def list_curves_of(session: Session, run_ids: Sequence[int], names: Iterable[str]) -> dict[int, dict[str, list[Any]]]:
+    """The curves with these names of many runs: run -> name -> points."""
+    found: dict[int, dict[str, list[Any]]] = {run_id: {} for run_id in run_ids}
+    wanted_names = sorted(names)
+    for start in range(0, len(run_ids), _CHUNK):
+        chunk = run_ids[start : start + _CHUNK]
+        wanted = select(Curve).where(Curve.run_id.in_(chunk), Curve.name.in_(wanted_names))
+        for row in session.scalars(wanted):
+            found[row.run_id][row.name] = row.points
+    return found
+
+
 def list_curves(session: Session, run_id: int) -> dict[str, list[Any]]:
     """The curves of a run by name."""
     return {row.name: row.points for row in session.scalars(select(Curve).where(Curve.run_id == run_id))}

@@ -6,8 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from adapeff.cli.render.profiles import profile_grids, profile_notes, profile_title
 from adapeff.cli.render.units import format_cell, format_language, format_percent
+from adapeff.service.convergence import TargetCell
 from adapeff.service.overview import Overview
 from adapeff.service.report import REFERENCE, Report, Table
+
+DECOMPOSED = 0.95
+"""The target whose time is taken apart."""
 
 
 def report_markdown(report: Report) -> str:
@@ -75,10 +79,48 @@ def _table(table: Table) -> Iterator[str]:
             for language, cells in table.languages.items()
         ]  # fmt: skip
         yield from _grid([f"{table.metric} in", "constant", *methods], rows)
+    for title, headings, rows in target_grids(table):
+        yield from ("", f"### {title}", "")
+        yield from _grid(headings, rows)
     yield ""
     for note in notes(table):
         yield f"- {note}"
     yield ""
+
+
+def target_grids(table: Table) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Title, headings and rows of the ways to shares of the reference's best score, and of why they take as long."""
+    if len(table.targets) < 2:
+        return
+    some = next(iter(table.targets.values()))
+    headings = [f"{cell.target:.0%} ({cell.score * 100:.1f})" for cell in some]
+    yield (
+        f"compute seconds (steps) until validation {table.metric} reaches a share of `{REFERENCE}`'s best",
+        ["method", *headings],
+        [[name, *map(_reached, cells)] for name, cells in table.targets.items()],
+    )
+    for at, cell in enumerate(some):
+        if abs(cell.target - DECOMPOSED) < 1e-9:
+            yield (
+                f"why: time to {cell.target:.0%} = steps x FLOPs a step / FLOP/s, against `{REFERENCE}`",
+                ["method", "time", "steps", "FLOPs a step", "FLOP/s"],
+                [[name, *_factors(cells[at], table.targets[REFERENCE][at])] for name, cells in table.targets.items()],
+            )
+
+
+def _reached(cell: TargetCell) -> str:
+    if cell.mean is None:
+        return f"– (0 of {cell.seeds})"
+    some = f", {cell.reached} of {cell.seeds} seeds" if cell.reached < cell.seeds else ""
+    return f"{cell.mean.compute_s:.1f} ({cell.mean.steps:.0f}{some})"
+
+
+def _factors(cell: TargetCell, base: TargetCell) -> list[str]:
+    if cell.mean is None or base.mean is None:
+        return ["–"] * 4
+    own = (cell.mean.compute_s, cell.mean.steps, cell.flops_per_step, cell.achieved_flops_per_s)
+    theirs = (base.mean.compute_s, base.mean.steps, base.flops_per_step, base.achieved_flops_per_s)
+    return [f"{a / b:.2f}x" if a and b else "–" for a, b in zip(own, theirs, strict=True)]
 
 
 def _grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -109,6 +151,8 @@ def notes(table: Table) -> list[str]:
         found.append(f"(x): ratio to `{REFERENCE}`. Times come from separate runs, not paired: machines drift.")
     else:
         found.append(f"No ratios: there is no single `{REFERENCE}` among these runs.")
+    for method, problems in table.disturbed.items():
+        found.append(f"!: times of {method} are disturbed: {problems}.")
     if table.side_by_side:
         found.append(
             f"{table.side_by_side} of {table.runs} runs shared the host with another run of this report for some time: "

@@ -5,6 +5,8 @@ from __future__ import annotations
 from adapeff.service.report import Column, LanguageCell, Row, Table
 from adapeff.service.statistics import Summary
 
+_LARGE = (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9))
+
 
 def format_value(value: float, unit: str) -> str:
     """One number in its unit: shares as percent, bytes in KiB to GiB (2^10 steps), seconds as ms below one."""
@@ -17,6 +19,9 @@ def format_value(value: float, unit: str) -> str:
             if value >= step:
                 return f"{value / step:.1f} {name}"
         return f"{value:.0f} B"
+    if unit == "FLOPs":
+        letter, scale = next(((x, at) for x, at in _LARGE if value >= at), ("", 1.0))
+        return f"{value / scale:.2f} {letter}".strip()
     if unit == "s":
         return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.1f} s"
     return f"{value:g}"

@@ -1,0 +1,99 @@
+"""When methods reach what the reference reaches, and why it takes them as long as it does.
+
+A target is a share of the reference's best validation score (mean over its seeds). A run reaches it at the first
+validation that is not below it; nothing is interpolated, so targets are only compared on a common evaluation grid,
+which the settings of one table give. Time to target = steps to target x FLOPs per step / achieved FLOP/s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+TARGETS = (0.90, 0.95, 0.98, 0.99, 1.0)
+CURVES = ("train_samples", "train_compute_s", "train_flops")
+_ROUNDING = 1e-9
+Curves = Mapping[str, Sequence[Sequence[float]]]
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What one run had spent when it reached a target."""
+
+    steps: float
+    samples: float
+    compute_s: float
+    flops: float
+
+
+@dataclass(frozen=True)
+class TargetCell:
+    """A method's way to a target: means over the seeds that get there."""
+
+    target: float
+    """Share of the reference's best score."""
+    score: float
+    """The validation score that is asked for."""
+    seeds: int
+    reached: int
+    mean: Reached | None
+
+    @property
+    def flops_per_step(self) -> float | None:
+        """FLOPs of a step, the mean up to the target."""
+        return self.mean.flops / self.mean.steps if self.mean else None
+
+    @property
+    def achieved_flops_per_s(self) -> float | None:
+        """FLOP/s of the compute time up to the target."""
+        return self.mean.flops / self.mean.compute_s if self.mean else None
+
+
+def when_reached(curves: Curves, metric: str, score: float) -> Reached | None:
+    """What a run had spent at its first validation with that score or more; None if it never got there.
+
+    Args:
+        curves: those of one run, as lists of (step, value).
+    """
+    spent: dict[str, dict[float, float]] = {name: dict(map(tuple, curves.get(name, ()))) for name in CURVES}  # type: ignore[arg-type]
+    for step, value in curves.get(f"validation_{metric}", ()):
+        if value >= score - _ROUNDING and all(step in spent[name] for name in CURVES):
+            samples, seconds, flops = (float(spent[name][step]) for name in CURVES)
+            return Reached(step, samples, seconds, flops)
+    return None
+
+
+def best_score(curves: Curves, metric: str) -> float | None:
+    """The best validation score of a run."""
+    return max((value for _, value in curves.get(f"validation_{metric}", ())), default=None)
+
+
+def to_targets(
+    runs: Mapping[str, Sequence[Curves]], *, reference: str, metric: str
+) -> dict[str, tuple[TargetCell, ...]]:
+    """Each method's way to each target; empty where the reference has no curves.
+
+    Args:
+        runs: method -> the curves of its seeds.
+    """
+    bests = [best for curves in runs.get(reference, ()) if (best := best_score(curves, metric)) is not None]
+    if not bests:
+        return {}
+    best = math.fsum(bests) / len(bests)
+    return {
+        method: tuple(_cell(seeds, metric, target, target * best) for target in TARGETS)
+        for method, seeds in runs.items()
+    }
+
+
+def _cell(seeds: Sequence[Curves], metric: str, target: float, score: float) -> TargetCell:
+    found = [reached for curves in seeds if (reached := when_reached(curves, metric, score)) is not None]
+    if not found:
+        return TargetCell(target, score, len(seeds), 0, None)
+    means: dict[str, Any] = {
+        name: math.fsum(getattr(reached, name) for reached in found) / len(found)
+        for name in ("steps", "samples", "compute_s", "flops")
+    }
+    return TargetCell(target, score, len(seeds), len(found), Reached(**means))
