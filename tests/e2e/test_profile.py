@@ -1,0 +1,83 @@
+"""`adapeff profile` from the command line to the report, and what it says to wrong input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import transformers
+
+from tests.e2e.conftest import Adapeff
+
+QUICK = [
+    *("-s", "blocks=5", "-s", "turn_seconds=0.001", "-s", "latency_batches=[1]"),
+    *("-s", "latency_lengths=[16]", "-s", "latency_seconds=0.01"),
+]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "config-only"
+    transformers.BertConfig(
+        num_hidden_layers=2, hidden_size=64, num_attention_heads=4, intermediate_size=128, vocab_size=100
+    ).save_pretrained(folder)
+    return folder
+
+
+def test_profile_is_measured_once_and_shown_again(adapeff: Adapeff, model: Path) -> None:
+    command = ["profile", "--model", model, "--method", "head,lora", "--batch", "2", "--length", "16", *QUICK]
+    first = adapeff(*command, "--json")
+    assert first.returncode == 0, first.stderr
+
+    found = {(row["kind"], row["method"], row["figure"]): row for row in json.loads(first.stdout)}
+    ratio = found["training", "lora", "step ratio"]
+    assert ratio["low"] <= ratio["value"] <= ratio["high"]
+    flops = [found["training", "head", f"FLOPs{part}"]["value"] for part in ("", " forward", " backward")]
+    assert flops[0] == flops[1] + flops[2]
+    assert found["training", "head", "trained: method"]["value"] == 0
+    assert found["training", "full", "optimiser"]["value"] > 0
+    assert found["training", "full", "peak process"]["value"] > 0
+    assert found["training", "full", "peak allocated"]["reason"]
+    assert found["latency", "lora (merged)", "1x16 ratio"]["value"] > 0
+    assert ("training", "full", "step ratio") not in found
+
+    again = adapeff(*command, "--json")
+    assert "known already" in again.stderr
+    assert again.stdout == first.stdout
+    report = adapeff("report", "profile")
+    assert report.returncode == 0, report.stderr
+    assert "random weights" in report.stdout
+    assert "lora (merged)" in report.stdout
+    assert adapeff("show", "1").returncode == 0
+    assert "training step, paired with full" in adapeff("report", "--all", "--format", "markdown").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--method", "nonsense"], "nonsense"),
+        (["--method", ""], "--method is empty"),
+        (["--method", "lora", "-s", "block=3"], "blocks"),
+        (["--method", "lora", "-s", "blocks=x"], "blocks"),
+        (["--method", "lora", "--batch", "0"], "batch"),
+        (["--method", "adapterfusion[sources=[1,2]]"], "builds on trained sources"),
+        (["--method", "lora", "--reference", "none"], "none"),
+    ],
+)
+def test_wrong_input_is_one_line_and_queues_nothing(
+    adapeff: Adapeff, model: Path, arguments: list[str], said: str
+) -> None:
+    done = adapeff("profile", "--model", model, *arguments)
+
+    assert done.returncode == 1, done.stderr
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert json.loads(adapeff("status", "--json").stdout)["jobs"] == []
+
+
+def test_length_beyond_the_model_fails_the_job_in_words(adapeff: Adapeff, model: Path) -> None:
+    done = adapeff("profile", "--model", model, "--method", "lora", "--length", "600", *QUICK)
+
+    assert done.returncode == 4
+    assert "takes 512 tokens" in done.stderr
