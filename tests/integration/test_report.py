@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from adapeff.cli.render.markdown import report_markdown
+from adapeff.cli.render.markdown import notes, report_markdown
 from adapeff.cli.render.plots import plot_points
 from adapeff.service import jobs, results
 from adapeff.service.database import Database, upgrade
@@ -103,6 +103,35 @@ def test_unlike_runs_are_never_averaged(database: Database, other: dict[str, obj
     for table in tables:
         summary = table.rows[0].cells["quality"].summary
         assert summary is not None and summary.n == 1
+
+
+def test_unlike_runs_say_in_what_they_differ_and_are_put_together_when_asked(database: Database) -> None:
+    store(database, "full", 0, 0.8, 100)
+    store(database, "lora", 0, 0.7, 50, device_name="Other CPU")
+
+    apart = report(database).tables
+    with database.session(read_only=True) as session:
+        (mixed,) = build_report(session, allow_mixed=True).tables
+
+    assert len(apart) == 2
+    assert all(table.differs == ("device_name: Test CPU / Other CPU",) for table in (*apart, mixed))
+    assert [row.method for row in mixed.rows] == ["full", "lora"]
+    assert mixed.rows[1].cells["train_compute_s"].ratio == 0.5
+    assert any("differ in device_name: Test CPU / Other CPU" in note for note in notes(mixed))
+
+
+def test_tuned_runs_are_rows_of_their_own_held_against_the_untuned_reference(database: Database) -> None:
+    store(database, "full", 0, 0.8, 100)
+    store(database, "lora", 0, 0.7, 50)
+    tuning = {"learning_rate": [1e-4, 1e-3], "trials": 2}
+    store(database, "lora", 0, 0.75, 50, settings={"test_languages": ["en", "de"], "tuning": tuning})
+
+    (table,) = report(database).tables
+
+    assert [row.method for row in table.rows] == ["full", "lora", "lora (tuned, 2 trials)"]
+    assert table.has_reference
+    assert table.rows[2].learning_rate_source == "tuned"
+    assert table.rows[2].cells["tuning_compute_s"].reason == "not measured"
 
 
 def test_other_settings_make_another_table(database: Database) -> None:

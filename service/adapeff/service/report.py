@@ -99,6 +99,8 @@ class Table:
     side_by_side: int
     """How many of the runs ran beside another run of the same host for some of their time."""
     runs: int
+    differs: tuple[str, ...] = ()
+    """What differs among its runs (mixed), or between it and other tables of its model and task."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,12 @@ class _Result:
         return None
 
 
-def build_report(session: Session, *, sweep_id: int | None = None) -> Report:
-    """The report over a sweep's jobs, or over all jobs."""
+def build_report(session: Session, *, sweep_id: int | None = None, allow_mixed: bool = False) -> Report:
+    """The report over a sweep's jobs, or over all jobs.
+
+    Args:
+        allow_mixed: put runs of one model and task into one table whatever else differs; the table says what does.
+    """
     asked = [
         job for job in jobs.list_jobs(session, sweep_id=sweep_id) if job.task != PROFILE or job.state != "succeeded"
     ]
@@ -143,9 +149,10 @@ def build_report(session: Session, *, sweep_id: int | None = None) -> Report:
     groups: dict[tuple[Any, ...], list[_Result]] = {}
     found = _results(session, [job for job in asked if job.state == "succeeded" and job.task != PROFILE])
     for result in found:
-        groups.setdefault(_likeness(result), []).append(result)
+        groups.setdefault(_cell(result) if allow_mixed else _likeness(result), []).append(result)
     beside = _side_by_side(found)
-    tables = tuple(_table(group, beside) for group in groups.values())
+    differences = _differences(found)
+    tables = tuple(replace(_table(group, beside), differs=differences[_cell(group[0])]) for group in groups.values())
     profiles = build_profiles(session, sweep_id=sweep_id)
     return Report(tables, build_overviews(tables), profiles, unfinished)
 
@@ -193,6 +200,36 @@ def _likeness(result: _Result) -> tuple[Any, ...]:
         repr(sorted(_settings(spec).items())),
         tuple(result.environment.get(key) for key in _ALIKE),
     )
+
+
+def _facts(result: _Result) -> dict[str, str]:
+    """What runs must have in common to be compared, in words."""
+    spec = result.spec
+    facts: dict[str, Any] = {
+        "data": spec.data.fingerprint or spec.data.revision,
+        "test data": spec.data.test_fingerprint,
+        **(result.run.resolved or {}),
+        **_settings(spec),
+        **{key: result.environment.get(key) for key in _ALIKE},
+    }
+    return {key: str(value)[:40] for key, value in facts.items()}
+
+
+def _differences(found: Sequence[_Result]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """(model, task) -> the facts in which its runs differ, with their values."""
+    seen: dict[tuple[str, str], dict[str, dict[str, None]]] = {}
+    for result in found:
+        cell = seen.setdefault(_cell(result), {})
+        for key, value in _facts(result).items():
+            cell.setdefault(key, {})[value] = None
+    return {
+        cell: tuple(f"{key}: {' / '.join(values)}" for key, values in facts.items() if len(values) > 1)
+        for cell, facts in seen.items()
+    }
+
+
+def _cell(result: _Result) -> tuple[str, str]:
+    return result.spec.model.identity, str(result.spec.task)
 
 
 def _side_by_side(found: Sequence[_Result]) -> set[int]:

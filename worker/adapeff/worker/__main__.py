@@ -3,6 +3,7 @@
 daemon [--devices D]         serve the queue until a signal says stop
 count --model M METHOD ...   say what each method would train on a model, one JSON object a line
 validate TASK [--model M]    look a task's data over, one JSON object per split and language
+bench [--threads N]          measure the ceilings of the device: matrix products and copying, one JSON object each
 verify [DATA_SET ...]        read the hub's data sets as they are declared, pin what was read; one JSON object each
 """
 
@@ -34,6 +35,8 @@ def main() -> int:
     validate.add_argument("task")
     validate.add_argument("--model")
     validate.add_argument("--max-length", type=int)
+    bench = verbs.add_parser("bench", help="measure what the device can do at most, in JSON lines")
+    bench.add_argument("--threads", type=int, default=1)
     verify = verbs.add_parser("verify", help="read and pin the hub's data sets, in JSON lines")
     verify.add_argument("data_sets", nargs="*")
     parser.set_defaults(quiet=False)
@@ -52,6 +55,8 @@ def main() -> int:
             return _count(arguments.model, arguments.methods)
         if arguments.verb == "validate":
             return _validate(arguments.task, arguments.model, arguments.max_length)
+        if arguments.verb == "bench":
+            return _bench(arguments.threads)
         if arguments.verb == "verify":
             return _verify(arguments.data_sets)
         return _daemon(arguments.devices, stop_with_stdin=arguments.stop_with_stdin)
@@ -93,6 +98,24 @@ def _validate(written: str, model: str | None, max_length: int | None) -> int:
         task, load_settings().values.data_root, count_tokens=count_tokens, max_length=settings.max_length
     ):
         print(json.dumps(answer), flush=True)
+    return ExitCode.OK
+
+
+def _bench(threads: int) -> int:
+    import torch
+
+    from adapeff.worker.ceilings import copy_bytes_per_s, matmul_flops_per_s
+    from adapeff.worker.hardware import choose_device, choose_precision, environment
+
+    torch.set_num_threads(threads)
+    device = choose_device("any")
+    name = environment(device, "fp32")["device_name"]
+    where = f"{name}, {threads} thread(s)" if device.type == "cpu" else name
+    for precision in dict.fromkeys(("fp32", choose_precision("auto", device))):
+        rate = matmul_flops_per_s(device, precision)
+        print(json.dumps({"check": f"matrix product {precision}", "value": rate, "unit": "FLOP/s", "where": where}))
+    rate = copy_bytes_per_s(device)
+    print(json.dumps({"check": "memory copy", "value": rate, "unit": "B/s", "where": where}), flush=True)
     return ExitCode.OK
 
 

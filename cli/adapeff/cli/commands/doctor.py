@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -17,14 +18,22 @@ from adapeff.cli import context
 from adapeff.cli.options import Json
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    bench: Annotated[
+        bool, typer.Option("--bench", help="Also measure what the device can do at most; takes some seconds.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Check database, broker, packages, devices, disk and data; exits with 1 if something needed for work is missing.
 
-    Example:
+    Examples:
 
         adapeff doctor
+
+        adapeff doctor --bench
     """
     found = [{"check": name, "state": state, "detail": detail} for name, state, detail in _checks()]
+    found += _ceilings() if bench else []
     if as_json:
         print(json.dumps(found, indent=1))
     else:
@@ -56,6 +65,21 @@ def _checks() -> Iterator[tuple[str, str, str]]:
     else:
         there = settings.data_root.is_dir()
         yield "data_root", "ok" if there else "fail", f"{settings.data_root}{'' if there else ' is no folder'}"
+
+
+def _ceilings() -> list[dict[str, str]]:
+    """The ceilings that utilisation is stated against, measured by the worker's side."""
+    threads = str(context.settings().values.cores_per_slot)
+    command = [sys.executable, "-m", "adapeff.worker", "bench", "--threads", threads]
+    done = subprocess.run(command, capture_output=True, text=True, env=context.child_environment())
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["the worker said nothing"])[-1]
+        return [{"check": "bench", "state": "fail", "detail": said.removeprefix("adapeff: ")}]
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return [
+        {"check": row["check"], "state": "ok", "detail": f"{row['value'] / 1e9:.1f} G{row['unit']} ({row['where']})"}
+        for row in rows
+    ]
 
 
 def _guard(check: Callable[[], str]) -> tuple[str, str]:

@@ -26,6 +26,10 @@ def report(
     all_jobs: Annotated[bool, typer.Option("--all", help="Every finished job, whatever its sweep.")] = False,
     form: Annotated[ReportFormat, typer.Option("--format", help="How to print it.")] = "table",
     plot: Annotated[Path | None, typer.Option(help="Save the picture quality against training time here.")] = None,
+    allow_mixed: Annotated[
+        bool,
+        typer.Option("--allow-mixed", help="Compare unlike runs too; the report says what differs."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Sum up finished jobs: per model and task a table of methods and figures, each beside the reference's.
@@ -36,6 +40,8 @@ def report(
 
         adapeff report --all --format markdown > report.md
 
+        adapeff report --all --allow-mixed
+
         adapeff report demo --json | jq '.[] | select(.figure == "quality")'
     """
     from adapeff.service import sweeps
@@ -45,7 +51,7 @@ def report(
     _one_of("--json", as_json, f"--format {form}", form not in ("table", "json"))
     with context.database() as database, database.session(read_only=True) as session:
         sweep_id = None if all_jobs else sweeps.find_sweep_id(session, sweep)
-        built = build_report(session, sweep_id=sweep_id)
+        built = build_report(session, sweep_id=sweep_id, allow_mixed=allow_mixed)
     print_report(built, "json" if as_json else form)
     if plot is not None:
         save_plot(built, plot)

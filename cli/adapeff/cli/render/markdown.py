@@ -151,6 +151,8 @@ def notes(table: Table) -> list[str]:
         found.append(f"(x): ratio to `{REFERENCE}`. Times come from separate runs, not paired: machines drift.")
     else:
         found.append(f"No ratios: there is no single `{REFERENCE}` among these runs.")
+    if table.differs:
+        found.append(f"Runs of this model and task differ in {'; '.join(table.differs)}.")
     for method, problems in table.disturbed.items():
         found.append(f"!: times of {method} are disturbed: {problems}.")
     if table.side_by_side:
