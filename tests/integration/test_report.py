@@ -134,6 +134,28 @@ def test_tuned_runs_are_rows_of_their_own_held_against_the_untuned_reference(dat
     assert table.rows[2].cells["tuning_compute_s"].reason == "not measured"
 
 
+def test_price_is_that_of_the_compute_time_where_an_hour_has_one(database: Database) -> None:
+    store(database, "full", 0, 0.8, 100)
+    store(database, "lora", 0, 0.7, 50)
+    with database.session(read_only=True) as session:
+        (table,) = build_report(session, price_per_device_hour=3.6).tables
+
+    assert [row.cells["price"].summary.mean for row in table.rows if row.cells["price"].summary] == pytest.approx(
+        [0.1, 0.05]
+    )
+    assert table.rows[1].cells["price"].ratio == pytest.approx(0.5)
+    assert "price" not in {column.key for column in report(database).tables[0].columns}
+
+
+def test_storage_says_when_adapters_outweigh_a_whole_model(database: Database) -> None:
+    store(database, "full", 0, 0.8, 100)
+    store(database, "lora", 0, 0.7, 50)
+
+    (table,) = report(database).tables
+
+    assert any(note.endswith("(one multi-task model): lora 32.") for note in notes(table))
+
+
 def test_other_settings_make_another_table(database: Database) -> None:
     store(database, "full", 0, 0.8, 100)
     store(database, "full", 0, 0.8, 100, settings={"test_languages": ["en", "de"], "epochs": 1})

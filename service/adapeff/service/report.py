@@ -133,10 +133,17 @@ class _Result:
         return None
 
 
-def build_report(session: Session, *, sweep_id: int | None = None, allow_mixed: bool = False) -> Report:
+def build_report(
+    session: Session,
+    *,
+    sweep_id: int | None = None,
+    allow_mixed: bool = False,
+    price_per_device_hour: float | None = None,
+) -> Report:
     """The report over a sweep's jobs, or over all jobs.
 
     Args:
+        price_per_device_hour: adds the price of training's compute time, where given.
         allow_mixed: put runs of one model and task into one table whatever else differs; the table says what does.
     """
     asked = [
@@ -152,7 +159,10 @@ def build_report(session: Session, *, sweep_id: int | None = None, allow_mixed: 
         groups.setdefault(_cell(result) if allow_mixed else _likeness(result), []).append(result)
     beside = _side_by_side(found)
     differences = _differences(found)
-    tables = tuple(replace(_table(group, beside), differs=differences[_cell(group[0])]) for group in groups.values())
+    tables = tuple(
+        replace(_table(group, beside, price_per_device_hour), differs=differences[_cell(group[0])])
+        for group in groups.values()
+    )
     profiles = build_profiles(session, sweep_id=sweep_id)
     return Report(tables, build_overviews(tables), profiles, unfinished)
 
@@ -228,6 +238,17 @@ def _differences(found: Sequence[_Result]) -> dict[tuple[str, str], tuple[str, .
     }
 
 
+def _priced(cells: dict[str, Cell], hourly: float | None) -> dict[str, Cell]:
+    """The cells with the price of the compute seconds of training, the trials of a search included."""
+    if hourly is None:
+        return cells
+    spent = cells["tuning_compute_s"] if "tuning_compute_s" in cells else cells["train_compute_s"]
+    spent = spent if spent.summary is not None else cells["train_compute_s"]
+    if spent.summary is None:
+        return {**cells, "price": spent}
+    return {**cells, "price": Cell(summarise([seconds / 3600 * hourly for seconds in spent.summary.values]))}
+
+
 def _cell(result: _Result) -> tuple[str, str]:
     return result.spec.model.identity, str(result.spec.task)
 
@@ -250,13 +271,15 @@ def _side_by_side(found: Sequence[_Result]) -> set[int]:
     return shared
 
 
-def _table(group: list[_Result], beside: set[int]) -> Table:
+def _table(group: list[_Result], beside: set[int], hourly: float | None) -> Table:
     first = group[0].spec
     task = _find_task(first)
     told = dict(group[0].run.resolved or {})  # what the task was when it ran; runs of before say less
     metric = str(told.get("metric") or (task.metric if task else "accuracy"))
     source = str(told.get("source_language") or (task.source_language if task else "en"))
     columns = _columns(group, metric, source)
+    if hourly is not None:
+        columns += (Column("price", "price of training", "", False),)
     by_method: _ByMethod = {}
     for result in group:  # ids ascend, so the newest repeat of a seed stays
         training = result.spec.training
@@ -272,9 +295,11 @@ def _table(group: list[_Result], beside: set[int]) -> Table:
     )
     has_reference = reference is not None and REFERENCE not in several_rates
     base = _summaries(reference.values(), columns, metric, source) if reference and has_reference else {}
+    if hourly is not None:
+        base = _priced(base, hourly)
     rows = []
     for key, seeds in sorted(by_method.items(), key=lambda item: (item[0][0] != REFERENCE, item[0])):
-        cells = _summaries(seeds.values(), columns, metric, source)
+        cells = _priced(_summaries(seeds.values(), columns, metric, source), hourly)
         any_result = next(iter(seeds.values())).spec
         rows.append(
             Row(
@@ -435,6 +460,8 @@ def _summaries(found: Iterable[_Result], columns: Sequence[Column], metric: str,
 def _figure(result: _Result, key: str, metric: str, source: str) -> tuple[float | None, str]:
     if result.variant and not key.startswith(_OF_A_VARIANT):
         return None, ""  # that of the method itself
+    if key == "price":
+        return None, "not measured"  # made of other figures
     if key == "train_flops":
         found = replace(result, variant='{"tokens":"processed"}').find(key, phase="")
         return (found.value, found.reason) if found is not None else (None, "not measured")

@@ -63,6 +63,9 @@ class Settings(BaseSettings):
         default=12, description="Redis redelivers an unacknowledged message after this"
     )
     cores_per_slot: PositiveInt = Field(default=1, description="cores a CPU slot is pinned to")
+    price_per_device_hour: PositiveFloat | None = Field(
+        default=None, description="what an hour of the device costs, in any currency; adds prices to reports"
+    )
 
     @field_validator("database_url")
     @classmethod

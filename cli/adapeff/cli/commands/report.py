@@ -51,7 +51,12 @@ def report(
     _one_of("--json", as_json, f"--format {form}", form not in ("table", "json"))
     with context.database() as database, database.session(read_only=True) as session:
         sweep_id = None if all_jobs else sweeps.find_sweep_id(session, sweep)
-        built = build_report(session, sweep_id=sweep_id, allow_mixed=allow_mixed)
+        built = build_report(
+            session,
+            sweep_id=sweep_id,
+            allow_mixed=allow_mixed,
+            price_per_device_hour=context.settings().values.price_per_device_hour,
+        )
     print_report(built, "json" if as_json else form)
     if plot is not None:
         save_plot(built, plot)

@@ -61,7 +61,8 @@ def run(
         context.note(describe(spec, stored))
         work_off(database, settings, stored.job_ids, devices)
         with database.session(read_only=True) as session:
-            report = build_report(session, sweep_id=stored.sweep_id)
+            price = settings.price_per_device_hour
+            report = build_report(session, sweep_id=stored.sweep_id, price_per_device_hour=price)
         print_report(report, "json" if as_json else "table")
         if plot is not None:
             save_plot(report, plot)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from adapeff.cli.render.profiles import profile_grids, profile_notes, profile_title
@@ -144,6 +145,19 @@ def describe(table: Table) -> str:
     )
 
 
+def _storage(table: Table) -> list[str]:
+    """From how many tasks on what a method keeps of them outweighs one more whole model, such as a multi-task one."""
+    whole = next((row.cells["stored_bytes"].summary for row in table.rows if row.method == REFERENCE), None)
+    counts = [
+        f"{row.method} {math.ceil(whole.mean / stored.mean):,}"
+        for row in table.rows
+        if whole is not None and row.method != REFERENCE and (stored := row.cells["stored_bytes"].summary) is not None
+    ]
+    if not counts:
+        return []
+    return [f"Tasks whose stored weights outweigh one more whole model (one multi-task model): {', '.join(counts)}."]
+
+
 def notes(table: Table) -> list[str]:
     """What a reader must know to read the table."""
     found = []
@@ -151,6 +165,7 @@ def notes(table: Table) -> list[str]:
         found.append(f"(x): ratio to `{REFERENCE}`. Times come from separate runs, not paired: machines drift.")
     else:
         found.append(f"No ratios: there is no single `{REFERENCE}` among these runs.")
+    found += _storage(table)
     if table.differs:
         found.append(f"Runs of this model and task differ in {'; '.join(table.differs)}.")
     for method, problems in table.disturbed.items():

@@ -24,7 +24,7 @@ def format_value(value: float, unit: str) -> str:
         return f"{value / scale:.2f} {letter}".strip()
     if unit == "s":
         return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.1f} s"
-    return f"{value:g}"
+    return f"{value:.3g}"
 
 
 def format_summary(summary: Summary, unit: str) -> str:
