@@ -21,6 +21,7 @@ from adapeff.service.specs import LogRange, Tuning
 from adapeff.service.statistics import median_interval, paired_ratio
 from adapeff.worker.contenders import BareModel, load_bare, make_contender, variants
 from adapeff.worker.footprint import bytes_of, step_bytes, weight_bytes
+from adapeff.worker.memory_probe import largest_batch, run_probe
 from adapeff.worker.pairing import per_block, take_turns
 from adapeff.worker.stages.learn import open_search
 
@@ -188,3 +189,20 @@ def test_tuning_gives_every_method_the_same_number_of_trials(tuning: dict[str, A
     sweep = {"name": "t", "models": ["a/b"], "tasks": ["offline_sentiment"], "methods": ["full"]}
     with pytest.raises(SpecError, match=r"trials|low"):
         expand(parse_sweep({**sweep, "settings": {"tuning": tuning}}), data_root=None)
+
+
+@pytest.mark.slow
+def test_memory_is_measured_in_a_process_of_its_own_and_running_out_of_it_is_an_answer(
+    config_only: Path, tmp_path: Path
+) -> None:
+    request = plan_profile(str(config_only), ["head"], settings={"length": 64})
+    job = tmp_path / "job.json"
+    job.write_text(request.spec.model_dump_json())
+
+    found = run_probe(job, 1, 4, CPU, "fp32")
+    assert found["outcome"] == "ok"
+    assert found["parts"]["weights"] > found["parts"]["gradients"] > 0
+    assert run_probe(job, 0, 4096, CPU, "fp32", limit=100_000_000) == {"outcome": "oom"}
+    fits, too_large = largest_batch(job, 1, CPU, "fp32", limit=250_000_000, start=64)
+    assert 0 < fits < (too_large or 0)
+    assert largest_batch(job, 1, CPU, "fp32", limit=1000, start=2) == (0, 1)

@@ -29,13 +29,26 @@ STEPS = 3
 MOST_EXAMPLES = 65_536
 
 
-def probe(spec: ProfileSpec, method: int, batch: int, device: torch.device, precision: str) -> dict[str, Any]:
-    """Take a few steps in this process and say what they took, in bytes."""
+def probe(
+    spec: ProfileSpec, method: int, batch: int, device: torch.device, precision: str, limit: int | None = None
+) -> dict[str, Any]:
+    """Take a few steps in this process and say what they took, in bytes.
+
+    Args:
+        limit: bytes beyond which allocating fails, the model included.
+    """
     memory = Memory(device)
     memory.start()
+    before = psutil.Process().memory_info().data
     bare = load_bare(spec.model)
     bare.encoder.to(device)
     contender = make_contender(spec.methods[method], bare, device=device, precision=precision)
+    if limit and device.type == "cpu":  # no earlier: libraries are still loaded on the way here
+        room = max(before + limit, psutil.Process().memory_info().data + 2**20)
+        resource.setrlimit(resource.RLIMIT_DATA, (room, room))
+    elif limit:
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
     items = labelled(bare.batch(batch, spec.settings.length, device))
     take, clock = contender.trainer(), step_clock(device)
     contender.model.train()
@@ -126,21 +139,15 @@ def main() -> int:
     spec = ProfileSpec.model_validate_json(arguments.job.read_text(encoding="utf-8"))
     device = torch.device(arguments.device)
     torch.set_num_threads(spec.settings.cpu_threads)
-    if arguments.limit and device.type == "cpu":
-        room = psutil.Process().memory_info().vms + arguments.limit
-        resource.setrlimit(resource.RLIMIT_AS, (room, room))
-    elif arguments.limit:
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, arguments.limit / total), device)
     try:
-        answer = probe(spec, arguments.method, arguments.batch, device, arguments.precision)
+        answer = probe(spec, arguments.method, arguments.batch, device, arguments.precision, arguments.limit)
     except (torch.OutOfMemoryError, MemoryError):
         answer = {"outcome": "oom"}
     except AdapeffError as error:
         print(error, file=sys.stderr)
         return 1
     except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
+        if "allocate memory" not in str(error):
             raise
         answer = {"outcome": "oom"}
     print(json.dumps(answer))
