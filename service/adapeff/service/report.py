@@ -396,6 +396,7 @@ def _columns(group: list[_Result], metric: str, source: str) -> tuple[Column, ..
     transfer = [language for language in languages if language != source]
     allocated = group[0].find("peak_memory_allocated_bytes")
     peak = "allocated" if allocated is not None and allocated.value is not None else "process"
+    several = bool(group[0].spec.measuring.latency_lengths)
     return (
         Column("quality", f"{metric} {source}", "%", True),
         *(
@@ -422,7 +423,7 @@ def _columns(group: list[_Result], metric: str, source: str) -> tuple[Column, ..
         ),
         Column(f"peak_memory_{peak}_bytes", f"peak memory ({peak})", "B", False),
         *(
-            Column(f"latency_b{batch}x{length}", f"latency {batch}x{length} p50", "s", False)
+            Column(f"latency_b{batch}{f'x{length}' if several else ''}", f"latency {batch}x{length} p50", "s", False)
             for batch in group[0].spec.measuring.latency_batches
             for length in group[0].spec.measuring.lengths
         ),
@@ -492,7 +493,7 @@ def _figure(result: _Result, key: str, metric: str, source: str) -> tuple[float 
 
 def _shape(key: str) -> dict[str, int]:
     batch, _, length = key.removeprefix("latency_b").partition("x")
-    return {"batch": int(batch), "length": int(length)}
+    return {"batch": int(batch), **({"length": int(length)} if length else {})}
 
 
 def _with_ratio(cell: Cell, base: Cell | None) -> Cell:
