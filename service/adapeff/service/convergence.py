@@ -57,7 +57,7 @@ def when_reached(curves: Curves, metric: str, score: float) -> Reached | None:
     Args:
         curves: those of one run, as lists of (step, value).
     """
-    spent: dict[str, dict[float, float]] = {name: dict(map(tuple, curves.get(name, ()))) for name in CURVES}  # type: ignore[arg-type]
+    spent = {name: {point[0]: point[1] for point in curves.get(name, ())} for name in CURVES}
     for step, value in curves.get(f"validation_{metric}", ()):
         if value >= score - _ROUNDING and all(step in spent[name] for name in CURVES):
             samples, seconds, flops = (float(spent[name][step]) for name in CURVES)

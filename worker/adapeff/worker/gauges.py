@@ -182,8 +182,8 @@ def open_gauge(device: torch.device) -> Gauge:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
         uuid = visible if visible.startswith(("GPU-", "MIG-")) else f"GPU-{torch.cuda.get_device_properties(0).uuid}"
         return NvmlGauge(pynvml, uuid, host)
-    except Exception:  # noqa: BLE001 - NVML raises its own types, and may be absent
-        return _WithoutEnergy(host, "NVML does not answer")
+    except Exception as error:  # noqa: BLE001 - NVML raises its own types, and may be absent
+        return _WithoutEnergy(host, f"NVML does not answer ({type(error).__name__}: {error})")
 
 
 class _WithoutEnergy:

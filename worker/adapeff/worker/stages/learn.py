@@ -16,11 +16,11 @@ from adapeff.service.specs import JobSpec, LogRange, Tuning
 from adapeff.worker.clocks import PhaseClock
 from adapeff.worker.events import EventLog
 from adapeff.worker.gauges import Gauge, Window
-from adapeff.worker.models import TaskModel, trained_state
+from adapeff.worker.models import trained_state
 from adapeff.worker.stages.evaluate import evaluate
 from adapeff.worker.stages.load import Prepared
 from adapeff.worker.stages.prepare import steps_per_epoch, training_batches
-from adapeff.worker.stages.train import BestState, DivergedError, TrainResult, compute_seconds, train
+from adapeff.worker.stages.train import BestState, DivergedError, TrainResult, compute_seconds, put_state, train
 
 logger = logging.getLogger("adapeff.runner")
 
@@ -93,7 +93,7 @@ def learn(spec: JobSpec, prepared: Prepared, bench: Bench) -> Learned:
         search.tell(trials[-1].score)
     if best is None:
         raise DivergedError(f"training diverged with every learning rate tried ({_list(trials)}); try lower ones", 0.0)
-    _put(prepared.model, state)
+    put_state(prepared.model, state)
     best.trials = trials
     return best
 
@@ -160,13 +160,6 @@ def open_search(tuning: Tuning, *, seed: int) -> Search:
 
 def _list(trials: list[Trial]) -> str:
     return ", ".join(f"{trial.learning_rate:g}" for trial in trials)
-
-
-def _put(model: TaskModel, state: dict[str, torch.Tensor]) -> None:
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name in state:
-                parameter.copy_(state[name])
 
 
 def _train_once(spec: JobSpec, prepared: Prepared, bench: Bench, learning_rate: float) -> Learned:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -101,11 +101,15 @@ class BestState:
 
     def restore(self) -> None:
         """Go back to the state last kept."""
-        kept = self._kept if self._file is None else load_file(self._file)
-        with torch.no_grad():
-            for name, parameter in self._model.named_parameters():
-                if name in kept:
-                    parameter.copy_(kept[name])
+        put_state(self._model, self._kept if self._file is None else load_file(self._file))
+
+
+def put_state(model: TaskModel, state: Mapping[str, torch.Tensor]) -> None:
+    """Give a model's parameters the values that were kept of them; those that were not stay."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in state:
+                parameter.copy_(state[name])
 
 
 def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.AdamW:
