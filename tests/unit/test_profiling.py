@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from adapeff.service.errors import AdapeffError, SpecError
+from adapeff.service.errors import AdapeffError, ModelError, SpecError
 from adapeff.service.profiles import ProfileSpec, plan_profile, read_spec
 from adapeff.service.references import parse_plugin, resolve_model
 from adapeff.service.specs import LogRange, Tuning
@@ -206,3 +207,13 @@ def test_memory_is_measured_in_a_process_of_its_own_and_running_out_of_it_is_an_
     fits, too_large = largest_batch(job, 1, CPU, "fp32", limit=250_000_000, start=64)
     assert 0 < fits < (too_large or 0)
     assert largest_batch(job, 1, CPU, "fp32", limit=1000, start=2) == (0, 1)
+
+
+def test_a_step_that_never_runs_is_no_matter_of_memory(config_only: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(config_only, tmp_path / "model")
+    job = tmp_path / "job.json"
+    job.write_text(plan_profile(str(model), ["head"]).spec.model_dump_json())
+    (model / "config.json").unlink()
+
+    with pytest.raises(ModelError, match="memory could not be measured"):
+        largest_batch(job, 1, CPU, "fp32", limit=250_000_000, start=2)

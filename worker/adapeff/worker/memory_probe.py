@@ -73,10 +73,12 @@ def run_probe(
 
     Args:
         job: the file of the job's specification.
-        limit: bytes the process may take beyond what it has before it loads the model.
+        limit: bytes the process may take beyond what it has before it loads the model. Below a limit every failure
+            is one of memory: libraries that get none fail in words of their own (oneDNN: "could not create a
+            primitive"), so whoever limits a step has seen it run without.
 
     Raises:
-        ModelError: if the process fails for another reason than memory.
+        ModelError: if the process fails without a limit, for another reason than memory.
     """
     command = [sys.executable, "-m", "adapeff.worker.memory_probe", str(job), "--method", str(method)]
     command += ["--batch", str(batch), "--device", device.type, "--precision", precision]
@@ -86,8 +88,8 @@ def run_probe(
     if done.returncode == 0 and lines:
         answer: dict[str, Any] = json.loads(lines[-1])
         return answer
-    if done.returncode < 0:
-        return {"outcome": "oom"}  # killed from outside; nothing else kills a probe
+    if done.returncode < 0 or limit:  # a probe without a limit is killed by the system alone, for its memory
+        return {"outcome": "oom"}
     said = [line for line in done.stderr.splitlines() if line.strip()]
     raise ModelError(f"memory could not be measured: {said[-1].strip() if said else 'the process said nothing'}")
 
@@ -98,6 +100,9 @@ def largest_batch(
     """The largest batch whose step stays below a limit of bytes, to an eighth, and the smallest that was seen not to.
 
     0 if not even one example does; the second is None if no batch up to 65,536 was too large.
+
+    Raises:
+        ModelError: if not even one example's step runs without the limit, for another reason than memory.
     """
 
     def fits(batch: int) -> bool:
@@ -108,6 +113,7 @@ def largest_batch(
         used = peaks["peak_memory_reserved_bytes"] or peaks["peak_memory_process_bytes"] or 0
         return bool(used <= limit)
 
+    run_probe(job, method, 1, device, precision)
     low, high = 0, None
     batch = start
     while high is None and batch <= MOST_EXAMPLES:
