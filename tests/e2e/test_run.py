@@ -47,6 +47,9 @@ def test_run_trains_measures_and_reports_and_the_second_time_reuses(
     forced = adapeff("run", sweep, "--json", "--force")
     assert "2 new" in forced.stderr
     assert rows_of(forced.stdout, figure="quality") == rows_of(first.stdout, figure="quality")
+    assert [row["mean"] for row in rows_of(forced.stdout, figure="rerun_unequal_scores")] == [0, 0]
+    (spread,) = rows_of(forced.stdout, figure="rerun_spread_train_compute_s", method="lora")
+    assert len(spread["values"]) == 2 and spread["mean"] >= 0
 
 
 def test_what_is_measured_is_complete_and_adds_up(adapeff: Adapeff, sweep: Path) -> None:

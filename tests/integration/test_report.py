@@ -13,7 +13,8 @@ from adapeff.cli.render.plots import plot_points
 from adapeff.service import jobs, results
 from adapeff.service.database import Database, upgrade
 from adapeff.service.jobs import Ending
-from adapeff.service.report import Report, build_report, report_rows
+from adapeff.service.report import Report, build_report
+from adapeff.service.report_rows import report_rows
 from adapeff.service.results import Findings
 from tests.factories import claimer, spec
 
@@ -171,6 +172,32 @@ def test_newest_repeat_of_a_seed_counts(database: Database) -> None:
 
     assert table.rows[0].cells["quality"].summary is not None
     assert table.rows[0].cells["quality"].summary.values == (0.9,)
+
+
+def test_reruns_show_how_far_costs_lie_apart_and_whether_scores_are_equal(database: Database) -> None:
+    for repeat, seconds in enumerate((100, 104, 98)):
+        store(database, "full", 0, 0.8, seconds, repeat=repeat)
+    store(database, "lora", 0, 0.7, 50)
+    store(database, "lora", 0, 0.7 + 1e-16, 50, repeat=1)
+    store(database, "houlsby", 0, 0.7, 50)
+    store(database, "full", 0, 0.8, 500, repeat=3, device_name="Another CPU")
+
+    table, elsewhere = report(database).tables
+    full, lora = table.reruns
+
+    assert (full.method, full.runs, full.unequal_scores) == ("full", 3, 0)
+    assert full.spreads["train_compute_s"].values == (100, 104, 98)
+    assert full.spreads["train_compute_s"].relative == pytest.approx(0.06)
+    assert full.spreads["stored_bytes"].relative == 0
+    assert (lora.runs, lora.unequal_scores) == (2, 1)
+    assert elsewhere.reruns == ()
+    (found,) = (
+        row
+        for row in report_rows(report(database))
+        if row["figure"] == "rerun_spread_train_compute_s" and row["n"] == 3
+    )
+    assert found["values"] == [100, 104, 98]
+    assert "| full | 0 | 3 | all 6 equal | 0.0 % |" in report_markdown(report(database))
 
 
 def test_several_learning_rates_are_rows_of_their_own_and_no_reference(database: Database) -> None:

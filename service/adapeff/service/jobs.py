@@ -492,6 +492,7 @@ def list_jobs(
     sweep_id: int | None = None,
     states: Sequence[str] = (),
     ids: Sequence[int] = (),
+    train_hashes: Sequence[str] = (),
     limit: int | None = None,
 ) -> list[Job]:
     """Jobs by id, newest last; `limit` keeps the newest."""
@@ -502,6 +503,8 @@ def list_jobs(
         wanted = wanted.where(Job.state.in_(states))
     if ids:
         wanted = wanted.where(Job.id.in_(ids))
+    if train_hashes:
+        wanted = wanted.where(Job.train_hash.in_(train_hashes))
     if limit is None:
         return list(session.scalars(wanted.order_by(Job.id)))
     return list(reversed(list(session.scalars(wanted.order_by(Job.id.desc()).limit(limit)))))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from adapeff.service import jobs, results
+from adapeff.service.finished import ALIKE
 from adapeff.service.models import Job, Measurement, Run
 from adapeff.service.profiles import PROFILE, ProfileSpec
+from adapeff.service.reruns import Spread
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class ProfileTable:
     latency: tuple[ProfileRow, ...]
     latency_columns: tuple[str, ...]
     ceilings: dict[str, float]
+    again: dict[str, dict[str, Spread]] = field(default_factory=dict)
+    """Row -> column -> its values in all runs of this profile under like conditions, if there are several."""
 
 
 _STEP = {
@@ -113,16 +117,42 @@ class _Found:
 
 def build_profiles(session: Session, *, sweep_id: int | None = None) -> tuple[ProfileTable, ...]:
     """The tables of a sweep's finished profile jobs, or of all; of the repeats of a profile the newest."""
-    finished = [job for job in jobs.list_jobs(session, sweep_id=sweep_id, states=("succeeded",)) if job.task == PROFILE]
-    newest = {job.train_hash + json.dumps(job.spec["settings"], sort_keys=True): job for job in finished}
-    chosen = sorted(newest.values(), key=lambda job: job.id)
-    runs = jobs.list_runs(session, [job.id for job in chosen])
-    counted = [(job, run) for job in chosen for run in runs[job.id] if run.outcome == "succeeded"]
+    asked = [job for job in jobs.list_jobs(session, sweep_id=sweep_id, states=("succeeded",)) if job.task == PROFILE]
+    if not asked:
+        return ()
+    profiled = list({job.train_hash for job in asked})
+    repeats = jobs.list_jobs(session, states=("succeeded",), train_hashes=profiled)
+    runs = jobs.list_runs(session, [job.id for job in repeats])
+    counted = [(job, run) for job in repeats for run in runs[job.id] if run.outcome == "succeeded"]
     measured = results.list_measurements(session, [run.id for _, run in counted])
     environments = results.list_environments(session, [run.environment_id for _, run in counted if run.environment_id])
-    return tuple(
-        _table(job, run, measured[run.id], environments.get(run.environment_id or 0, {})) for job, run in counted
-    )
+    groups: dict[str, list[ProfileTable]] = {}
+    for job, run in counted:
+        table = _table(job, run, measured[run.id], environments.get(run.environment_id or 0, {}))
+        groups.setdefault(f"{job.train_hash} {job.spec['settings']}", []).append(table)
+    wanted = {job.id for job in asked}
+    newest = [
+        replace(chosen[-1], again=_again(chosen[-1], group))
+        for group in groups.values()
+        if (chosen := [table for table in group if table.job_id in wanted])
+    ]
+    return tuple(sorted(newest, key=lambda table: table.job_id))
+
+
+def _again(table: ProfileTable, repeats: Sequence[ProfileTable]) -> dict[str, dict[str, Spread]]:
+    like = [
+        other for other in repeats if all(other.environment.get(key) == table.environment.get(key) for key in ALIKE)
+    ]
+    found: dict[str, dict[str, Spread]] = {}
+    for kind in ("training", "latency"):
+        rows = [{row.label: row for row in getattr(other, kind)} for other in like]
+        for label, row in rows[-1].items() if len(like) > 1 else ():
+            for column in row.figures:
+                figures = [of_run[label].figures.get(column) for of_run in rows if label in of_run]
+                values = tuple(figure.value for figure in figures if figure is not None and figure.value is not None)
+                if len(values) == len(like):
+                    found.setdefault(label, {})[column] = Spread(values)
+    return found
 
 
 def _table(job: Job, run: Run, measured: Sequence[Measurement], environment: dict[str, Any]) -> ProfileTable:

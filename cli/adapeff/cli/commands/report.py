@@ -73,7 +73,7 @@ def print_report(built: Report, form: ReportFormat) -> None:
     """Print a report to stdout."""
     from adapeff.cli.commands.profile import print_profiles
     from adapeff.service.profile_report import profile_rows
-    from adapeff.service.report import report_rows
+    from adapeff.service.report_rows import report_rows
 
     if form == "json":
         print(json.dumps([*report_rows(built), *profile_rows(built.profiles)], indent=1))

@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from adapeff.cli.render.profiles import profile_grids, profile_notes, profile_title
-from adapeff.cli.render.units import format_cell, format_language, format_percent
+from adapeff.cli.render.units import format_cell, format_language, format_percent, format_spread
 from adapeff.service.convergence import TargetCell
 from adapeff.service.overview import Overview
 from adapeff.service.report import REFERENCE, Report, Table
+from adapeff.service.reruns import Rerun
 
 DECOMPOSED = 0.95
 """The target whose time is taken apart."""
@@ -80,7 +81,7 @@ def _table(table: Table) -> Iterator[str]:
             for language, cells in table.languages.items()
         ]  # fmt: skip
         yield from _grid([f"{table.metric} in", "constant", *methods], rows)
-    for title, headings, rows in target_grids(table):
+    for title, headings, rows in (*target_grids(table), *rerun_grids(table)):
         yield from ("", f"### {title}", "")
         yield from _grid(headings, rows)
     yield ""
@@ -107,6 +108,31 @@ def target_grids(table: Table) -> Iterator[tuple[str, list[str], list[list[str]]
                 ["method", "time", "steps", "FLOPs a step", "FLOP/s"],
                 [[name, *_factors(cells[at], table.targets[REFERENCE][at])] for name, cells in table.targets.items()],
             )
+
+
+def rerun_grids(table: Table) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Title, headings and rows of what the same job gave again; nothing where none was done twice."""
+    if not table.reruns:
+        return
+    shown = [column for column in table.columns if any(column.key in rerun.spreads for rerun in table.reruns)]
+    yield (
+        "the same job again: range of its runs over their median",
+        ["method", "seed", "runs", "scores", *(column.heading for column in shown)],
+        [
+            [
+                rerun.method,
+                str(rerun.seed),
+                str(rerun.runs),
+                _equal(rerun),
+                *(format_spread(rerun.spreads.get(c.key)) for c in shown),
+            ]
+            for rerun in table.reruns
+        ],
+    )
+
+
+def _equal(rerun: Rerun) -> str:
+    return f"{rerun.unequal_scores} of {rerun.scores} differ" if rerun.unequal_scores else f"all {rerun.scores} equal"
 
 
 def _reached(cell: TargetCell) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from adapeff.cli.render.units import format_value
+from adapeff.cli.render.units import format_spread, format_value
 from adapeff.service.profile_report import Figure, ProfileRow, ProfileTable
 
 Grid = tuple[str, list[str], list[list[str]]]
@@ -66,6 +66,19 @@ def profile_grids(table: ProfileTable) -> Iterator[Grid]:
             [
                 [row.label, *(_pair(row.figures.get(cell), row.figures.get(f"{cell} ratio")) for cell in cells)]
                 for row in table.latency
+            ],
+        )
+    if table.again:
+        columns = {"step": "step", "/ reference": "step ratio", "peak process": "peak process", "energy": "energy"}
+        columns |= {f"{cell}{side}": f"{cell}{side}" for cell in cells for side in ("", " ratio")}
+        shown = {text: key for text, key in columns.items() if any(key in found for found in table.again.values())}
+        runs = max(len(spread.values) for found in table.again.values() for spread in found.values())
+        yield (
+            f"the same profile again: range of {runs} runs over their median",
+            ["", *shown],
+            [
+                [label, *(format_spread(found.get(key)) for key in shown.values())]
+                for label, found in table.again.items()
             ],
         )
 

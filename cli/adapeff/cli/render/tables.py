@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from adapeff.cli.render.markdown import describe, notes, overview_grids, target_grids
+from adapeff.cli.render.markdown import describe, notes, overview_grids, rerun_grids, target_grids
 from adapeff.cli.render.units import format_cell, format_language
 from adapeff.service.profiles import PROFILE
 from adapeff.service.report import Report, Table
@@ -130,7 +130,7 @@ def print_report_tables(report: Report) -> None:
             console.print(_figures_by_row(table))
             if len(table.languages) > 1:
                 console.print(_languages_by_row(table))
-        for title, headings, rows in target_grids(table):
+        for title, headings, rows in (*target_grids(table), *rerun_grids(table)):
             print_table(title.replace("`", ""), headings, rows)
         for note in notes(table):
             console.print(f"  {escape(note.replace('**', '').replace('`', ''))}", style="dim")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from adapeff.service.report import Column, LanguageCell, Row, Table
+from adapeff.service.figures import Column
+from adapeff.service.report import LanguageCell, Row, Table
+from adapeff.service.reruns import Spread
 from adapeff.service.statistics import Summary
 
 _LARGE = (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9))
@@ -55,3 +57,8 @@ def format_language(cell: LanguageCell) -> str:
 def format_percent(summary: Summary) -> str:
     """A score in percent."""
     return format_summary(summary, "%")
+
+
+def format_spread(spread: Spread | None) -> str:
+    """The range over the median in percent."""
+    return "–" if spread is None or spread.relative is None else f"{spread.relative * 100:.1f} %"
