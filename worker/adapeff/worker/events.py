@@ -21,6 +21,9 @@ from typing import Any, TextIO
 
 from adapeff.service.fingerprints import file_fingerprint
 
+WAITING = "wait"
+"""The stage in which a run waits for its device."""
+
 
 class EventLog:
     """Appends events to a file; a reader may follow it while the run goes on."""

@@ -29,6 +29,17 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def device_identity(name: str) -> str:
+    """What `choose_device` chooses, under the name it has on this host whoever asks: `cpu`, or a GPU's UUID.
+
+    Raises:
+        ResourceError: if a GPU is asked for and there is none.
+    """
+    if choose_device(name).type == "cpu":
+        return "cpu"
+    return f"cuda-{torch.cuda.get_device_properties(0).uuid}"
+
+
 def choose_precision(name: str, device: torch.device) -> str:
     """`bf16` or `fp32`: `auto` is bf16 on a GPU that computes in it, else fp32."""
     if name != "auto":

@@ -76,16 +76,19 @@ class _Profile:
         return tell
 
 
-def run_profile(spec: ProfileSpec, job: Path, out: Path, *, device_name: str | None = None) -> None:
+def run_profile(
+    spec: ProfileSpec, job: Path, out: Path, *, device_name: str | None = None, clock: PhaseClock | None = None
+) -> None:
     """Run a profile job to its end; every result goes to the event log in `out`.
 
     Args:
+        clock: has run since the process began; one is made where none is given.
         job: the file `spec` was read from, for the processes that measure memory.
 
     Raises:
         AdapeffError: for whatever is wrong with the job or its model.
     """
-    clock, log, settings = PhaseClock(), EventLog(out), spec.settings
+    clock, log, settings = clock or PhaseClock(), EventLog(out), spec.settings
     device = choose_device(device_name or settings.device)
     precision = choose_precision(settings.precision, device)
     torch.manual_seed(0)

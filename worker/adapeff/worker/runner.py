@@ -14,6 +14,7 @@ import os
 import random
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -25,10 +26,11 @@ from adapeff.service.errors import AdapeffError, SpecError
 from adapeff.service.profiles import AnySpec, ProfileSpec, read_spec
 from adapeff.service.specs import JobSpec
 from adapeff.worker.clocks import PhaseClock
-from adapeff.worker.events import EventLog
+from adapeff.worker.events import WAITING, EventLog
 from adapeff.worker.flops import FlopCounter
 from adapeff.worker.gauges import Window, idle_window, open_gauge
-from adapeff.worker.hardware import Memory, choose_device, choose_precision, environment
+from adapeff.worker.hardware import Memory, choose_device, choose_precision, device_identity, environment
+from adapeff.worker.locks import occupy
 from adapeff.worker.profiler import run_profile
 from adapeff.worker.stages.learn import Bench, learn
 from adapeff.worker.stages.load import prepare
@@ -65,17 +67,19 @@ def run_job(
     data_root: Path | None = None,
     sources: Mapping[str, Path] | None = None,
     cache: Path | None = None,
+    clock: PhaseClock | None = None,
 ) -> None:
     """Run a job to its end; every result goes to the event log in `out`.
 
     Args:
+        clock: has run since the process began; one is made where none is given.
         sources: job hash -> folder of the weights of that source job.
         cache: folder of tokenised data that runners share.
 
     Raises:
         AdapeffError: for whatever is wrong with the job, its data or its model.
     """
-    clock = PhaseClock()
+    clock = clock or PhaseClock()
     log = EventLog(out)
     device = choose_device(device_name or spec.training.device)
     precision = choose_precision(spec.training.precision, device)
@@ -177,21 +181,26 @@ def main() -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.utils.logging.disable_progress_bar()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    log = EventLog(arguments.out)
+    clock, log = PhaseClock(), EventLog(arguments.out)
     try:
         spec = _read_spec(arguments.job)
         sources = {name: Path(folder) for name, _, folder in (text.partition("=") for text in arguments.source)}
-        if isinstance(spec, ProfileSpec):
-            run_profile(spec, arguments.job, arguments.out, device_name=arguments.device)
-        else:
-            run_job(
-                spec,
-                arguments.out,
-                device_name=arguments.device,
-                data_root=arguments.data_root,
-                sources=sources,
-                cache=arguments.cache,
-            )
+        with ExitStack() as held:
+            with clock.phase("wait"):
+                device, alone = device_identity(arguments.device or spec.device), isinstance(spec, ProfileSpec)
+                held.enter_context(occupy(device, alone=alone, waiting=lambda: _tell_waiting(log)))
+            if isinstance(spec, ProfileSpec):
+                run_profile(spec, arguments.job, arguments.out, device_name=arguments.device, clock=clock)
+            else:
+                run_job(
+                    spec,
+                    arguments.out,
+                    device_name=arguments.device,
+                    data_root=arguments.data_root,
+                    sources=sources,
+                    cache=arguments.cache,
+                    clock=clock,
+                )
     except KeyboardInterrupt:
         log.emit("end", outcome="cancelled", message="interrupted")
         return 130
@@ -202,6 +211,11 @@ def main() -> int:
         return 1
     log.emit("end", outcome="succeeded", message="")
     return 0
+
+
+def _tell_waiting(log: EventLog) -> None:
+    logger.info("waiting: a profile has its device to itself, so it and other runs take turns")
+    log.emit("stage", stage=WAITING)
 
 
 def _read_spec(path: Path) -> AnySpec:

@@ -6,15 +6,13 @@ orphan of the first one has ended.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, Literal
 
 from adapeff.service.errors import ConfigError, ResourceError
+from adapeff.worker.locks import open_lock, try_lock
 
 
 @dataclass(frozen=True)
@@ -126,26 +124,9 @@ def _lock_all(names: Sequence[str]) -> tuple[IO[str], ...] | None:
     """Locks on all the names, or on none of them."""
     taken: list[IO[str]] = []
     for name in names:
-        lock = _lock(name)
-        if lock is None:
-            for earlier in taken:
-                earlier.close()
+        taken.append(open_lock(name))
+        if not try_lock(taken[-1]):
+            for lock in taken:
+                lock.close()
             return None
-        taken.append(lock)
     return tuple(taken)
-
-
-def _lock(name: str) -> IO[str] | None:
-    """An exclusive lock on a slot of this host, or None if another process holds it."""
-    folder = Path(tempfile.gettempdir()) / f"adapeff-slots-{os.getuid()}"
-    try:
-        folder.mkdir(exist_ok=True)
-        file = (folder / f"{name}.lock").open("w")
-    except OSError as error:
-        raise ResourceError(f"cannot write the lock of a slot under {folder}: {error.strerror}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from adapeff.service.jobs import Ending, Outcome
 from adapeff.service.results import Findings
+from adapeff.worker.events import WAITING
 from adapeff.worker.slots import Slot
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,8 @@ def supervise(
 ) -> tuple[Ending, Findings]:
     """Run a command that writes `events.jsonl` to `folder`, and see it to its end.
 
-    Its output goes to `run.log` there. When this returns, its process group is gone.
+    Its output goes to `run.log` there. When this returns, its process group is gone. Time it waits for its device does
+    not count against the limit.
 
     Raises:
         LeaseLostError: if the run stopped counting; the runner is dead by then.
@@ -101,6 +103,8 @@ def supervise(
         while process.poll() is None and verdict is None:
             follower.read()
             moment = time.monotonic()
+            if follower.stage == WAITING:
+                started = moment
             if time_limit_seconds is not None and moment - started > time_limit_seconds:
                 verdict = "timeout", f"stopped after its time limit of {time_limit_seconds / 60:g} minutes"
             elif contact.must_hand_back():
