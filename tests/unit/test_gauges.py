@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from adapeff.worker.gauges import (
     HostGauge,
     NvmlGauge,
+    PowerIntegral,
     Reading,
     ReplayGauge,
     Window,
@@ -24,8 +29,13 @@ class NVMLError(Exception):
     """What pynvml raises for a question a device does not answer."""
 
 
-def recorded_nvml(energy: list[int] | None, *, throttle: int = 0, processes: int = 1) -> Any:
-    """Answers of a GPU in the form pynvml gives them: energy in mJ, reasons as bits."""
+def recorded_nvml(energy: list[int] | None, *, power: int | None = None, throttle: int = 0, processes: int = 1) -> Any:
+    """Answers of a GPU in the form pynvml gives them: energy in mJ, power in mW, reasons as bits."""
+
+    def power_used(_: Any) -> int:
+        if power is None:
+            raise NVMLError("not supported")
+        return power
 
     def energy_used(_: Any) -> int:
         if energy is None:
@@ -38,6 +48,7 @@ def recorded_nvml(energy: list[int] | None, *, throttle: int = 0, processes: int
         nvmlInit=lambda: None,
         nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
         nvmlDeviceGetTotalEnergyConsumption=energy_used,
+        nvmlDeviceGetPowerUsage=power_used,
         nvmlDeviceGetCurrentClocksEventReasons=lambda _: throttle,
         nvmlDeviceGetComputeRunningProcesses=lambda _: [object()] * processes,
         nvmlDeviceGetClockInfo=lambda _, kind: 1980,
@@ -70,7 +81,9 @@ def test_throttled_and_shared_gpus_are_told() -> None:
     ]
 
 
-@pytest.mark.parametrize(("uuid", "energy", "reason"), [("MIG-1", [1, 2], "MIG"), ("GPU-1", None, "no energy counter")])
+@pytest.mark.parametrize(
+    ("uuid", "energy", "reason"), [("MIG-1", [1, 2], "MIG"), ("GPU-1", None, "neither its energy nor its power")]
+)
 def test_energy_that_cannot_be_had_says_why(uuid: str, energy: list[int] | None, reason: str) -> None:
     gauge = NvmlGauge(recorded_nvml(energy), uuid, readings(0, 1))
 
@@ -78,6 +91,34 @@ def test_energy_that_cannot_be_had_says_why(uuid: str, energy: list[int] | None,
 
     assert value is None
     assert reason in why
+
+
+@given(
+    st.lists(st.floats(0.001, 10), min_size=1, max_size=20),
+    st.floats(0, 1000),
+    st.floats(-20, 20),
+)
+def test_power_that_rises_evenly_is_integrated_exactly(gaps: list[float], watts: float, slope: float) -> None:
+    times = [0.0, *accumulate(gaps)]
+    moments, powers = iter(times), iter([watts + slope * at for at in times])
+
+    integral = PowerIntegral(lambda: next(powers), lambda: next(moments))
+    joules = [integral.read() for _ in gaps][-1]
+
+    end = times[-1]
+    assert joules == pytest.approx(watts * end + slope * end**2 / 2, abs=1e-6)
+
+
+def test_power_stands_in_for_an_energy_counter() -> None:
+    gauge = NvmlGauge(recorded_nvml(None, power=250_000), "GPU-1", readings(0, 1))
+
+    began = time.perf_counter()
+    window = Window(gauge.read(), gauge.read())
+    seconds = time.perf_counter() - began
+
+    assert window.energy_j is not None
+    assert 0 < window.energy_j <= 250 * seconds
+    assert window.end.energy_reason == ""
 
 
 def test_other_work_on_the_cores_is_told() -> None:

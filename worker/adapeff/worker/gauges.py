@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +26,8 @@ MOST_SPREAD = 0.25
 """Interquartile range over median of step times."""
 MOST_DRIFT = 0.05
 """Median of the second half over that of the first."""
+
+POWER_POLL_SECONDS = 0.05
 
 # Bits of nvmlClocksEventReasons that mean "slower than it could be" (NVML API reference, nvmlClocksEventReasons).
 _THROTTLING = {
@@ -117,8 +120,44 @@ class HostGauge:
         return total / 1e6, ""
 
 
+class PowerIntegral:
+    """Energy of a device that tells its power alone: the trapezoids between the answers.
+
+    Args:
+        watts: asks for the present power; None leaves it as it was.
+        now: seconds of a monotonic clock.
+    """
+
+    def __init__(self, watts: Callable[[], float | None], now: Callable[[], float] = time.perf_counter) -> None:
+        self._watts = watts
+        self._now = now
+        self._lock = Lock()
+        self._last = (now(), watts() or 0.0)
+        self._joules = 0.0
+
+    def read(self) -> float:
+        """Joules since the beginning; asks once more."""
+        with self._lock:
+            before, power_before = self._last
+            moment, told = self._now(), self._watts()
+            power = power_before if told is None else told
+            self._joules += (moment - before) * (power + power_before) / 2
+            self._last = moment, power
+            return self._joules
+
+    def follow(self) -> None:
+        """Ask every 50 ms for as long as the process lives."""
+
+        def ask() -> None:
+            while True:
+                time.sleep(POWER_POLL_SECONDS)
+                self.read()
+
+        Thread(target=ask, name="power", daemon=True).start()
+
+
 class NvmlGauge:
-    """A GPU's counters beside the host's.
+    """A GPU's counters beside the host's; where it has no energy counter its power is polled.
 
     Args:
         nvml: the module pynvml, or what stands in for it.
@@ -132,6 +171,7 @@ class NvmlGauge:
         nvml.nvmlInit()
         self._device = nvml.nvmlDeviceGetHandleByUUID(uuid)
         self._is_mig = uuid.startswith("MIG-")
+        self._polled: PowerIntegral | None = None
 
     def read(self) -> Reading:
         """The GPU's and the host's counters."""
@@ -152,7 +192,18 @@ class NvmlGauge:
         if self._is_mig:
             return None, "the device is a MIG instance: its GPU's energy counter is shared with other instances"
         used = self._ask(self._nvml.nvmlDeviceGetTotalEnergyConsumption, self._device)
-        return (None, "this GPU has no energy counter") if used is None else (used / 1000, "")
+        if used is not None:
+            return used / 1000, ""
+        if self._polled is None:
+            if self._watts() is None:
+                return None, "this GPU tells neither its energy nor its power"
+            self._polled = PowerIntegral(self._watts)
+            self._polled.follow()
+        return self._polled.read(), ""
+
+    def _watts(self) -> float | None:
+        milliwatts = self._ask(self._nvml.nvmlDeviceGetPowerUsage, self._device)
+        return None if milliwatts is None else milliwatts / 1000
 
     def _ask(self, question: Callable[..., Any], *arguments: Any) -> Any:
         with suppress(self._nvml.NVMLError):
