@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,21 @@ def test_profile_is_measured_once_and_shown_again(adapeff: Adapeff, model: Path)
     assert "lora (merged)" in report.stdout
     assert adapeff("show", "1").returncode == 0
     assert "training step, paired with full" in adapeff("report", "--all", "--format", "markdown").stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_profile_times_compiling_apart(adapeff: Adapeff, model: Path) -> None:
+    done = adapeff("profile", "--model", model, "--method", "lora", "--length", "16", *QUICK, "-s", "compile=true")
+    assert done.returncode == 0, done.stderr
+    assert "compiled" in done.stdout
+
+    found = json.loads(adapeff("show", "1", "--json").stdout)["measurements"]
+    compiled = [m for m in found if m["name"] == "compile_s"]
+    assert len(compiled) == 2 + 3  # training steps of both, forward passes of both and of the merged weights
+    compiling = next(m["value"] for m in found if m["name"] == "phase_s" and m.get("phase") == "compile")
+    assert 0 < sum(m["value"] for m in compiled) <= compiling
+    assert {m["phase"] for m in compiled} == {"train", "inference"}
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ GRIDS = {"cpu": ((1, 8), (16, 32, 64, 128)), "cuda": ((1, 8, 32), (16, 32, 64, 1
 LEAST_BLOCKS = 5
 MOST_BLOCKS = 200
 ENERGY_BLOCKS = 3
+MOST_COMPILATIONS = 100_000
 SATURATED = 1.05
 """Throughput that rises by less than this factor when the batch doubles is saturated."""
 LARGEST_THROUGHPUT_BATCH = 4096
@@ -110,8 +111,6 @@ def run_profile(
     flops = _count(profile)
     if settings.memory or settings.largest_batch:
         _memory(profile, job)
-    if settings.compile:
-        _compile(profile)
     _steps(profile, flops)
     _energy(profile, idle)
     _latency(profile)
@@ -194,10 +193,21 @@ def _memory(profile: _Profile, job: Path) -> None:
                 log.measure("largest_batch", fits, "1", reason=reason, length=settings.length, **of)
 
 
-def _compile(profile: _Profile) -> None:
+def _compile(
+    profile: _Profile, contenders: Sequence[Contender], takes: Mapping[str, Callable[[int], Any]], **where: Any
+) -> None:
+    """Where the profile asks for it, let torch.compile make each contender's code for a shape; what that takes."""
+    if not profile.spec.settings.compile:
+        return
+    # Each shape, mode and contender is a compilation of its own; beyond its limit dynamo would fall back to eager.
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = MOST_COMPILATIONS
     with profile.clock.phase("compile"):
-        for contender in profile.contenders:
+        for contender in contenders:
             contender.model.compile(dynamic=False)
+            start = time.perf_counter()
+            takes[contender.label](1)
+            seconds = time.perf_counter() - start
+            profile.log.measure("compile_s", seconds, "s", **where, variant=_of(contender))
 
 
 def _steps(profile: _Profile, flops: Mapping[str, Flops]) -> None:
@@ -206,6 +216,7 @@ def _steps(profile: _Profile, flops: Mapping[str, Flops]) -> None:
     log.emit("stage", stage="steps")
     inputs = profile.inputs(settings.batch, settings.length)
     takes = {contender.name: contender.steps(inputs) for contender in profile.contenders}
+    _compile(profile, profile.contenders, takes, phase="train", batch=settings.batch, length=settings.length)
     start = profile.gauge.read()
     with profile.clock.phase("steps"):
         taken = take_turns(
@@ -308,10 +319,11 @@ def _latency(profile: _Profile) -> None:
         ]
     serving = [*profile.contenders, *(contender for contender, _ in kept)]
     profile.samples["latency_s"] = []
-    with profile.clock.phase("latency"):
-        for batch, length in product(batches, lengths):
-            inputs = profile.inputs(batch, length)
-            takes = {contender.label: contender.forwards(inputs) for contender in serving}
+    for batch, length in product(batches, lengths):
+        inputs = profile.inputs(batch, length)
+        takes = {contender.label: contender.forwards(inputs) for contender in serving}
+        _compile(profile, serving, takes, phase="inference", batch=batch, length=length)
+        with profile.clock.phase("latency"):
             once = min(sum(takes[profile.reference.label](1)) for _ in range(2))
             turn = max(once, settings.latency_seconds / 20)
             blocks = min(MOST_BLOCKS, max(LEAST_BLOCKS, round(settings.latency_seconds / turn)))
