@@ -15,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from adapeff.cli.render.profiles import profile_grids, profile_notes
 from adapeff.service.errors import AdapeffError, ModelError, SpecError
+from adapeff.service.profile_report import Figure, ProfileRow, ProfileTable
 from adapeff.service.profiles import ProfileSpec, plan_profile, read_spec
 from adapeff.service.references import parse_plugin, resolve_model
 from adapeff.service.specs import LogRange, Tuning
@@ -207,6 +209,34 @@ def test_memory_is_measured_in_a_process_of_its_own_and_running_out_of_it_is_an_
     fits, too_large = largest_batch(job, 1, CPU, "fp32", limit=250_000_000, start=64)
     assert 0 < fits < (too_large or 0)
     assert largest_batch(job, 1, CPU, "fp32", limit=1000, start=2) == (0, 1)
+
+
+def test_disturbed_latency_is_marked_and_told() -> None:
+    quiet, disturbed = Figure(0.01, "s"), Figure(0.02, "s", problems="samples drifted by +9%")
+    table = ProfileTable(
+        job_id=7,
+        model="m",
+        random_weights=False,
+        reference="full",
+        settings={},
+        environment={},
+        training=(ProfileRow("full", {}, ""),),
+        training_columns=(),
+        latency=(
+            ProfileRow("full", {"1x16": quiet}, ""),
+            *(ProfileRow(f"lora{i}", {"1x16": disturbed}, "") for i in range(8)),
+        ),
+        latency_columns=("1x16",),
+        ceilings={},
+    )
+
+    *_, (_, _, rows) = profile_grids(table)
+
+    assert rows[0] == ["full", "10.0 ms"]
+    assert rows[1] == ["lora0", "20.0 ms !"]
+    notes = profile_notes(table)
+    assert "!: lora0 1x16: samples drifted by +9%." in notes
+    assert "!: 2 more in `adapeff show 7`." in notes
 
 
 def test_a_step_that_never_runs_is_no_matter_of_memory(config_only: Path, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ class Figure:
     low: float | None = None
     high: float | None = None
     reason: str = ""
+    problems: str = ""
+    """What is known against it alone; what is known against all of a row's times stands with the row."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ def _training(found: _Found, method: str, reference: str) -> ProfileRow:
     figures |= {column: found.figure(name, of, **where) for column, (name, where) in _FIGURES.items()}
     figures["energy ratio"] = found.ratio("energy_ratio", of, reference)
     figures |= {part: found.figure("memory_bytes", {**of, "part": part}) for part in _PARTS}
-    told = found.figure("disturbance", of)
+    told = found.figure("disturbance", of, phase="train")
     uncounted = found.figure("flops_uncounted_operations", of)
     problems = [
         told.reason if told else "",
@@ -204,7 +206,14 @@ def _latency(found: _Found, of: dict[str, Any], reference: str) -> ProfileRow:
         middle = found.figure("latency_s", of, statistic="p50", **at)
         if middle is not None:
             low, high = (found.figure("latency_s", of, statistic=f"p50_{side}", **at) for side in ("low", "high"))
-            figures[cell] = Figure(middle.value, "s", low.value if low else None, high.value if high else None)
+            told = found.figure("disturbance", of, phase="inference", **at)
+            figures[cell] = Figure(
+                middle.value,
+                "s",
+                low.value if low else None,
+                high.value if high else None,
+                problems=told.reason if told else "",
+            )
         ratio = found.ratio("latency_ratio", of, reference, **at)
         if ratio is not None:
             figures[f"{cell} ratio"] = ratio
@@ -237,6 +246,6 @@ def profile_rows(tables: Sequence[ProfileTable]) -> Iterator[dict[str, Any]]:
                         "low": figure.low,
                         "high": figure.high,
                         "unit": figure.unit,
-                        "problems": row.problems,
+                        "problems": "; ".join(filter(None, (row.problems, figure.problems))),
                         "reason": figure.reason,
                     }

@@ -47,6 +47,11 @@ def choose_precision(name: str, device: torch.device) -> str:
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that there was no memory, on a device or on the host."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """The context a forward pass runs in."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()

@@ -23,7 +23,7 @@ from adapeff.service.profiles import ProfileSpec
 from adapeff.worker.clocks import step_clock
 from adapeff.worker.contenders import labelled, load_bare, make_contender
 from adapeff.worker.footprint import optimizer_bytes, step_bytes, weight_bytes
-from adapeff.worker.hardware import Memory, autocast
+from adapeff.worker.hardware import Memory, autocast, out_of_memory
 
 STEPS = 3
 MOST_EXAMPLES = 65_536
@@ -147,13 +147,11 @@ def main() -> int:
     torch.set_num_threads(spec.settings.cpu_threads)
     try:
         answer = probe(spec, arguments.method, arguments.batch, device, arguments.precision, arguments.limit)
-    except (torch.OutOfMemoryError, MemoryError):
-        answer = {"outcome": "oom"}
     except AdapeffError as error:
         print(error, file=sys.stderr)
         return 1
-    except RuntimeError as error:
-        if "allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
             raise
         answer = {"outcome": "oom"}
     print(json.dumps(answer))

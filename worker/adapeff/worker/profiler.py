@@ -24,7 +24,7 @@ from adapeff.worker.contenders import BareModel, Contender, load_bare, make_cont
 from adapeff.worker.events import EventLog
 from adapeff.worker.flops import FlopCounter, Flops
 from adapeff.worker.gauges import Gauge, Window, energy_above_idle, idle_window, open_gauge, sample_problems
-from adapeff.worker.hardware import choose_device, choose_precision, environment
+from adapeff.worker.hardware import choose_device, choose_precision, environment, out_of_memory
 from adapeff.worker.memory_probe import available_memory, largest_batch, run_probe
 from adapeff.worker.models import count_parameters
 from adapeff.worker.pairing import per_block, take_turns
@@ -249,8 +249,17 @@ def _steps(profile: _Profile, flops: Mapping[str, Flops]) -> None:
         achieved = flops[contender.name].total / step
         log.measure("achieved_flops_per_s", achieved, "1/s", **where, **of)
         log.measure("flops_utilisation", achieved / ceiling, "1", **where, **of)
-        told = [*problems, *sample_problems([value for block in own["total"] for value in block])]
-        log.measure("disturbance", len(told), "1", phase="train", reason="; ".join(told), **of)
+        samples = [value for block in own["total"] for value in block]
+        _flag(profile, contender, problems, samples, phase="train", **where)
+
+
+def _flag(
+    profile: _Profile, contender: Contender, problems: Sequence[str], samples: Sequence[float], **where: Any
+) -> None:
+    """What is known against figures: of the time they were taken in, and by the samples themselves."""
+    told = [*problems, *sample_problems(samples)]
+    variant = _of(contender)
+    profile.log.measure("disturbance", len(told), "1", reason="; ".join(told), **where, variant=variant)
 
 
 def _ratio(
@@ -325,6 +334,7 @@ def _latency(profile: _Profile) -> None:
         _compile(profile, serving, takes, phase="inference", batch=batch, length=length)
         with profile.clock.phase("latency"):
             once = min(sum(takes[profile.reference.label](1)) for _ in range(2))
+            start = profile.gauge.read()
             turn = max(once, settings.latency_seconds / 20)
             blocks = min(MOST_BLOCKS, max(LEAST_BLOCKS, round(settings.latency_seconds / turn)))
             taken = take_turns(
@@ -334,13 +344,15 @@ def _latency(profile: _Profile) -> None:
                 seed=batch * length,
                 progress=profile.progress(f"latency of {batch} x {length}", blocks),
             )
+            problems = Window(start, profile.gauge.read()).problems()
             profile.samples["latency_s"].append({"batch": batch, "length": length, "samples": taken})
             for contender in serving:
                 seconds = taken[contender.label]
                 cell = Latency([], [value for block in seconds for value in block])
-                log_latency(log, cell, batch=batch, length=length, dtype=profile.precision, variant=_of(contender))
+                where: dict[str, Any] = {"batch": batch, "length": length, "dtype": profile.precision}
+                log_latency(log, cell, **where, variant=_of(contender))
+                _flag(profile, contender, problems, per_block(seconds), phase="inference", **where)
                 if contender is not profile.reference:
-                    where: dict[str, Any] = {"batch": batch, "length": length, "dtype": profile.precision}
                     base = per_block(taken[profile.reference.label])
                     _ratio(profile, "latency_ratio", contender, per_block(seconds), base, **where)
 
@@ -348,15 +360,20 @@ def _latency(profile: _Profile) -> None:
 def _throughput(profile: _Profile) -> None:
     """Examples per second as the batch doubles, until it gains less than 5 % twice."""
     length, log = profile.spec.settings.length, profile.log
+    tried = profile.samples["throughput_s"] = []
     with profile.clock.phase("throughput"):
         for contender in profile.contenders:
             batch, best, flat = 1, 0.0, 0
             while flat < 2 and batch <= LARGEST_THROUGHPUT_BATCH:
                 try:
                     take = contender.forwards(profile.inputs(batch, length))
-                    rate = batch / statistics.median(take(4)[1:])
-                except torch.OutOfMemoryError:
+                    seconds = take(4)[1:]
+                except (RuntimeError, MemoryError) as error:
+                    if not out_of_memory(error):
+                        raise
                     break
+                rate = batch / statistics.median(seconds)
+                tried.append({"method": contender.name, "batch": batch, "length": length, "samples": seconds})
                 where: dict[str, Any] = {"batch": batch, "length": length, "dtype": profile.precision}
                 log.measure(
                     "throughput_samples_per_s", rate, "1/s", phase="saturation", **where, variant=_of(contender)

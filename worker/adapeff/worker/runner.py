@@ -29,7 +29,7 @@ from adapeff.worker.clocks import PhaseClock
 from adapeff.worker.events import WAITING, EventLog
 from adapeff.worker.flops import FlopCounter
 from adapeff.worker.gauges import Window, idle_window, open_gauge
-from adapeff.worker.hardware import Memory, choose_device, choose_precision, device_identity, environment
+from adapeff.worker.hardware import Memory, choose_device, choose_precision, device_identity, environment, out_of_memory
 from adapeff.worker.locks import occupy
 from adapeff.worker.profiler import run_profile
 from adapeff.worker.stages.learn import Bench, learn
@@ -154,9 +154,8 @@ def ending(error: BaseException) -> tuple[str, str]:
     text = str(error).strip()
     if isinstance(error, AdapeffError):
         return "error", text
-    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
     line = text.splitlines()[0] if text else ""
-    if out_of_memory:
+    if out_of_memory(error):
         return "oom", f"out of memory ({line or type(error).__name__}); use a smaller batch_size or max_length"
     return "error", f"{type(error).__name__}: {line}"
 

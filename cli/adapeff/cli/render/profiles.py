@@ -7,6 +7,9 @@ from collections.abc import Iterator, Sequence
 from adapeff.cli.render.units import format_spread, format_value
 from adapeff.service.profile_report import Figure, ProfileRow, ProfileTable
 
+MOST_DISTURBED = 6
+"""So many forward passes that something is known against are told of one by one."""
+
 Grid = tuple[str, list[str], list[list[str]]]
 """Title, headings, rows."""
 
@@ -97,6 +100,15 @@ def profile_notes(table: ProfileTable) -> list[str]:
         if row.problems:
             problems.setdefault(row.problems, []).append(row.label)
     found += [f"!: {', '.join(labels)}: {text}." for text, labels in problems.items()]
+    disturbed = [
+        f"{row.label} {cell}: {figure.problems}"
+        for row in table.latency
+        for cell, figure in row.figures.items()
+        if figure.problems
+    ]
+    found += [f"!: {text}." for text in disturbed[:MOST_DISTURBED]]
+    if len(disturbed) > MOST_DISTURBED:
+        found.append(f"!: {len(disturbed) - MOST_DISTURBED} more in `adapeff show {table.job_id}`.")
     reasons: dict[str, None] = {}
     for row in table.training:
         for column, figure in row.figures.items():
@@ -123,7 +135,8 @@ def _grid(
 def _pair(value: Figure | None, ratio: Figure | None) -> str:
     if value is None:
         return "–"
-    return _cell(value, None, interval=False) + (f" ({_cell(ratio, None)})" if ratio else "")
+    shown = _cell(value, None, interval=False) + (f" ({_cell(ratio, None)})" if ratio else "")
+    return f"{shown} !" if value.problems else shown
 
 
 def _cell(figure: Figure | None, base: Figure | None, *, interval: bool = True) -> str:
