@@ -51,7 +51,7 @@ def test_profile_is_measured_once_and_shown_again(adapeff: Adapeff, model: Path)
     assert "random weights" in report.stdout
     assert "lora (merged)" in report.stdout
     assert adapeff("show", "1").returncode == 0
-    assert "training step, paired with full" in adapeff("report", "--all", "--format", "markdown").stdout
+    assert "training step, ratios to full (paired)" in adapeff("report", "--all", "--format", "markdown").stdout
 
 
 @pytest.mark.slow

@@ -28,62 +28,69 @@ def profile_title(table: ProfileTable) -> str:
 
 
 def profile_grids(table: ProfileTable) -> Iterator[Grid]:
-    """The tables of a profile: time of a step, FLOPs and memory of a step, latency."""
-    yield _grid(
-        f"training step, paired with {table.reference}",
-        table.training,
-        {
-            "step": "step",
-            "/ reference": "step ratio",
-            "forward": "forward ratio",
-            "backward": "backward ratio",
-            "optimiser": "optimiser ratio",
-            "FLOP/s": "achieved",
-            "of ceiling": "utilisation",
-            "energy": "energy",
-            "energy / reference": "energy ratio",
-        },
+    """The tables of a profile: time of a step, its FLOPs, its memory, latency by batch size, and what a repeat gave."""
+    base = table.training[0].figures if len(table.training) > 1 else None
+    grids = (
+        _grid(f"training step, ratios to {table.reference} (paired)", table.training, _TIMES, None),
+        _grid("what a step computes", table.training, _COMPUTED, base),
+        _grid("what a step keeps in memory", table.training, _KEPT, base),
+        *_latency(table),
+        *_again(table),
     )
-    base = table.training[0].figures
-    yield _grid(
-        "what a step computes and keeps",
-        table.training,
-        {
-            "FLOPs": "FLOPs",
-            "forward": "FLOPs forward",
-            "backward": "FLOPs backward",
-            "trained: method": "trained: method",
-            "peak allocated": "peak allocated",
-            "peak process": "peak process",
-            **{part: part for part in ("weights", "gradients", "optimiser", "activations")},
-            "largest batch": "largest batch",
-            "samples/s at most": "saturated",
-        },
-        base=base if len(table.training) > 1 else None,
-    )
-    cells = [column for column in table.latency_columns if not column.endswith(" ratio")]
-    if cells:
+    yield from (grid for grid in grids if len(grid[1]) > 1)
+
+
+_TIMES = {
+    "step": "step",
+    **{f"{part} ratio": f"{part} ratio" for part in ("step", "forward", "backward", "optimiser")},
+    "energy": "energy",
+    "energy ratio": "energy ratio",
+}
+_COMPUTED = {
+    "FLOPs": "FLOPs",
+    "forward": "FLOPs forward",
+    "backward": "FLOPs backward",
+    "FLOP/s": "achieved",
+    "of ceiling": "utilisation",
+    "trained: method": "trained: method",
+    "samples/s at most": "saturated",
+}
+_KEPT = {
+    **{name: name for name in ("peak allocated", "peak process")},
+    **{part: part for part in ("weights", "gradients", "optimiser", "activations")},
+    "largest batch": "largest batch",
+}
+
+
+def _cells(table: ProfileTable) -> list[str]:
+    return [column for column in table.latency_columns if not column.endswith(" ratio")]
+
+
+def _latency(table: ProfileTable) -> Iterator[Grid]:
+    by_batch: dict[str, list[str]] = {}
+    for cell in _cells(table):
+        by_batch.setdefault(cell.partition("x")[0], []).append(cell)
+    for batch, cells in by_batch.items():
         yield (
-            "forward pass: median, and its ratio to the reference",
+            f"forward pass of batch {batch}, batch x tokens: median, and its ratio to {table.reference} (paired)",
             ["", *cells],
             [
                 [row.label, *(_pair(row.figures.get(cell), row.figures.get(f"{cell} ratio")) for cell in cells)]
                 for row in table.latency
             ],
         )
-    if table.again:
-        columns = {"step": "step", "/ reference": "step ratio", "peak process": "peak process", "energy": "energy"}
-        columns |= {f"{cell}{side}": f"{cell}{side}" for cell in cells for side in ("", " ratio")}
-        shown = {text: key for text, key in columns.items() if any(key in found for found in table.again.values())}
-        runs = max(len(spread.values) for found in table.again.values() for spread in found.values())
-        yield (
-            f"the same profile again: range of {runs} runs over their median",
-            ["", *shown],
-            [
-                [label, *(format_spread(found.get(key)) for key in shown.values())]
-                for label, found in table.again.items()
-            ],
-        )
+
+
+def _again(table: ProfileTable) -> Iterator[Grid]:
+    wanted = ["step", "step ratio", "peak process", "energy"]
+    wanted += [f"{cell}{side}" for cell in _cells(table) for side in ("", " ratio")]
+    shown = [column for column in wanted if any(column in found for found in table.again.values())]
+    runs = max((len(spread.values) for found in table.again.values() for spread in found.values()), default=0)
+    yield (
+        f"the same profile again: range of {runs} runs over their median",
+        ["", *shown],
+        [[row, *(format_spread(found.get(column)) for column in shown)] for row, found in table.again.items()],
+    )
 
 
 def profile_notes(table: ProfileTable) -> list[str]:
@@ -117,9 +124,7 @@ def profile_notes(table: ProfileTable) -> list[str]:
     return [*found, *reasons]
 
 
-def _grid(
-    title: str, rows: Sequence[ProfileRow], columns: dict[str, str], base: dict[str, Figure] | None = None
-) -> Grid:
+def _grid(title: str, rows: Sequence[ProfileRow], columns: dict[str, str], base: dict[str, Figure] | None) -> Grid:
     shown = {
         heading: column
         for heading, column in columns.items()
@@ -151,7 +156,7 @@ def _cell(figure: Figure | None, base: Figure | None, *, interval: bool = True) 
         text = f"{figure.value:.3g} J"
     elif figure.value < 1:
         text = f"{figure.value * 100:.0f} %"
-    elif figure.value >= 1e8:
+    elif figure.value >= 1e7:
         text = _scaled(figure.value).strip()
     else:
         text = f"{figure.value:,.0f}"

@@ -17,6 +17,8 @@ from adapeff.service.profiles import PROFILE
 from adapeff.service.report import Report, Table
 
 MOST_METHODS_AS_COLUMNS = 5
+LONGEST_NAME = 24
+"""Names in a table's first column stay on one line if none is longer."""
 _STATE_STYLE = {"succeeded": "green", "failed": "red", "running": "cyan", "cancelled": "yellow"}
 
 
@@ -33,8 +35,9 @@ def _columns_asked() -> int:
 def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a plain table."""
     table = RichTable(title=escape(title), title_justify="left", title_style="bold", show_header=any(headings))
-    for heading in headings:
-        table.add_column(escape(heading), overflow="fold")
+    for number, heading in enumerate(headings):
+        longest = max((len(str(row[number])) for row in rows), default=0)
+        table.add_column(escape(heading), overflow="fold", no_wrap=number == 0 and longest <= LONGEST_NAME)
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
     stdout().print(table)

@@ -25,6 +25,8 @@ def format_value(value: float, unit: str) -> str:
         letter, scale = next(((x, at) for x, at in _LARGE if value >= at), ("", 1.0))
         return f"{value / scale:.2f} {letter}".strip()
     if unit == "s":
+        if value < 0.01:
+            return f"{value * 1000:.2f} ms"
         return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.1f} s"
     return f"{value:.3g}"
 
