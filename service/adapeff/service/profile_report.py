@@ -79,7 +79,7 @@ _FIGURES = {
     "largest batch": ("largest_batch", {}),
     "saturated": ("throughput_saturated_samples_per_s", {}),
 }
-_PARTS = ("weights", "gradients", "optimiser", "activations")
+_PARTS = {"weights": "weights", "gradients": "gradients", "optimiser state": "optimiser", "activations": "activations"}
 
 
 class _Found:
@@ -187,7 +187,7 @@ def _training(found: _Found, method: str, reference: str) -> ProfileRow:
         figures[f"{column} ratio"] = found.ratio("step_ratio", of, reference, phase=where["phase"])
     figures |= {column: found.figure(name, of, **where) for column, (name, where) in _FIGURES.items()}
     figures["energy ratio"] = found.ratio("energy_ratio", of, reference)
-    figures |= {part: found.figure("memory_bytes", {**of, "part": part}) for part in _PARTS}
+    figures |= {column: found.figure("memory_bytes", {**of, "part": part}) for column, part in _PARTS.items()}
     told = found.figure("disturbance", of, phase="train")
     uncounted = found.figure("flops_uncounted_operations", of)
     problems = [

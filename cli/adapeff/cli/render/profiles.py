@@ -57,7 +57,7 @@ _COMPUTED = {
 }
 _KEPT = {
     **{name: name for name in ("peak allocated", "peak process")},
-    **{part: part for part in ("weights", "gradients", "optimiser", "activations")},
+    **{part: part for part in ("weights", "gradients", "optimiser state", "activations")},
     "largest batch": "largest batch",
 }
 
@@ -154,7 +154,7 @@ def _cell(figure: Figure | None, base: Figure | None, *, interval: bool = True) 
         text = format_value(figure.value, figure.unit)
     elif figure.unit == "J":
         text = f"{figure.value:.3g} J"
-    elif figure.value < 1:
+    elif 0 < figure.value < 1:
         text = f"{figure.value * 100:.0f} %"
     elif figure.value >= 1e7:
         text = _scaled(figure.value).strip()

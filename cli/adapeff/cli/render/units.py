@@ -27,7 +27,9 @@ def format_value(value: float, unit: str) -> str:
     if unit == "s":
         if value < 0.01:
             return f"{value * 1000:.2f} ms"
-        return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.1f} s"
+        if value < 1:
+            return f"{value * 1000:.1f} ms"
+        return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
     return f"{value:.3g}"
 
 
