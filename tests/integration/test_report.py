@@ -133,6 +133,26 @@ def test_tuned_runs_are_rows_of_their_own_held_against_the_untuned_reference(dat
     assert table.has_reference
     assert table.rows[2].learning_rate_source == "tuned"
     assert table.rows[2].cells["tuning_compute_s"].reason == "not measured"
+    assert table.rows[2].cells["train_compute_s"].ratio == 0.5
+
+
+def test_tuned_methods_stand_beside_the_reference_tuned_alike_and_unlike_searches_apart(database: Database) -> None:
+    store(database, "full", 0, 0.8, 100)
+    for method, seconds in (("full", 200), ("lora", 50)):
+        for rates in ([1e-4, 1e-3], [1e-4, 1e-3, 1e-2]) if method == "lora" else ([1e-4, 1e-3],):
+            tuning = {"learning_rate": rates, "trials": len(rates)}
+            store(database, method, 0, 0.75, seconds, settings={"test_languages": ["en", "de"], "tuning": tuning})
+
+    (table,) = report(database).tables
+    ratios = {row.method: row.cells["train_compute_s"].ratio for row in table.rows}
+
+    assert ratios == {
+        "full": 1,
+        "full (tuned, 2 trials of 0.0001, 0.001)": 1,
+        "lora (tuned, 2 trials of 0.0001, 0.001)": 0.25,
+        "lora (tuned, 3 trials of 0.0001, 0.001, 0.01)": 0.5,
+    }
+    assert any("unlike chances" in note for note in notes(table))
 
 
 def test_price_is_that_of_the_compute_time_where_an_hour_has_one(database: Database) -> None:

@@ -85,6 +85,8 @@ class Table:
     side_by_side: int
     """How many of the runs ran beside another run of the same host for some of their time."""
     runs: int
+    searches: tuple[str, ...] = ()
+    """The different searches for a learning rate among its runs."""
     reruns: tuple[Rerun, ...] = ()
     """Jobs that were done more than once, and how far their figures lie apart."""
     differs: tuple[str, ...] = ()
@@ -152,8 +154,8 @@ def _priced(cells: dict[str, Cell], hourly: float | None) -> dict[str, Cell]:
     return {**cells, "price": Cell(summarise([seconds / 3600 * hourly for seconds in spent.summary.values]))}
 
 
-_Key = tuple[str, float, bool]
-"""Method, learning rate, whether it was tuned."""
+_Key = tuple[str, float, str]
+"""Method, learning rate, and how that was tuned: the search as JSON, '' for none."""
 _ByMethod = dict[_Key, dict[int, Result]]
 """... -> seed -> result."""
 
@@ -200,7 +202,7 @@ def _table(group: Sequence[Result], again: Sequence[Result], beside: set[int], h
         settings=comparable_settings(first),
         environment={key: group[0].environment.get(key) for key in ALIKE},
         columns=columns,
-        rows=tuple(_rows(by_method, names, cells_of(list(base.values())) if base else {}, cells_of, metric)),
+        rows=tuple(_rows(by_method, names, base, cells_of, metric)),
         languages=_languages(by_method, names, metric),
         ceiling=task.ceiling() if task else None,
         licence=str(told.get("licence") or (task.licence if task else "")),
@@ -210,43 +212,50 @@ def _table(group: Sequence[Result], again: Sequence[Result], beside: set[int], h
         disturbed=_disturbed(by_method, names),
         side_by_side=sum(result.run.id in beside for result in group),
         runs=len(group),
+        searches=tuple(sorted({tuning.words for r in group if (tuning := r.spec.training.tuning) is not None})),
         reruns=find_reruns([result for result in again if _key(result) in names], columns, metric, source),
     )
 
 
 def _key(result: Result) -> _Key:
     training = result.spec.training
-    return str(result.spec.method), training.learning_rate, training.tuning is not None
+    return str(result.spec.method), training.learning_rate, training.tuning.model_dump_json() if training.tuning else ""
 
 
 def _row_names(by_method: _ByMethod) -> dict[_Key, str]:
-    untuned = [method for method, _, tuned in by_method if not tuned]
+    untuned = [method for method, _, tuning in by_method if not tuning]
     several_rates = {method for method in untuned if untuned.count(method) > 1}
-    return {key: _row_name(key, seeds, several_rates) for key, seeds in by_method.items()}
+    searches = {tuning for _, _, tuning in by_method if tuning}
+    return {key: _row_name(key, seeds, several_rates, len(searches) > 1) for key, seeds in by_method.items()}
 
 
 def _base(by_method: _ByMethod, names: Mapping[_Key, str]) -> dict[int, Result] | None:
-    """The reference's results: tuned only where all are; None where there are none, or several rates of it."""
-    only_tuned = all(tuned for _, _, tuned in by_method)
-    for key, seeds in by_method.items():
-        if key[0] == REFERENCE and key[2] == only_tuned:
-            return seeds if only_tuned or names[key] == REFERENCE else None
-    return None
+    """The reference's results: untuned if there are such; None where there are none, or several rates of it."""
+    found = {key: seeds for key, seeds in by_method.items() if key[0] == REFERENCE}
+    untuned = {key: seeds for key, seeds in found.items() if not key[2]}
+    chosen = untuned or found
+    return next(iter(chosen.values())) if len(chosen) == 1 else None
 
 
 def _rows(
     by_method: _ByMethod,
     names: Mapping[_Key, str],
-    base: Mapping[str, Cell],
+    base: Mapping[int, Result] | None,
     cells_of: Callable[[Sequence[Result]], dict[str, Cell]],
     metric: str,
 ) -> Iterator[Row]:
-    """A row per method, the reference first, each with its other ways of serving below it."""
+    """A row per method, the reference first, each with its other ways of serving below it.
+
+    Figures stand beside the reference's, those of a tuned method beside those of the reference tuned alike, if any.
+    """
+    references = {key[2]: list(seeds.values()) for key, seeds in by_method.items() if key[0] == REFERENCE and key[2]}
     for key, seeds in sorted(by_method.items(), key=lambda item: (item[0][0] != REFERENCE, item[0])):
         found = list(seeds.values())
+        reference = references.get(key[2], list((base or {}).values()))
+        beside = cells_of(reference) if reference else {}
 
-        def cells(served: Sequence[Result]) -> dict[str, Cell]:
-            return {name: _with_ratio(cell, base.get(name)) for name, cell in cells_of(served).items()}
+        def cells(served: Sequence[Result], beside: Mapping[str, Cell] = beside) -> dict[str, Cell]:
+            return {name: _with_ratio(cell, beside.get(name)) for name, cell in cells_of(served).items()}
 
         row = Row(
             method=names[key],
@@ -261,11 +270,11 @@ def _rows(
             yield replace(row, method=f"{row.method} ({variant_label(variant)})", cells=cells(served))
 
 
-def _row_name(key: _Key, seeds: Mapping[int, Result], several_rates: Container[str]) -> str:
-    method, rate, tuned = key
-    if tuned:
-        tuning = next(iter(seeds.values())).spec.training.tuning
-        return f"{method} (tuned, {tuning.trials if tuning else 0} trials)"
+def _row_name(key: _Key, seeds: Mapping[int, Result], several_rates: Container[str], several_searches: bool) -> str:
+    method, rate, _ = key
+    tuning = next(iter(seeds.values())).spec.training.tuning
+    if tuning is not None:
+        return f"{method} (tuned, {tuning.words if several_searches else f'{tuning.trials} trials'})"
     return f"{method} lr {rate:g}" if method in several_rates else method
 
 

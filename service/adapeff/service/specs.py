@@ -60,6 +60,15 @@ class Tuning(Frozen):
     """Rates to try, or a range that Optuna proposes from (`pip install 'adapeff[tuning]'`)."""
     trials: Annotated[int, Field(strict=True, gt=0, le=1000)]
 
+    @property
+    def words(self) -> str:
+        """The search as a reader of a report wants it."""
+        rates = self.learning_rate
+        tried = (
+            ", ".join(f"{rate:g}" for rate in rates) if isinstance(rates, tuple) else f"{rates.low:g} to {rates.high:g}"
+        )
+        return f"{self.trials} trials of {tried}"
+
     @model_validator(mode="after")
     def _one_rate_a_trial(self) -> Self:
         rates = self.learning_rate

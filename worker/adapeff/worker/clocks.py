@@ -46,11 +46,10 @@ class PhaseClock:
         self._mark = now
 
     def split(self, name: str, parts: dict[str, float]) -> None:
-        """Replace a phase by its parts; what they leave over becomes `logging`."""
-        total = self.seconds.pop(name, 0.0)
+        """Replace a phase by its parts, added to what they have; what they leave over is nobody's."""
+        del self.seconds[name]
         for part, seconds in parts.items():
-            self.seconds[part] = seconds
-        self.seconds["logging"] = max(0.0, total - sum(parts.values()))
+            self.seconds[part] = self.seconds.get(part, 0.0) + seconds
 
     def wall(self) -> float:
         """Seconds since the process was started."""

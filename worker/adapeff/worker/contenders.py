@@ -53,8 +53,12 @@ class BareModel:
         return synthetic_inputs(self.inputs, batch=batch, length=length, vocabulary=self.vocabulary, device=device)
 
 
-def load_bare(reference: ModelReference) -> BareModel:
+def load_bare(reference: ModelReference, *, shared: bool = True) -> BareModel:
     """The encoder of a job's model; a folder that holds config.json alone gives random weights (seed 0).
+
+    Args:
+        shared: for several contenders: weights lie in memory as copies of them do. Products with weights where the
+            mapping of a file put them are a few per cent faster, which would favour methods that leave them frozen.
 
     Raises:
         ModelError: if it is absent, another one than was submitted, or no encoder.
@@ -78,8 +82,9 @@ def load_bare(reference: ModelReference) -> BareModel:
     except (OSError, ValueError, KeyError, ImportError) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"model '{reference}' cannot be loaded: {line}") from error
-    for parameter in encoder.parameters():  # where a file's weights lie in memory makes their products a few % faster
-        parameter.data = parameter.data.clone()
+    if shared:
+        for parameter in encoder.parameters():
+            parameter.data = parameter.data.clone()
     takes = inspect.signature(encoder.forward).parameters
     segments = ("token_type_ids",) if getattr(config, "type_vocab_size", 0) > 1 and "token_type_ids" in takes else ()
     return BareModel(

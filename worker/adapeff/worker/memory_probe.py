@@ -40,7 +40,7 @@ def probe(
     memory = Memory(device)
     memory.start()
     before = psutil.Process().memory_info().data
-    bare = load_bare(spec.model)
+    bare = load_bare(spec.model, shared=False)
     bare.encoder.to(device)
     contender = make_contender(spec.methods[method], bare, device=device, precision=precision, shared=False)
     if limit and device.type == "cpu":  # no earlier: libraries are still loaded on the way here

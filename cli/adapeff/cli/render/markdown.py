@@ -191,6 +191,12 @@ def notes(table: Table) -> list[str]:
         found.append(f"(x): ratio to `{REFERENCE}`. Times come from separate runs, not paired: machines drift.")
     else:
         found.append(f"No ratios: there is no single `{REFERENCE}` among these runs.")
+    if any(row.method.startswith(f"{REFERENCE} (tuned") for row in table.rows):
+        found.append(f"(x) of a tuned method: to `{REFERENCE}` tuned alike, where there is one.")
+    if len(table.searches) > 1:
+        found.append(
+            f"Searches for learning rates differ, so the methods had unlike chances: {'; '.join(table.searches)}."
+        )
     found += _storage(table)
     if table.differs:
         found.append(f"Runs of this model and task differ in {'; '.join(table.differs)}.")

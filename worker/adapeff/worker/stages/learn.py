@@ -83,6 +83,7 @@ def learn(spec: JobSpec, prepared: Prepared, bench: Bench) -> Learned:
             learned = _train_once(spec, prepared, bench, rate)
         except DivergedError as error:
             logger.warning("learning rate %g: %s", rate, error)
+            bench.clock.split("train", {"diverged": error.compute_s})
             trials.append(Trial(rate, None, error.compute_s))
         else:
             score = learned.result.best_score

@@ -233,7 +233,8 @@ def train(
             validating = step % evaluate_every == 0 or step == steps
             if now - logged >= LOG_EVERY_SECONDS or validating:
                 flush()
-                report(step, result.losses[-1], (now - began) / step * (steps - step))
+                with clock.phase("logging"):
+                    report(step, result.losses[-1], (now - began) / step * (steps - step))
                 logged = now
             if validating:
                 with clock.phase("validation"):
