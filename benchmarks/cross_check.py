@@ -111,6 +111,7 @@ def train_plainly(method: str, model: str, batch: int, length: int) -> None:
     elif method != "full":
         for name, parameter in encoder.named_parameters():
             parameter.requires_grad_(method == "bitfit" and name.endswith("bias"))
+    encoder.train()
     width = encoder.config.hidden_size
     head = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 2))
     trained = [p for module in (encoder, head) for p in module.parameters() if p.requires_grad]
