@@ -87,15 +87,17 @@ def memory(model: str, methods: list[str], batch: int, length: int) -> list[floa
         job = Path(folder) / "job.json"
         job.write_text(spec.model_dump_json())
         empty = high_water([sys.executable, "-c", "import adapeff.worker.memory_probe"])
+        plainly_empty = high_water([sys.executable, "-c", "import peft, benchmarks.cross_check"])
         for number in range(len(methods)):
             ours, _ = run_probe(job, number, batch, DEVICE, "fp32")["peaks"]["peak_memory_process_bytes"]
             if methods[number] in PLAIN:
                 plain = ["--plain", methods[number], "--model", model, "--batch", str(batch), "--length", str(length)]
-                command = [sys.executable, "-m", "benchmarks.cross_check", *plain]
+                theirs = high_water([sys.executable, "-m", "benchmarks.cross_check", *plain]) - plainly_empty
             else:
                 command = [sys.executable, "-m", "adapeff.worker.memory_probe", str(job), "--method", str(number)]
                 command += ["--batch", str(batch), "--device", "cpu", "--precision", "fp32"]
-            found.append(ours / (high_water(command) - empty) - 1)
+                theirs = high_water(command) - empty
+            found.append(ours / theirs - 1)
     return found
 
 
