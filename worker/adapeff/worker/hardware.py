@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 
 
 class Memory:
-    """Peaks since `start`: the allocator's two on a GPU, the process's own resident set everywhere.
+    """Peaks since `start` or `restart`: the allocator's two on a GPU, the process's own resident set everywhere.
 
     The process figure is the high-water mark of resident memory above what was resident at the start. A child's
     `ru_maxrss` would inherit its parent's peak, so the kernel's VmHWM is read, after resetting it.
@@ -67,22 +68,50 @@ class Memory:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._baseline = 0
+        self._most = (0, 0, 0)
 
     def start(self) -> None:
-        """Forget earlier peaks."""
+        """Count from what is resident now."""
+        self._baseline = _status("VmRSS") or 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the peaks so far; what is there stays counted."""
+        self._most = (0, 0, 0)
+        self._reset()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What happens inside does not count."""
+        self._look()
+        try:
+            yield
+        finally:
+            self._reset()
+
+    def _reset(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
         with suppress(OSError):  # not allowed in some containers: the mark then counts from the process's start
             Path("/proc/self/clear_refs").write_text("5")
-        self._baseline = _status("VmRSS") or 0
+
+    def _look(self) -> None:
+        process = max(0, (_status("VmHWM") or 0) - self._baseline)
+        allocated = reserved = 0
+        if self._device.type == "cuda":
+            allocated = torch.cuda.max_memory_allocated(self._device)
+            reserved = torch.cuda.max_memory_reserved(self._device)
+        one, two, three = self._most
+        self._most = max(one, process), max(two, allocated), max(three, reserved)
 
     def peaks(self) -> dict[str, tuple[int | None, str]]:
         """Name -> (bytes or None, reason for None)."""
-        mark = _status("VmHWM")
-        process = (None, "no VmHWM on this system") if mark is None else (max(0, mark - self._baseline), "")
+        self._look()
+        most = self._most
+        process = (None, "no VmHWM on this system") if _status("VmHWM") is None else (most[0], "")
         if self._device.type == "cuda":
-            allocated: tuple[int | None, str] = (torch.cuda.max_memory_allocated(self._device), "")
-            reserved: tuple[int | None, str] = (torch.cuda.max_memory_reserved(self._device), "")
+            allocated: tuple[int | None, str] = (most[1], "")
+            reserved: tuple[int | None, str] = (most[2], "")
         else:
             allocated = reserved = (None, "torch keeps no allocator statistics on a CPU")
         return {

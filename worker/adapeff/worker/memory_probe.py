@@ -24,6 +24,7 @@ from adapeff.worker.clocks import step_clock
 from adapeff.worker.contenders import labelled, load_bare, make_contender
 from adapeff.worker.footprint import optimizer_bytes, step_bytes, weight_bytes
 from adapeff.worker.hardware import Memory, autocast, out_of_memory
+from adapeff.worker.models import import_architecture
 
 STEPS = 3
 MOST_EXAMPLES = 65_536
@@ -37,6 +38,7 @@ def probe(
     Args:
         limit: bytes beyond which allocating fails, the model included.
     """
+    import_architecture(spec.model)
     memory = Memory(device)
     memory.start()
     before = psutil.Process().memory_info().data
@@ -50,6 +52,7 @@ def probe(
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
     items = labelled(bare.batch(batch, spec.settings.length, device))
+    memory.restart()
     take, clock = contender.trainer(), step_clock(device)
     contender.model.train()
     for _ in range(STEPS):

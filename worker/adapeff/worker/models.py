@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from adapeff.service.errors import ModelError
+from adapeff.service.errors import AdapeffError, ModelError
 from adapeff.service.plugins import Method
 from adapeff.service.references import ModelReference, model_folder, resolve_model
 from adapeff.worker.families.base import Family
@@ -64,6 +65,17 @@ def load_model(reference: ModelReference, tokenizer_options: Mapping[str, Any] |
         max_positions=_max_positions(config, tokenizer),
         revision=reference.fingerprint or _commit(place, reference),
     )
+
+
+def import_architecture(reference: ModelReference) -> None:
+    """Import the code of a model's architecture, so that memory measured from then on is not that of code.
+
+    Nothing happens where the model cannot be read; loading it says why.
+    """
+    with suppress(OSError, ValueError, KeyError, ImportError, AdapeffError), torch.device("meta"):
+        place = str(model_folder(reference.name) or reference.name)
+        options: dict[str, Any] = {"revision": reference.revision or "main", "trust_remote_code": False}
+        AutoModel.from_config(AutoConfig.from_pretrained(place, **options))
 
 
 def load_tokenizer(reference: ModelReference, tokenizer_options: Mapping[str, Any] | None = None) -> Any:

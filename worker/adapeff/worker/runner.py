@@ -31,6 +31,7 @@ from adapeff.worker.flops import FlopCounter
 from adapeff.worker.gauges import Window, idle_window, open_gauge
 from adapeff.worker.hardware import Memory, choose_device, choose_precision, device_identity, environment, out_of_memory
 from adapeff.worker.locks import occupy
+from adapeff.worker.models import import_architecture
 from adapeff.worker.profiler import run_profile
 from adapeff.worker.stages.learn import Bench, learn
 from adapeff.worker.stages.load import prepare
@@ -83,11 +84,13 @@ def run_job(
     log = EventLog(out)
     device = choose_device(device_name or spec.training.device)
     precision = choose_precision(spec.training.precision, device)
+    with clock.phase("load"):
+        import_architecture(spec.model)
     _seed_everything(spec, device)
     memory, gauge = Memory(device), open_gauge(device)
     log.emit("environment", values=environment(device, precision))
     log.measure("load_average_1m", os.getloadavg()[0], "1", phase="startup")
-    bench = Bench(device, precision, clock, gauge, log, out)
+    bench = Bench(device, precision, clock, gauge, memory, log, out)
     with clock.phase("idle"):
         idle = idle_window(gauge)
 
@@ -105,6 +108,7 @@ def run_job(
     )
 
     log.emit("stage", stage="train")
+    memory.restart()
     learned = learn(spec, prepared, bench)
     trained = learned.result
     for name, (peak, reason) in memory.peaks().items():

@@ -16,6 +16,7 @@ from adapeff.service.specs import JobSpec, LogRange, Tuning
 from adapeff.worker.clocks import PhaseClock
 from adapeff.worker.events import EventLog
 from adapeff.worker.gauges import Gauge, Window
+from adapeff.worker.hardware import Memory
 from adapeff.worker.models import trained_state
 from adapeff.worker.stages.evaluate import evaluate
 from adapeff.worker.stages.load import Prepared
@@ -33,6 +34,7 @@ class Bench:
     precision: str
     clock: PhaseClock
     gauge: Gauge
+    memory: Memory
     log: EventLog
     out: Path
 
@@ -78,7 +80,7 @@ def learn(spec: JobSpec, prepared: Prepared, bench: Bench) -> Learned:
         logger.info("trial %d of %d: learning rate %g", number, tuning.trials, rate)
         if number > 1:
             with bench.clock.phase("load"):
-                prepared.model = prepared.rebuild()
+                prepared.start_again()
         try:
             learned = _train_once(spec, prepared, bench, rate)
         except DivergedError as error:
@@ -177,7 +179,8 @@ def _train_once(spec: JobSpec, prepared: Prepared, bench: Bench, learning_rate: 
 
     def validate() -> float:
         start = bench.gauge.read()
-        found = evaluate(prepared.model, prepared.family, prepared.validation, device=device, precision=precision)
+        with bench.memory.aside():
+            found = evaluate(prepared.model, prepared.family, prepared.validation, device=device, precision=precision)
         with clock.phase("score"):
             score = metric.compute(found.gold, found.predicted)
         validations.append(Window(start, bench.gauge.read()))

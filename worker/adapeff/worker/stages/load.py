@@ -32,11 +32,15 @@ class Prepared:
     method: Method
     loaded: LoadedModel
     model: TaskModel
-    rebuild: Callable[[], TaskModel]
-    """Makes the model anew, as it was before training."""
+    rebuild: Callable[[], tuple[LoadedModel, TaskModel]]
     train: SplitData
     validation: SplitData
     tests: dict[str, SplitData]
+
+    def start_again(self) -> None:
+        """Make the model anew, as it was before training; the old one is given up first."""
+        del self.loaded, self.model
+        self.loaded, self.model = self.rebuild()
 
 
 def prepare(
@@ -68,9 +72,9 @@ def prepare(
                     f"{name} is {asked}, but model '{spec.model}' takes {loaded.max_positions} tokens; set {name} lower"
                 )
 
-        def rebuild() -> TaskModel:
+        def rebuild() -> tuple[LoadedModel, TaskModel]:
             fresh = load_model(spec.model, family.tokenizer_options)
-            return build_model(fresh, method, family, seed=spec.seed).to(device)
+            return fresh, build_model(fresh, method, family, seed=spec.seed).to(device)
 
         model = build_model(loaded, method, family, seed=spec.seed).to(device)
 
