@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils import benchmark
+from transformers import AutoConfig, AutoModel
 
 from adapeff.service.profiles import plan_profile
 from adapeff.service.references import model_folder, parse_plugin, resolve_model
@@ -86,8 +87,11 @@ def memory(model: str, methods: list[str], batch: int, length: int) -> list[floa
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "job.json"
         job.write_text(spec.model_dump_json())
-        empty = high_water([sys.executable, "-c", "import adapeff.worker.memory_probe"])
-        plainly_empty = high_water([sys.executable, "-c", "import peft, benchmarks.cross_check"])
+        code = "import sys, {}, benchmarks.cross_check as check; check.import_code(sys.argv[1])"
+        empty, plainly_empty = (
+            high_water([sys.executable, "-c", code.format(module), model])
+            for module in ("adapeff.worker.memory_probe", "peft")
+        )
         for number in range(len(methods)):
             ours, _ = run_probe(job, number, batch, DEVICE, "fp32")["peaks"]["peak_memory_process_bytes"]
             if methods[number] in PLAIN:
@@ -101,10 +105,15 @@ def memory(model: str, methods: list[str], batch: int, length: int) -> list[floa
     return found
 
 
+def import_code(model: str) -> None:
+    """Import the code of the model's architecture."""
+    with torch.device("meta"):
+        AutoModel.from_config(AutoConfig.from_pretrained(str(model_folder(model) or model)))
+
+
 def train_plainly(method: str, model: str, batch: int, length: int) -> None:
     """Three training steps with transformers, peft and torch alone."""
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModel
 
     folder = model_folder(model)
     encoder: Any = AutoModel.from_pretrained(str(folder or model), add_pooling_layer=False, dtype=torch.float32)

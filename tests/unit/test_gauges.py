@@ -23,13 +23,16 @@ from adapeff.worker.gauges import (
     idle_window,
     sample_problems,
 )
+from adapeff.worker.slots import device_uuids
 
 
 class NVMLError(Exception):
     """What pynvml raises for a question a device does not answer."""
 
 
-def recorded_nvml(energy: list[int] | None, *, power: int | None = None, throttle: int = 0, processes: int = 1) -> Any:
+def recorded_nvml(
+    energy: list[int] | None, *, power: int | None = None, throttle: int = 0, processes: int = 1, divided: bool = False
+) -> Any:
     """Answers of a GPU in the form pynvml gives them: energy in mJ, power in mW, reasons as bits."""
 
     def power_used(_: Any) -> int:
@@ -44,14 +47,13 @@ def recorded_nvml(energy: list[int] | None, *, power: int | None = None, throttl
 
     return SimpleNamespace(
         NVMLError=NVMLError,
-        NVML_CLOCK_SM=1,
         nvmlInit=lambda: None,
         nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
         nvmlDeviceGetTotalEnergyConsumption=energy_used,
         nvmlDeviceGetPowerUsage=power_used,
         nvmlDeviceGetCurrentClocksEventReasons=lambda _: throttle,
         nvmlDeviceGetComputeRunningProcesses=lambda _: [object()] * processes,
-        nvmlDeviceGetClockInfo=lambda _, kind: 1980,
+        nvmlDeviceGetMigMode=lambda _: (int(divided), int(divided)),
     )
 
 
@@ -73,12 +75,23 @@ def test_gpu_energy_is_that_above_idle() -> None:
 def test_throttled_and_shared_gpus_are_told() -> None:
     gauge = NvmlGauge(recorded_nvml([0, 1], throttle=0x40 | 0x1, processes=3), "GPU-1", readings(0, 2))
 
-    problems = Window(gauge.read(), gauge.read()).problems()
+    start = gauge.read()
+    gauge.look()  # what the gauge sees in between counts too
+    problems = Window(start, gauge.read()).problems()
 
     assert problems == [
-        "clocks throttled (hardware thermal slowdown)",
-        "2 other process(es) computed on the device",
+        "clocks throttled (hardware thermal slowdown) in 100% of 2 looks",
+        "other processes computed on the device in 100% of 2 looks",
     ]
+
+
+def test_energy_of_a_divided_gpu_is_nobodys() -> None:
+    gauge = NvmlGauge(recorded_nvml([1, 2], divided=True), "GPU-1", readings(0, 1))
+
+    assert energy_above_idle(Window(gauge.read(), gauge.read()), None) == (
+        None,
+        "the GPU is divided (MIG): its energy counter is shared by its instances",
+    )
 
 
 @pytest.mark.parametrize(
@@ -158,3 +171,19 @@ def test_samples_speak_for_themselves() -> None:
     assert sample_problems([1.0] * 10 + [1.2] * 10) == ["samples drifted by +20%"]
     assert sample_problems([1.0, 2.0] * 10)[0].startswith("samples spread")
     assert sample_problems([1.0, 9.0]) == []
+
+
+def test_divided_gpu_is_offered_by_its_instances() -> None:
+    def instance(_: Any, index: int) -> str:
+        if index == 1:
+            raise NVMLError("not found")
+        return f"MIG-{index}"
+
+    nvml = recorded_nvml(None, divided=True)
+    nvml.nvmlDeviceGetUUID = str
+    nvml.nvmlDeviceGetMaxMigDeviceCount = lambda _: 3
+    nvml.nvmlDeviceGetMigDeviceHandleByIndex = instance
+
+    assert device_uuids(nvml, "GPU-1") == ["MIG-0", "MIG-2"]
+    nvml.nvmlDeviceGetMigMode = lambda _: (0, 0)
+    assert device_uuids(nvml, "GPU-1") == ["GPU-1"]

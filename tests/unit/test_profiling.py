@@ -24,6 +24,7 @@ from adapeff.service.specs import LogRange, Tuning
 from adapeff.service.statistics import median_interval, paired_ratio
 from adapeff.worker.contenders import BareModel, load_bare, make_contender, variants
 from adapeff.worker.footprint import bytes_of, step_bytes, weight_bytes
+from adapeff.worker.hardware import served_in
 from adapeff.worker.memory_probe import largest_batch, run_probe
 from adapeff.worker.pairing import per_block, take_turns
 from adapeff.worker.stages.learn import open_search
@@ -209,6 +210,22 @@ def test_memory_is_measured_in_a_process_of_its_own_and_running_out_of_it_is_an_
     fits, too_large = largest_batch(job, 1, CPU, "fp32", limit=250_000_000, start=64)
     assert 0 < fits < (too_large or 0)
     assert largest_batch(job, 1, CPU, "fp32", limit=1000, start=2) == (0, 1)
+
+
+def test_models_are_served_in_bf16_and_trained_in_fp32(bare: BareModel) -> None:
+    contenders = [make_contender(parse_plugin(name), bare, device=CPU, precision="bf16") for name in ("full", "head")]
+    before = [contender.model.state_dict() for contender in contenders]
+    inputs = bare.batch(2, 8, CPU)
+
+    with served_in("bf16", [contender.model for contender in contenders]), torch.inference_mode():
+        assert {contender.model.eval()(inputs).dtype for contender in contenders} == {torch.bfloat16}
+        assert weight_bytes(contenders[1].model) == sum(p.numel() for p in contenders[1].model.parameters()) * 2
+
+    for contender, state in zip(contenders, before, strict=True):
+        assert all(torch.equal(state[name], value) for name, value in contender.model.state_dict().items())
+    assert bytes_of([*contenders[1].model.encoder.parameters(), *bare.encoder.parameters()]) == bytes_of(
+        bare.encoder.parameters()
+    )
 
 
 def test_disturbed_latency_is_marked_and_told() -> None:

@@ -26,7 +26,6 @@ from adapeff.worker.clocks import StepSeconds, step_clock, synchronize
 from adapeff.worker.families.base import Batch
 from adapeff.worker.families.heads import ClassificationHead
 from adapeff.worker.flops import synthetic_inputs
-from adapeff.worker.hardware import autocast
 from adapeff.worker.models import TaskModel, check_encoder, drop_pooler, position_count
 from adapeff.worker.pairing import Take
 from adapeff.worker.stages.train import TrainingStep, make_optimizer
@@ -140,12 +139,12 @@ class Contender:
         )
 
     def forwards(self, inputs: dict[str, torch.Tensor]) -> Take[float]:
-        """A callable that takes n forward passes, dropout off, and gives the seconds of each."""
+        """A callable that takes n forward passes, dropout off, in the weights' precision; gives the seconds of each."""
 
         def run(count: int) -> list[float]:
             self.model.eval()
             times = []
-            with torch.inference_mode(), autocast(self.device, self.precision):
+            with torch.inference_mode():
                 for _ in range(count):
                     synchronize(self.device)
                     start = time.perf_counter()

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any, Protocol
@@ -28,6 +29,7 @@ MOST_DRIFT = 0.05
 """Median of the second half over that of the first."""
 
 POWER_POLL_SECONDS = 0.05
+LOOK_SECONDS = 0.25
 
 # Bits of nvmlClocksEventReasons that mean "slower than it could be" (NVML API reference, nvmlClocksEventReasons).
 _THROTTLING = {
@@ -54,10 +56,12 @@ class Reading:
     energy_j: float | None = None
     energy_reason: str = ""
     """Why there is no energy."""
-    throttled: tuple[str, ...] = ()
-    device_processes: int | None = None
-    """Processes that compute on the GPU, this one included."""
-    device_mhz: float | None = None
+    looks: int = 0
+    """How often the GPU was looked at so far; the two below say in how many of them something was wrong."""
+    throttled: Mapping[str, int] = field(default_factory=dict)
+    """By the reason of slower clocks."""
+    shared: int = 0
+    """Other processes computed on the GPU."""
 
 
 class Gauge(Protocol):
@@ -147,13 +151,16 @@ class PowerIntegral:
 
     def follow(self) -> None:
         """Ask every 50 ms for as long as the process lives."""
+        _repeat(self.read, POWER_POLL_SECONDS)
 
-        def ask() -> None:
-            while True:
-                time.sleep(POWER_POLL_SECONDS)
-                self.read()
 
-        Thread(target=ask, name="power", daemon=True).start()
+def _repeat(do: Callable[[], object], every: float) -> None:
+    def run() -> None:
+        while True:
+            time.sleep(every)
+            do()
+
+    Thread(target=run, daemon=True).start()
 
 
 class NvmlGauge:
@@ -170,27 +177,43 @@ class NvmlGauge:
         self._host = host
         nvml.nvmlInit()
         self._device = nvml.nvmlDeviceGetHandleByUUID(uuid)
-        self._is_mig = uuid.startswith("MIG-")
+        mode = self._ask(nvml.nvmlDeviceGetMigMode, self._device)
+        self._is_mig = uuid.startswith("MIG-") or bool(mode and mode[0])
         self._polled: PowerIntegral | None = None
+        self._lock = Lock()
+        self._looks, self._shared, self._throttled = 0, 0, Counter[str]()
 
     def read(self) -> Reading:
         """The GPU's and the host's counters."""
-        nvml, device = self._nvml, self._device
+        self.look()
         energy, reason = self._energy()
-        bits = self._ask(nvml.nvmlDeviceGetCurrentClocksEventReasons, device) or 0
-        processes = self._ask(nvml.nvmlDeviceGetComputeRunningProcesses, device)
+        with self._lock:
+            looks, throttled, shared = self._looks, dict(self._throttled), self._shared
         return replace(
             self._host.read(),
             energy_j=energy,
             energy_reason=reason,
-            throttled=tuple(name for bit, name in _THROTTLING.items() if bits & bit),
-            device_processes=None if processes is None else len(processes),
-            device_mhz=self._ask(nvml.nvmlDeviceGetClockInfo, device, nvml.NVML_CLOCK_SM),
+            looks=looks,
+            throttled=throttled,
+            shared=shared,
         )
+
+    def look(self) -> None:
+        """See whether clocks are throttled and whether others compute on the GPU."""
+        bits = self._ask(self._nvml.nvmlDeviceGetCurrentClocksEventReasons, self._device) or 0
+        processes = self._ask(self._nvml.nvmlDeviceGetComputeRunningProcesses, self._device) or []
+        with self._lock:
+            self._looks += 1
+            self._shared += len(processes) > 1
+            self._throttled.update(name for bit, name in _THROTTLING.items() if bits & bit)
+
+    def follow(self) -> None:
+        """Look every quarter of a second for as long as the process lives: idle moments between runs tell nothing."""
+        _repeat(self.look, LOOK_SECONDS)
 
     def _energy(self) -> tuple[float | None, str]:
         if self._is_mig:
-            return None, "the device is a MIG instance: its GPU's energy counter is shared with other instances"
+            return None, "the GPU is divided (MIG): its energy counter is shared by its instances"
         used = self._ask(self._nvml.nvmlDeviceGetTotalEnergyConsumption, self._device)
         if used is not None:
             return used / 1000, ""
@@ -232,7 +255,9 @@ def open_gauge(device: torch.device) -> Gauge:
 
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
         uuid = visible if visible.startswith(("GPU-", "MIG-")) else f"GPU-{torch.cuda.get_device_properties(0).uuid}"
-        return NvmlGauge(pynvml, uuid, host)
+        gauge = NvmlGauge(pynvml, uuid, host)
+        gauge.follow()
+        return gauge
     except Exception as error:  # noqa: BLE001 - NVML raises its own types, and may be absent
         return _WithoutEnergy(host, f"NVML does not answer ({type(error).__name__}: {error})")
 
@@ -290,11 +315,12 @@ class Window:
             found.append(f"other processes used {share:.0%} of the cores")
         if (share := self.steal) is not None and share > MOST_STEAL:
             found.append(f"the hypervisor took {share:.0%} of the cores")
-        if throttled := sorted({*self.start.throttled, *self.end.throttled}):
-            found.append(f"clocks throttled ({', '.join(throttled)})")
-        processes = max(self.start.device_processes or 0, self.end.device_processes or 0)
-        if processes > 1:
-            found.append(f"{processes - 1} other process(es) computed on the device")
+        looks = self.end.looks - self.start.looks
+        for name, times in self.end.throttled.items():
+            if since := times - self.start.throttled.get(name, 0):
+                found.append(f"clocks throttled ({name}) in {since / looks:.0%} of {looks} looks")
+        if shared := self.end.shared - self.start.shared:
+            found.append(f"other processes computed on the device in {shared / looks:.0%} of {looks} looks")
         return found
 
 

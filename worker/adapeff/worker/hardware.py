@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import torch
+from torch import nn
 
 from adapeff.service.errors import ResourceError
 
@@ -56,6 +57,28 @@ def out_of_memory(error: BaseException) -> bool:
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """The context a forward pass runs in."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+@contextmanager
+def served_in(precision: str, models: Iterable[nn.Module]) -> Iterator[None]:
+    """Models with their weights in the precision they are served in; weights they share stay shared.
+
+    Autocast, which training uses, would cast fp32 weights in every forward pass; whoever serves in bf16 casts once.
+    """
+    made: dict[tuple[Any, ...], torch.Tensor] = {}
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for tensor in (t for model in models for t in (*model.parameters(), *model.buffers())):
+        if precision == "bf16" and tensor.dtype == torch.float32:
+            key = (tensor.data_ptr(), tensor.shape, tensor.stride())
+            kept.append((tensor, tensor.data))
+            if key not in made:
+                made[key] = tensor.data.bfloat16()
+            tensor.data = made[key]
+    try:
+        yield
+    finally:
+        for tensor, data in kept:
+            tensor.data = data
 
 
 class Memory:

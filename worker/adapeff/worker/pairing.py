@@ -29,15 +29,17 @@ def take_turns(
     blocks: int,
     turn_seconds: float,
     seed: int,
+    repetitions: int | None = None,
     progress: Callable[[int, float], None] = lambda block, eta: None,
 ) -> dict[str, list[list[_T]]]:
     """Samples of each contender: per block one list.
 
     Args:
         turn_seconds: least time of a turn; the repetitions that fill it are fixed after the warm-up.
+        repetitions: how many fill a turn, if that is known; there is no warm-up then.
         progress: is told the blocks done and the seconds still expected.
     """
-    repetitions = {name: _repetitions(take, turn_seconds) for name, take in contenders.items()}
+    counts = {name: repetitions or _repetitions(take, turn_seconds) for name, take in contenders.items()}
     found: dict[str, list[list[_T]]] = {name: [] for name in contenders}
     draw = random.Random(seed)
     order = list(contenders)
@@ -45,9 +47,9 @@ def take_turns(
     for block in range(1, blocks + 1):
         draw.shuffle(order)
         for name in order:
-            if repetitions[name] >= SETTLE_FROM:
+            if counts[name] >= SETTLE_FROM:
                 contenders[name](1)
-            found[name].append(contenders[name](repetitions[name]))
+            found[name].append(contenders[name](counts[name]))
         progress(block, (time.perf_counter() - began) / block * (blocks - block))
     return found
 

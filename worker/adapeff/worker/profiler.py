@@ -7,7 +7,7 @@ import json
 import logging
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -24,7 +24,7 @@ from adapeff.worker.contenders import BareModel, Contender, load_bare, make_cont
 from adapeff.worker.events import EventLog
 from adapeff.worker.flops import FlopCounter, Flops
 from adapeff.worker.gauges import Gauge, Window, energy_above_idle, idle_window, open_gauge, sample_problems
-from adapeff.worker.hardware import choose_device, choose_precision, environment, out_of_memory
+from adapeff.worker.hardware import choose_device, choose_precision, environment, out_of_memory, served_in
 from adapeff.worker.memory_probe import available_memory, largest_batch, run_probe
 from adapeff.worker.models import count_parameters
 from adapeff.worker.pairing import per_block, take_turns
@@ -37,7 +37,8 @@ GRIDS = {"cpu": ((1, 8), (16, 32, 64, 128)), "cuda": ((1, 8, 32), (16, 32, 64, 1
 """Latency grids by device: batch sizes, lengths."""
 LEAST_BLOCKS = 5
 MOST_BLOCKS = 200
-ENERGY_BLOCKS = 3
+ENERGY_BLOCKS = 6
+"""Fewer give a bootstrap over blocks no 95 % interval."""
 MOST_COMPILATIONS = 100_000
 SATURATED = 1.05
 """Throughput that rises by less than this factor when the batch doubles is saturated."""
@@ -283,6 +284,8 @@ def _energy(profile: _Profile, idle: Window | None) -> None:
     log.emit("stage", stage="energy")
     inputs = profile.inputs(settings.batch, settings.length)
 
+    unknown: dict[str, str] = {}
+
     def metered(contender: Contender) -> Callable[[int], list[float]]:
         take = contender.steps(inputs)
 
@@ -290,7 +293,9 @@ def _energy(profile: _Profile, idle: Window | None) -> None:
             start, steps = profile.gauge.read(), 0
             while (window := Window(start, profile.gauge.read())).seconds < settings.energy_seconds:
                 steps += len(take(1))
-            joules, _why = energy_above_idle(window, idle)
+            joules, why = energy_above_idle(window, idle)
+            if joules is None:
+                unknown[contender.name] = why
             return [(joules or 0.0) / steps]
 
         return turn
@@ -300,14 +305,16 @@ def _energy(profile: _Profile, idle: Window | None) -> None:
             {contender.name: metered(contender) for contender in profile.contenders},
             blocks=ENERGY_BLOCKS,
             turn_seconds=settings.energy_seconds,
+            repetitions=1,
             seed=1,
             progress=profile.progress("energy", ENERGY_BLOCKS),
         )
     profile.samples["step_energy_j"] = used
     for contender in profile.contenders:
-        values = per_block(used[contender.name])
-        log.measure("step_energy_j", statistics.median(values), "J", **where, variant=_of(contender))
-        if contender is not profile.reference:
+        values, reason = per_block(used[contender.name]), unknown.get(contender.name, "")
+        joules = None if reason else statistics.median(values)
+        log.measure("step_energy_j", joules, "J", reason=reason, **where, variant=_of(contender))
+        if contender is not profile.reference and not unknown:
             _ratio(profile, "energy_ratio", contender, values, per_block(used[profile.reference.name]), **where)
 
 
@@ -328,7 +335,13 @@ def _latency(profile: _Profile) -> None:
         ]
     serving = [*profile.contenders, *(contender for contender, _ in kept)]
     profile.samples["latency_s"] = []
-    for batch, length in product(batches, lengths):
+    with served_in(profile.precision, [contender.model for contender in serving]):
+        _latency_cells(profile, serving, product(batches, lengths))
+
+
+def _latency_cells(profile: _Profile, serving: Sequence[Contender], cells: Iterable[tuple[int, int]]) -> None:
+    settings, log = profile.spec.settings, profile.log
+    for batch, length in cells:
         inputs = profile.inputs(batch, length)
         takes = {contender.label: contender.forwards(inputs) for contender in serving}
         _compile(profile, serving, takes, phase="inference", batch=batch, length=length)
@@ -361,7 +374,8 @@ def _throughput(profile: _Profile) -> None:
     """Examples per second as the batch doubles, until it gains less than 5 % twice."""
     length, log = profile.spec.settings.length, profile.log
     tried = profile.samples["throughput_s"] = []
-    with profile.clock.phase("throughput"):
+    models = [contender.model for contender in profile.contenders]
+    with profile.clock.phase("throughput"), served_in(profile.precision, models):
         for contender in profile.contenders:
             batch, best, flat = 1, 0.0, 0
             while flat < 2 and batch <= LARGEST_THROUGHPUT_BATCH:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 from adapeff.service.errors import ConfigError, ResourceError
 from adapeff.worker.locks import open_lock, try_lock
@@ -110,14 +111,32 @@ def _gpus() -> list[str]:
         pynvml.nvmlInit()
     except Exception:  # noqa: BLE001 - NVML raises its own types, and is absent on most machines
         return []
-    found = [
-        str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index)))
-        for index in range(pynvml.nvmlDeviceGetCount())
-    ]
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    found = [uuid for handle in handles for uuid in device_uuids(pynvml, handle)]
     if visible is None:
         return found
     named = [part.strip() for part in visible.split(",") if part.strip()]
     return [found[int(part)] if part.isdigit() and int(part) < len(found) else part for part in named]
+
+
+def device_uuids(nvml: Any, gpu: Any) -> list[str]:
+    """What a process may be given of a GPU: itself, or its instances where it is divided (MIG).
+
+    Args:
+        nvml: the module pynvml, or what stands in for it.
+        gpu: the GPU's handle.
+    """
+    try:
+        divided = nvml.nvmlDeviceGetMigMode(gpu)[0]
+    except nvml.NVMLError:  # a GPU that cannot be divided
+        divided = False
+    if not divided:
+        return [str(nvml.nvmlDeviceGetUUID(gpu))]
+    found = []
+    for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
+        with suppress(nvml.NVMLError):  # places for instances that are empty
+            found.append(str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, index))))
+    return found
 
 
 def _lock_all(names: Sequence[str]) -> tuple[IO[str], ...] | None:

@@ -16,7 +16,7 @@ from adapeff.service.statistics import median_interval
 from adapeff.worker.clocks import synchronize
 from adapeff.worker.events import EventLog
 from adapeff.worker.families.base import Encoded, collate
-from adapeff.worker.hardware import autocast
+from adapeff.worker.hardware import served_in
 from adapeff.worker.models import TaskModel
 
 WARMUP_ITERATIONS = 3
@@ -67,6 +67,7 @@ def time_forward(
     Args:
         inputs: one batch after the other, on the device.
         seconds: time budget; at least 5 samples are taken, at most 1,000.
+        precision: the weights' while it is timed.
     """
     model.eval()
 
@@ -78,7 +79,7 @@ def time_forward(
         synchronize(device)
         return time.perf_counter() - start
 
-    with torch.inference_mode(), autocast(device, precision):
+    with served_in(precision, [model]), torch.inference_mode():
         warmup = [once() for _ in range(WARMUP_ITERATIONS)]
         samples: list[float] = []
         while len(samples) < LEAST_SAMPLES or (sum(samples) < seconds and len(samples) < MOST_SAMPLES):
