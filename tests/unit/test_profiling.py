@@ -28,6 +28,7 @@ from adapeff.worker.hardware import served_in
 from adapeff.worker.memory_probe import largest_batch, run_probe
 from adapeff.worker.pairing import per_block, take_turns
 from adapeff.worker.stages.learn import open_search
+from adapeff.worker.stages.record import warmup_seconds
 
 CPU = torch.device("cpu")
 
@@ -102,10 +103,22 @@ def test_activations_are_what_the_graph_saves() -> None:
     found = step_bytes(model, lambda: model(x).sum())
 
     # saved: the input (5 x 8) for the first weight, tanh's output (5 x 16) for itself and the second weight
-    assert found == {"activations": 4 * (5 * 8 + 5 * 16), "gradients": weight_bytes(model)}
+    assert found == {"activations": 4 * (5 * 8 + 5 * 16), "cast weights": 0, "gradients": weight_bytes(model)}
     assert weight_bytes(model) == 4 * (8 * 16 + 16 + 16 * 4 + 4)
     assert bytes_of([x, x[1:], x.T]) == x.untyped_storage().nbytes()
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_copies_that_autocast_makes_of_weights_are_no_activations() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4))
+    x = torch.randn(5, 8, requires_grad=True)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = step_bytes(model, lambda: model(x).float().sum())
+
+    # saved in bf16: the input and the first layer's output; both weights, for the gradients of the inputs
+    assert found["activations"] == 2 * (5 * 8 + 5 * 16)
+    assert found["cast weights"] == 2 * (8 * 16 + 16 * 4)
 
 
 def test_frozen_weights_need_no_activations_below_the_first_trained_one() -> None:
@@ -219,7 +232,8 @@ def test_models_are_served_in_bf16_and_trained_in_fp32(bare: BareModel) -> None:
 
     with served_in("bf16", [contender.model for contender in contenders]), torch.inference_mode():
         assert {contender.model.eval()(inputs).dtype for contender in contenders} == {torch.bfloat16}
-        assert weight_bytes(contenders[1].model) == sum(p.numel() for p in contenders[1].model.parameters()) * 2
+        parameters = list(contenders[1].model.parameters())
+        assert bytes_of(parameters) == 2 * sum(parameter.numel() for parameter in parameters)
 
     for contender, state in zip(contenders, before, strict=True):
         assert all(torch.equal(state[name], value) for name, value in contender.model.state_dict().items())
@@ -254,6 +268,14 @@ def test_disturbed_latency_is_marked_and_told() -> None:
     notes = profile_notes(table)
     assert "!: lora0 1x16: samples drifted by +9%." in notes
     assert "!: 2 more in `adapeff show 7`." in notes
+
+
+@given(st.lists(st.floats(0.01, 1.0), min_size=10, max_size=40), st.floats(0, 5))
+def test_warmup_is_what_the_first_steps_take_too_long(flops: list[float], extra: float) -> None:
+    seconds = [3 * count for count in flops]
+
+    assert warmup_seconds([seconds[0] + extra, *seconds[1:]], flops) == pytest.approx(extra, abs=1e-9)
+    assert warmup_seconds(seconds[:9], flops[:9]) is None
 
 
 def test_a_step_that_never_runs_is_no_matter_of_memory(config_only: Path, tmp_path: Path) -> None:

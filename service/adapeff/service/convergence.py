@@ -59,8 +59,8 @@ def when_reached(curves: Curves, metric: str, score: float) -> Reached | None:
     """
     spent = {name: {point[0]: point[1] for point in curves.get(name, ())} for name in CURVES}
     for step, value in curves.get(f"validation_{metric}", ()):
-        if value >= score - _ROUNDING and all(step in spent[name] for name in CURVES):
-            samples, seconds, flops = (float(spent[name][step]) for name in CURVES)
+        if value >= score - _ROUNDING and step in spent["train_samples"] and step in spent["train_compute_s"]:
+            samples, seconds, flops = (float(spent[name].get(step, 0)) for name in CURVES)  # FLOPs may be uncounted
             return Reached(step, samples, seconds, flops)
     return None
 

@@ -79,7 +79,13 @@ _FIGURES = {
     "largest batch": ("largest_batch", {}),
     "saturated": ("throughput_saturated_samples_per_s", {}),
 }
-_PARTS = {"weights": "weights", "gradients": "gradients", "optimiser state": "optimiser", "activations": "activations"}
+_PARTS = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimiser state": "optimiser",
+    "activations": "activations",
+    "cast weights": "cast weights",
+}
 
 
 class _Found:

@@ -48,7 +48,7 @@ class ProfileSettings(Frozen):
     largest_batch: bool = False
     """Search the largest batch whose training step fits into `memory_limit`, in processes of their own."""
     memory_limit: Count | None = Field(default=None, le=2**63)
-    """Bytes; None: the GPU's memory, or four fifths of what is free where there is none."""
+    """Bytes; None: what the GPU has free, or four fifths of what the host has where there is none."""
     energy_seconds: float = Field(default=10.0, ge=1, le=3600)
     """Length of a turn when energy is measured."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
@@ -27,10 +29,11 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
 
 
 def step_bytes(model: nn.Module, loss: Callable[[], torch.Tensor]) -> dict[str, int]:
-    """Bytes that a step keeps for its backward pass (`activations`), and of its `gradients`.
+    """Bytes that a step keeps for its backward pass (`activations`, `cast weights`), and of its `gradients`.
 
     Activations are what the graph saves in the forward pass, measured by hooks on what is saved; the weights among it
-    are not counted again. Gradients that were there are given up.
+    are not counted again, and the copies that autocast makes of them are counted apart. Gradients that were there are
+    given up.
 
     Args:
         loss: runs the forward pass.
@@ -38,17 +41,40 @@ def step_bytes(model: nn.Module, loss: Callable[[], torch.Tensor]) -> dict[str, 
     model.zero_grad(set_to_none=True)
     own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
     saved: dict[int, int] = {}
+    held: list[torch.Tensor] = []  # what is alive keeps its address
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             saved[storage.data_ptr()] = storage.nbytes()
+            held.append(tensor.detach())
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    casts = _Casts(own)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), casts:
         value = loss()
-    activations = sum(saved.values())
+    of_weights = sum(size for address, size in saved.items() if address in casts.made)
+    activations = sum(saved.values()) - of_weights
+    held.clear()
+    casts.made.clear()
     value.backward()
     gradients = bytes_of(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
     model.zero_grad(set_to_none=True)
-    return {"activations": activations, "gradients": gradients}
+    return {"activations": activations, "cast weights": of_weights, "gradients": gradients}
+
+
+class _Casts(TorchDispatchMode):
+    """Sees which tensors are copies of weights in another precision."""
+
+    def __init__(self, weights: Container[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._weights = weights
+        self.made: dict[int, torch.Tensor] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and args[0].untyped_storage().data_ptr() in self._weights:
+            self.made[made.untyped_storage().data_ptr()] = made
+        return made

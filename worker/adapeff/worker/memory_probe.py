@@ -129,9 +129,9 @@ def largest_batch(
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes a search may use: the GPU's memory, or four fifths of what the host has free."""
+    """Bytes a search may use: what the GPU has free, or four fifths of what the host has."""
     if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
+        return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available * 0.8)
 
 

@@ -104,14 +104,16 @@ def run_profile(
     with clock.phase("load"):
         bare = load_bare(spec.model)
         _check_lengths(spec, bare)
+    if settings.memory or settings.largest_batch:  # before this process takes any of the device's memory
+        with clock.phase("memory"):
+            _memory(spec, job, log, device, precision)
+    with clock.phase("load"):
         bare.encoder.to(device)
         contenders = [make_contender(method, bare, device=device, precision=precision) for method in spec.methods]
     log.emit("resolved", model_revision=bare.revision, random_weights=not bare.has_weights)
     profile = _Profile(spec, out, device, precision, log, clock, gauge, bare, contenders)
     _ceilings(profile)
     flops = _count(profile)
-    if settings.memory or settings.largest_batch:
-        _memory(profile, job)
     _steps(profile, flops)
     _energy(profile, idle)
     _latency(profile)
@@ -168,30 +170,27 @@ def _count(profile: _Profile) -> dict[str, Flops]:
     return found
 
 
-def _memory(profile: _Profile, job: Path) -> None:
+def _memory(spec: ProfileSpec, job: Path, log: EventLog, device: torch.device, precision: str) -> None:
     """Peaks and parts of each method's step, and the largest batch that fits, in processes of their own."""
-    settings, log = profile.spec.settings, profile.log
+    settings = spec.settings
     log.emit("stage", stage="memory")
     where: dict[str, Any] = {"phase": "train", "batch": settings.batch, "length": settings.length}
-    with profile.clock.phase("memory"):
-        for number, contender in enumerate(profile.contenders):
-            of: dict[str, Any] = {"variant": _of(contender)}
-            logger.info("memory of %s", contender.name)
-            if settings.memory:
-                found = run_probe(job, number, settings.batch, profile.device, profile.precision)
-                if found["outcome"] == "oom":
-                    raise ModelError(f"a step of {contender.name} does not fit into memory; use a smaller batch")
-                for name, (peak, reason) in found["peaks"].items():
-                    log.measure(name, peak, "B", reason=reason, **where, **of)
-                for part, size in found["parts"].items():
-                    log.measure("memory_bytes", size, "B", **where, variant={**_of(contender), "part": part})
-            if settings.largest_batch:
-                limit = settings.memory_limit or available_memory(profile.device)
-                fits, too_large = largest_batch(
-                    job, number, profile.device, profile.precision, limit=limit, start=settings.batch
-                )
-                reason = f"{too_large} is too large" if too_large else "none was too large"
-                log.measure("largest_batch", fits, "1", reason=reason, length=settings.length, **of)
+    for number, method in enumerate(map(str, spec.methods)):
+        of: dict[str, Any] = {"variant": {"method": method}}
+        logger.info("memory of %s", method)
+        if settings.memory:
+            found = run_probe(job, number, settings.batch, device, precision)
+            if found["outcome"] == "oom":
+                raise ModelError(f"a step of {method} does not fit into memory; use a smaller batch")
+            for name, (peak, reason) in found["peaks"].items():
+                log.measure(name, peak, "B", reason=reason, **where, **of)
+            for part, size in found["parts"].items():
+                log.measure("memory_bytes", size, "B", **where, variant={"method": method, "part": part})
+        if settings.largest_batch:
+            limit = settings.memory_limit or available_memory(device)
+            fits, too_large = largest_batch(job, number, device, precision, limit=limit, start=settings.batch)
+            reason = f"{too_large} is too large" if too_large else "none was too large"
+            log.measure("largest_batch", fits, "1", reason=reason, length=settings.length, **of)
 
 
 def _compile(

@@ -49,6 +49,7 @@ from adapeff.worker.stages.record import (
     measure_training,
     measure_tuning,
     measure_variants,
+    measure_warmup,
     model_inputs,
     predict,
     store_predictions,
@@ -117,7 +118,10 @@ def run_job(
     with clock.phase("count_flops"):
         counter = FlopCounter(prepared.model, prepared.method, model_inputs(prepared, device))
         flops = measure_flops(log, trained, counter)
-    rates = [step.total / max(1.0, count) for step, count in zip(trained.steps_taken, flops, strict=True)]
+    measure_warmup(log, trained, flops)
+    rates = (
+        [step.total / max(1.0, count) for step, count in zip(trained.steps_taken, flops, strict=True)] if flops else []
+    )
     measure_disturbance(log, "train", learned.window, rates)
     measure_energy(log, learned, idle)
     measure_tuning(log, learned)

@@ -57,7 +57,7 @@ _COMPUTED = {
 }
 _KEPT = {
     **{name: name for name in ("peak allocated", "peak process")},
-    **{part: part for part in ("weights", "gradients", "optimiser state", "activations")},
+    **{part: part for part in ("weights", "gradients", "optimiser state", "activations", "cast weights")},
     "largest batch": "largest batch",
 }
 

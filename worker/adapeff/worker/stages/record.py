@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -23,7 +24,7 @@ from adapeff.worker.events import EventLog
 from adapeff.worker.flops import FlopCounter, synthetic_inputs
 from adapeff.worker.footprint import step_bytes, weight_bytes
 from adapeff.worker.gauges import Window, energy_above_idle, sample_problems
-from adapeff.worker.hardware import autocast
+from adapeff.worker.hardware import autocast, out_of_memory
 from adapeff.worker.models import TaskModel, count_parameters, trained_state
 from adapeff.worker.stages.evaluate import Predictions, baseline, evaluate
 from adapeff.worker.stages.learn import Learned
@@ -32,6 +33,8 @@ from adapeff.worker.stages.profile import log_latency, percentile, time_forward,
 from adapeff.worker.stages.train import TrainResult, compute_seconds
 from adapeff.worker.token_cache import TokenCache
 from adapeff.worker.weights import WEIGHTS, describe
+
+WARMUP_STEPS = 5
 
 
 def measure_parameters(log: EventLog, model: TaskModel) -> None:
@@ -84,7 +87,21 @@ def measure_training(log: EventLog, trained: TrainResult, metric: str, source_la
 
 
 def measure_flops(log: EventLog, trained: TrainResult, counter: FlopCounter) -> list[float]:
-    """FLOPs of all the steps that were taken, with and without those of padding; gives those of each step."""
+    """FLOPs of all the steps that were taken, with and without those of padding; gives those of each step.
+
+    Counting takes a step of the largest shape without fused attention; where there is no memory for that, gives none.
+    """
+    try:
+        return _measure_flops(log, trained, counter)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        reason = "counting ran out of memory"
+        log.measure("train_flops", None, "1", reason=reason, variant={"tokens": "processed"})
+        return []
+
+
+def _measure_flops(log: EventLog, trained: TrainResult, counter: FlopCounter) -> list[float]:
     by_shape = {shape: counter.step(*shape) for shape in sorted(set(trained.shapes), reverse=True)}
     each = [by_shape[shape] for shape in trained.shapes]
     total = {part: math.fsum(getattr(flops, part) for flops in each) for part in ("forward", "backward", "total")}
@@ -102,6 +119,25 @@ def measure_flops(log: EventLog, trained: TrainResult, counter: FlopCounter) -> 
     cumulative = [0.0, *accumulate(flops.total for flops in each)]
     log.curve("train_flops", [(at.step, cumulative[at.step]) for at in trained.validation])
     return [flops.total for flops in each]
+
+
+def warmup_seconds(seconds: Sequence[float], flops: Sequence[float]) -> float | None:
+    """What the first steps took beyond what their FLOPs take later on; None if there are too few to say.
+
+    Kernels are chosen, buffers made and caches filled in them.
+    """
+    if len(flops) < 2 * WARMUP_STEPS or not min(flops):
+        return None
+    rate = statistics.median(a / b for a, b in zip(seconds[WARMUP_STEPS:], flops[WARMUP_STEPS:], strict=True))
+    first = zip(seconds[:WARMUP_STEPS], flops[:WARMUP_STEPS], strict=True)
+    return max(0.0, math.fsum(a - b * rate for a, b in first))
+
+
+def measure_warmup(log: EventLog, trained: TrainResult, flops: Sequence[float]) -> None:
+    """The part of the compute seconds that was warming up."""
+    found = warmup_seconds([step.total for step in trained.steps_taken], flops)
+    reason = f"needs {2 * WARMUP_STEPS} steps with counted FLOPs" if found is None else ""
+    log.measure("warmup_s", found, "s", reason=reason)
 
 
 def measure_footprint(
