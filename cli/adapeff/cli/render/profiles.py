@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from adapeff.cli.render.units import format_spread, format_value
 from adapeff.service.profile_report import Figure, ProfileRow, ProfileTable
+from adapeff.service.reruns import Spread
 
 MOST_DISTURBED = 6
 """So many forward passes that something is known against are told of one by one."""
@@ -82,15 +83,20 @@ def _latency(table: ProfileTable) -> Iterator[Grid]:
 
 
 def _again(table: ProfileTable) -> Iterator[Grid]:
-    wanted = ["step", "step ratio", "peak process", "energy"]
-    wanted += [f"{cell}{side}" for cell in _cells(table) for side in ("", " ratio")]
+    """Spread of each time, and in brackets that of its ratio."""
+    wanted = ["step", "peak process", "energy", *_cells(table)]
     shown = [column for column in wanted if any(column in found for found in table.again.values())]
     runs = max((len(spread.values) for found in table.again.values() for spread in found.values()), default=0)
     yield (
-        f"the same profile again: range of {runs} runs over their median",
+        f"the same profile again: range of {runs} runs over their median (that of the ratio)",
         ["", *shown],
-        [[row, *(format_spread(found.get(column)) for column in shown)] for row, found in table.again.items()],
+        [[row, *(_spreads(found, column) for column in shown)] for row, found in table.again.items()],
     )
+
+
+def _spreads(found: Mapping[str, Spread], column: str) -> str:
+    ratio = found.get(f"{column} ratio")
+    return format_spread(found.get(column)) + (f" ({format_spread(ratio)})" if ratio else "")
 
 
 def profile_notes(table: ProfileTable) -> list[str]:
