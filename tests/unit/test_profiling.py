@@ -23,6 +23,7 @@ from adapeff.service.references import parse_plugin, resolve_model
 from adapeff.service.specs import LogRange, Tuning
 from adapeff.service.statistics import median_interval, paired_ratio
 from adapeff.worker.contenders import BareModel, load_bare, make_contender, variants
+from adapeff.worker.flops import draws_its_steps
 from adapeff.worker.footprint import bytes_of, step_bytes, weight_bytes
 from adapeff.worker.hardware import served_in
 from adapeff.worker.memory_probe import largest_batch, run_probe
@@ -223,6 +224,16 @@ def test_memory_is_measured_in_a_process_of_its_own_and_running_out_of_it_is_an_
     fits, too_large = largest_batch(job, 1, CPU, "fp32", limit=250_000_000, start=64)
     assert 0 < fits < (too_large or 0)
     assert largest_batch(job, 1, CPU, "fp32", limit=1000, start=2) == (0, 1)
+
+
+def test_only_adapterdrop_draws_its_steps(bare: BareModel) -> None:
+    drawing = {
+        name: draws_its_steps(contender.method, contender.model.encoder)
+        for name in ("full", "houlsby", "adapterdrop")
+        for contender in [make_contender(parse_plugin(name), bare, device=CPU, precision="fp32")]
+    }
+
+    assert drawing == {"full": False, "houlsby": False, "adapterdrop": True}
 
 
 def test_models_are_served_in_bf16_and_trained_in_fp32(bare: BareModel) -> None:

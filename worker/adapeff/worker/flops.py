@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
@@ -108,6 +109,11 @@ def synthetic_inputs(
     ids = torch.randint(0, vocabulary, (batch, length), generator=torch.Generator().manual_seed(0))
     made = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
     return {name: made[name].to(device) for name in names}
+
+
+def draws_its_steps(method: Method, encoder: nn.Module) -> bool:
+    """Whether steps differ by what the method draws, so that their times tell nothing of what disturbed them."""
+    return sum(1 for _ in method.step_kinds(encoder)) > 1
 
 
 @dataclass

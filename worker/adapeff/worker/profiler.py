@@ -22,7 +22,7 @@ from adapeff.worker.ceilings import copy_bytes_per_s, matmul_flops_per_s
 from adapeff.worker.clocks import STEP_PHASES, PhaseClock
 from adapeff.worker.contenders import BareModel, Contender, load_bare, make_contender, variants
 from adapeff.worker.events import EventLog
-from adapeff.worker.flops import FlopCounter, Flops
+from adapeff.worker.flops import FlopCounter, Flops, draws_its_steps
 from adapeff.worker.gauges import Gauge, Window, energy_above_idle, idle_window, open_gauge, sample_problems
 from adapeff.worker.hardware import choose_device, choose_precision, environment, out_of_memory, served_in
 from adapeff.worker.memory_probe import available_memory, largest_batch, run_probe
@@ -250,7 +250,8 @@ def _steps(profile: _Profile, flops: Mapping[str, Flops]) -> None:
         log.measure("achieved_flops_per_s", achieved, "1/s", **where, **of)
         log.measure("flops_utilisation", achieved / ceiling, "1", **where, **of)
         samples = [value for block in own["total"] for value in block]
-        _flag(profile, contender, problems, samples, phase="train", **where)
+        drawn = draws_its_steps(contender.method, contender.model.encoder)
+        _flag(profile, contender, problems, [] if drawn else samples, phase="train", **where)
 
 
 def _flag(

@@ -27,7 +27,7 @@ from adapeff.service.profiles import AnySpec, ProfileSpec, read_spec
 from adapeff.service.specs import JobSpec
 from adapeff.worker.clocks import PhaseClock
 from adapeff.worker.events import WAITING, EventLog
-from adapeff.worker.flops import FlopCounter
+from adapeff.worker.flops import FlopCounter, draws_its_steps
 from adapeff.worker.gauges import Window, idle_window, open_gauge
 from adapeff.worker.hardware import Memory, choose_device, choose_precision, device_identity, environment, out_of_memory
 from adapeff.worker.locks import occupy
@@ -122,7 +122,8 @@ def run_job(
     rates = (
         [step.total / max(1.0, count) for step, count in zip(trained.steps_taken, flops, strict=True)] if flops else []
     )
-    measure_disturbance(log, "train", learned.window, rates)
+    drawn = draws_its_steps(prepared.method, prepared.model.encoder)
+    measure_disturbance(log, "train", learned.window, [] if drawn else rates)
     measure_energy(log, learned, idle)
     measure_tuning(log, learned)
     with clock.phase("footprint"):
