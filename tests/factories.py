@@ -29,7 +29,13 @@ def claimer(database: Database, owner: str = "w1", lease_seconds: float = 60) ->
     def claim(job_id: int) -> jobs.Claim | None:
         with database.session() as session:
             return jobs.claim_job(
-                session, job_id, owner=owner, slot="cpu:0", folder="/runs", lease_seconds=lease_seconds
+                session,
+                job_id,
+                owner=owner,
+                slot="cpu:0",
+                folder="/runs",
+                lease_seconds=lease_seconds,
+                lanes=("adapeff-any", "adapeff-cpu"),
             )
 
     return claim

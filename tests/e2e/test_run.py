@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ from adapeff.worker.clocks import STEP_PHASES
 from tests.conftest import RedisServer, eventually
 from tests.e2e.conftest import Adapeff, Process, show, status, write_rows
 from tests.integration.test_supervisor import marked
+
+CORES = os.sched_getaffinity(0)
 
 Start = Callable[..., Process]
 
@@ -306,9 +311,6 @@ def test_report_and_export_agree(adapeff: Adapeff, sweep: Path, tmp_path: Path) 
 
 def test_runner_works_alone(sweep: Path, tmp_path: Path, adapeff: Adapeff, data_root: Path) -> None:
     """No database, no broker: a job file in, events and artifacts out."""
-    import subprocess
-    import sys
-
     from adapeff.service.specs import expand, load_sweep
 
     spec = expand(load_sweep(sweep, ["methods=head"]), data_root=data_root)[0]
@@ -324,14 +326,46 @@ def test_runner_works_alone(sweep: Path, tmp_path: Path, adapeff: Adapeff, data_
     assert not (tmp_path / "state").exists()
 
 
-def test_data_changed_after_submit_are_refused(adapeff: Adapeff, sweep: Path, data_root: Path) -> None:
+def test_data_changed_after_submit_are_left_for_a_host_that_has_the_others(
+    adapeff: Adapeff, sweep: Path, data_root: Path, start: Callable[..., Process]
+) -> None:
     assert adapeff("submit", sweep, "--methods", "head").returncode == 0
     file = data_root / "sentiment/sst2/default/train.jsonl"
-    file.write_text(file.read_text() + '{"idx": 99, "sentence": "new", "label": 1}\n')
+    kept = file.read_text()
+    file.write_text(kept + '{"idx": 99, "sentence": "new", "label": 1}\n')
+    start("worker", "--devices", "cpu:0")
 
-    done = adapeff("run", sweep, "--methods", "head", "-s", "epochs=2")
+    cause = eventually(lambda: show(adapeff, 1)["cause"], "the job being handed back")
+
+    assert "cannot run it" in cause
+    assert "are not those the job was submitted with" in cause
+    assert show(adapeff, 1)["failures"] == 0
+    file.write_text(kept)
+    again = adapeff("run", sweep, "--methods", "head", "--devices", "cpu:1" if len(CORES) > 1 else "cpu:0")
+    assert again.returncode == 0, again.stderr
+    assert show(adapeff, 1)["state"] == "succeeded"
+
+
+def test_run_takes_its_own_jobs_alone(adapeff: Adapeff, sweep: Path) -> None:
+    assert adapeff("submit", sweep, "--methods", "lora").returncode == 0
+
+    done = adapeff("run", sweep, "--methods", "head")
 
     assert done.returncode == 0, done.stderr
-    failed = show(adapeff, 1)
-    assert failed["state"] == "failed"
-    assert "are not those the job was submitted with" in failed["cause"]
+    assert show(adapeff, 1)["state"] == "queued"
+    assert show(adapeff, 2)["state"] == "succeeded"
+
+
+def test_run_of_what_is_not_here_ends_and_says_so(adapeff: Adapeff, sweep: Path, data_root: Path) -> None:
+    assert adapeff("submit", sweep).returncode == 0
+    (data_root / "sentiment/sst2/default/test.jsonl").unlink()
+    from adapeff.service.database import open_database
+    from adapeff.service.settings import load_settings
+
+    database = open_database(load_settings().values)
+    command = [sys.executable, "-m", "adapeff.worker", "sweep", "1", "--devices", "cpu:0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    database.close()
+
+    assert done.returncode == 1
+    assert "2 job(s) cannot run on this host and stay in the queue; job 1" in done.stderr

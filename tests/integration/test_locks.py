@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from threading import Event, Thread
 
-from adapeff.worker.locks import occupy
+import pytest
+
+from adapeff.service.errors import ResourceError
+from adapeff.worker.locks import host_folder, occupy, take_lock
 
 SOON = 30.0
+LOCKS = Path("locks")  # in the test's own folder, where each test works
 
 
 def nobody() -> None:
@@ -23,7 +28,7 @@ class User:
         self.thread.start()
 
     def _use(self, alone: bool) -> None:
-        with occupy("cpu", alone=alone, waiting=self.waits.set):
+        with occupy("cpu", alone=alone, waiting=self.waits.set, folder=LOCKS):
             self.uses.set()
             self.leave.wait(SOON)
 
@@ -34,9 +39,9 @@ class User:
 
 def test_runs_share_a_device_but_not_with_one_that_wants_it_alone() -> None:
     with ExitStack() as sharing:
-        sharing.enter_context(occupy("cpu", alone=False, waiting=nobody))
-        sharing.enter_context(occupy("cpu", alone=False, waiting=nobody))
-        sharing.enter_context(occupy("cuda-0", alone=True, waiting=nobody))
+        sharing.enter_context(occupy("cpu", alone=False, waiting=nobody, folder=LOCKS))
+        sharing.enter_context(occupy("cpu", alone=False, waiting=nobody, folder=LOCKS))
+        sharing.enter_context(occupy("cuda-0", alone=True, waiting=nobody, folder=LOCKS))
         profile = User(alone=True)
         assert profile.waits.wait(SOON)
         later = User(alone=False)
@@ -48,5 +53,43 @@ def test_runs_share_a_device_but_not_with_one_that_wants_it_alone() -> None:
     profile.end()
     assert later.uses.wait(SOON)
     later.end()
-    with occupy("cpu", alone=True, waiting=nobody):
+    with occupy("cpu", alone=True, waiting=nobody, folder=LOCKS):
         pass
+
+
+def test_lock_is_the_hosts_whatever_tmpdir_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = host_folder()
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+    assert host_folder() == before
+
+
+def test_lock_is_not_taken_on_what_others_planted(tmp_path: Path) -> None:
+    folder = tmp_path / "locks"
+    folder.mkdir(mode=0o700)
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (folder / "core-0.lock").symlink_to(victim)
+    (folder / "core-1.lock").hardlink_to(victim)
+
+    for name in ("core-0", "core-1"):
+        with pytest.raises(ResourceError, match="cannot use the lock"):
+            take_lock(name, folder)
+
+    assert victim.read_text() == "mine"
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(ResourceError, match="it is no folder"):
+        take_lock("core-2", tmp_path / "link")
+
+
+def test_lock_whose_file_was_removed_is_taken_anew(tmp_path: Path) -> None:
+    held = take_lock("core-0", tmp_path)
+    assert held is not None
+    assert take_lock("core-0", tmp_path) is None
+    held.close()
+    (tmp_path / "core-0.lock").unlink()
+
+    again = take_lock("core-0", tmp_path)
+
+    assert again is not None and take_lock("core-0", tmp_path) is None
+    again.close()

@@ -65,7 +65,7 @@ def test_job_stored_by_a_submit_that_died_is_sent_later(settings: Settings, data
     """The row is committed, the process ends before it sends: the outbox has it."""
     (job_id,) = queue_jobs(database)
 
-    Reconciler(database, make_app(settings), settings, threading.Event()).sweep(take_back=False)
+    Reconciler(database, make_app(settings), settings, threading.Event()).send()
 
     assert [args for args, _, _ in drain(settings)] == [[job_id]]
 
@@ -79,8 +79,8 @@ def test_lost_messages_are_sent_again_once(settings: Settings, database: Databas
     with database.session() as session:
         session.execute(text("UPDATE jobs SET sent_at = datetime('now', '-1 hour')"))
 
-    reconciler.sweep(take_back=False)
-    reconciler.sweep(take_back=False)
+    reconciler.send()
+    reconciler.send()
 
     assert sorted(args[0] for args, _, _ in drain(settings)) == ids
 
@@ -134,11 +134,11 @@ def test_reconciler_takes_nothing_back_until_it_has_been_calm_for_a_lease(
     assert claimer(database, lease_seconds=-1)(job_id) is not None
     reconciler = Reconciler(database, make_app(settings), settings, threading.Event())
 
-    reconciler.sweep(take_back=False)
+    reconciler.send()
 
     with database.session(read_only=True) as session:
         assert jobs.get_job(session, job_id).state == "running"
-    reconciler.sweep(take_back=True)
+    reconciler.take_back(allowed=True)
     with database.session(read_only=True) as session:
         assert jobs.get_job(session, job_id).state == "queued"
 
@@ -153,7 +153,7 @@ def test_consumed_message_files_are_forgotten_only_when_old(tmp_path: Path) -> N
     consumed = tmp_path / "state" / "queue" / "processed"
     reconciler = Reconciler(database, app, settings, threading.Event())
 
-    reconciler.sweep(take_back=False)
+    reconciler.send()
     assert len(list(consumed.iterdir())) == 2
     reconciler.forget_consumed(older_than_seconds=0)
     assert list(consumed.iterdir()) == []

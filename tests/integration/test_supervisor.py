@@ -16,12 +16,15 @@ import psutil
 import pytest
 
 from adapeff.service.errors import LeaseLostError, ResourceError
-from adapeff.worker.slots import Slot, open_slots
-from adapeff.worker.supervisor import supervise
+from adapeff.worker.slots import Slot, open_slots, visible_devices
+from adapeff.worker.supervisor import read_finished, runner_environment, supervise
 from tests.conftest import eventually
 
 SLOT = Slot("cpu", 0)
-SAY = "import json,sys,os,time,signal; e=lambda **k: (open({events!r},'a').write(json.dumps(k)+chr(10)))\n"
+LOCKS = Path("locks")  # in the test's own folder, where each test works
+SAY = (
+    "EVENTS={events!r}\nimport json,sys,os,time,signal\ne=lambda **k: (open(EVENTS,'a').write(json.dumps(k)+chr(10)))\n"
+)
 
 
 class Line:
@@ -72,9 +75,14 @@ def test_run_that_succeeds_gives_its_findings(tmp_path: Path) -> None:
         ("os.kill(os.getpid(), signal.SIGKILL)\n", "killed", "killed by SIGKILL"),
         ("raise SystemExit('what happened')\n", "error", "exit code 1; its last words: what happened"),
         ("sys.exit(0)\n", "error", "exit code 0"),
+        ("e(event='end', outcome='error', message='disk full', not_here=True)\nsys.exit(1)\n", "error", "disk full"),
+        ("os.kill(os.getpid(), signal.SIGTERM)\n", "killed", "killed by SIGTERM"),
         (SUCCEEDED + "sys.exit(3)\n", "error", "exit code 3"),
     ],
-    ids=["error", "oom", "segfault", "kill", "exception", "silent", "died at the end"],
+    ids=[
+        *("error", "oom", "segfault", "kill", "exception", "silent", "not here", "terminated"),
+        "died at the end",
+    ],
 )
 def test_endings_are_told_apart(tmp_path: Path, body: str, outcome: str, message: str) -> None:
     ending, _ = supervise(script(tmp_path, body), tmp_path, SLOT, Line())
@@ -157,11 +165,82 @@ def test_runner_sees_no_address_of_database_or_broker(tmp_path: Path, monkeypatc
     assert "hush" not in (tmp_path / "run.log").read_text()
 
 
+def test_lines_that_are_no_events_are_skipped_and_counted(tmp_path: Path) -> None:
+    garbage = ["no JSON", "[1]", "{}", '{"event": "measurement", "name": "x"}', '{"event": "end", "outcome": "well"}']
+    body = f"for line in {garbage!r}: open(EVENTS, 'a').write(line + chr(10))\nopen(EVENTS, 'ab').write(b'\\xff\\n')\n"
+    body += "e(event='measurement', name='accuracy', value=0.5, unit='1')\n" + SUCCEEDED
+
+    ending, findings = supervise(script(tmp_path, body), tmp_path, SLOT, Line())
+
+    assert (ending.outcome, ending.message) == ("succeeded", "5 lines of events.jsonl could not be read")
+    assert findings.measurements == [{"name": "accuracy", "value": 0.5, "unit": "1"}]
+
+
+def test_events_removed_under_a_run_are_named(tmp_path: Path) -> None:
+    """Also where the runner goes on writing to the file that has no name any more."""
+    body = "e(event='stage', stage='train')\ntime.sleep(1)\nos.remove(EVENTS)\nsys.exit(0)\n"
+
+    ending, _ = supervise(script(tmp_path, body), tmp_path, SLOT, Line())
+
+    assert (ending.outcome, ending.message.partition(" vanished")[0]) == ("lost", "events.jsonl")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signal_to_all_of_a_service_hands_back_though_the_runner_got_it_first(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """As systemd stops a service: each process gets the signal, the runner's may come first."""
+    line = Line()
+    ended = f"signal.signal({int(number)}, signal.SIG_DFL)\nos.kill(os.getpid(), {int(number)})\n"
+    threading.Timer(1.0, line.handing_back.set).start()
+
+    ending, _ = supervise(script(tmp_path, ended), tmp_path, SLOT, line)
+
+    assert ending.outcome == "released"
+
+
+def test_runner_gets_what_it_needs_of_the_environment_and_what_is_named() -> None:
+    everything = {"PATH": "/bin", "HF_HOME": "/h", "LC_ALL": "C", "AWS_SECRET": "x", "MY_ONE": "1", "MYSQL": "2"}
+
+    assert set(runner_environment(everything)) == {"PATH", "HF_HOME", "LC_ALL"}
+    assert set(runner_environment(everything, ["my_*"])) == {"PATH", "HF_HOME", "LC_ALL", "MY_ONE"}
+
+
+def test_finished_run_is_read_back_from_its_folder(tmp_path: Path) -> None:
+    assert read_finished(tmp_path) is None
+    supervise(script(tmp_path, FOREVER.splitlines()[0] + "\n" + SUCCEEDED), tmp_path, SLOT, Line())
+
+    found = read_finished(tmp_path)
+
+    assert found is not None and found[0].outcome == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("asked", "visible"),
+    [
+        (None, ["GPU-aa1", "GPU-ab2", "MIG-c"]),
+        ("", []),
+        ("-1", []),
+        ("0,-1,1", ["GPU-aa1"]),
+        ("1,0", ["GPU-ab2", "GPU-aa1"]),
+        ("0,7,1", ["GPU-aa1"]),
+        ("x,0", []),
+        ("GPU-ab", ["GPU-ab2"]),
+        ("GPU-a", []),
+        ("MIG-c", ["MIG-c"]),
+        ("0,0", []),
+        ("0,GPU-aa", []),
+    ],
+)
+def test_gpus_are_those_that_cuda_shows(asked: str | None, visible: list[str]) -> None:
+    assert visible_devices(["GPU-aa1", "GPU-ab2", "MIG-c"], asked) == visible
+
+
 def test_slot_is_held_against_a_second_worker_and_by_an_orphan(tmp_path: Path) -> None:
     """Worker and guard are killed at once: the runner that is left still holds the device."""
-    (slot,) = open_slots("cpu:0", cores_per_slot=1)
+    (slot,) = open_slots("cpu:0", cores_per_slot=1, lock_dir=LOCKS)
     with pytest.raises(ResourceError, match="cpu:0 is in use by another adapeff worker"):
-        open_slots("cpu:0", cores_per_slot=1)
+        open_slots("cpu:0", cores_per_slot=1, lock_dir=LOCKS)
     numbers = [lock.fileno() for lock in slot.locks]
     keep = ",".join(map(str, numbers))
     command = [sys.executable, "-m", "adapeff.worker.guard", "--keep", keep, "--", *script(tmp_path, FOREVER)]
@@ -174,7 +253,7 @@ def test_slot_is_held_against_a_second_worker_and_by_an_orphan(tmp_path: Path) -
     for lock in slot.locks:
         lock.close()
     with pytest.raises(ResourceError):
-        open_slots("cpu:0", cores_per_slot=1)
+        open_slots("cpu:0", cores_per_slot=1, lock_dir=LOCKS)
     runner.kill()
 
     (again,) = eventually(_free_slot, "the slot being free")
@@ -184,7 +263,7 @@ def test_slot_is_held_against_a_second_worker_and_by_an_orphan(tmp_path: Path) -
 
 def _free_slot() -> list[Slot]:
     try:
-        return open_slots("cpu:0", cores_per_slot=1)
+        return open_slots("cpu:0", cores_per_slot=1, lock_dir=LOCKS)
     except ResourceError:
         return []
 
@@ -193,10 +272,10 @@ def test_cores_are_locked_however_slots_are_numbered() -> None:
     cores = len(os.sched_getaffinity(0))
     if cores < 2:
         pytest.skip("needs two cores")
-    wide = open_slots("cpu:0", cores_per_slot=2)
+    wide = open_slots("cpu:0", cores_per_slot=2, lock_dir=LOCKS)
 
     with pytest.raises(ResourceError, match="cpu:1 is in use"):
-        open_slots("cpu:1", cores_per_slot=1)
+        open_slots("cpu:1", cores_per_slot=1, lock_dir=LOCKS)
     for lock in wide[0].locks:
         lock.close()
 

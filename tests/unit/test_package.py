@@ -24,6 +24,7 @@ from tests.conftest import ROOT, adapeff_program
 COMMANDS = {
     "run": {
         "--set",
+        "--with-queue",
         "--models",
         "--tasks",
         "--methods",

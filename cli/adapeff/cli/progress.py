@@ -34,11 +34,12 @@ def wait_for(database: Database, job_ids: Sequence[int], *, workers: Workers = (
     """Return when every job has ended.
 
     Raises:
-        AdapeffError: if one of the given workers stops while jobs remain, with what it said.
+        AdapeffError: if one of the given workers fails, or all have ended, while jobs remain, with what it said.
     """
     view: _View = _Bars(len(job_ids)) if sys.stderr.isatty() else _Lines()
     try:
         while True:
+            ended = [(process, log) for process, log in workers if process.poll() is not None]
             with database.session(read_only=True) as session:
                 found = jobs.list_jobs(session, ids=job_ids)
                 running = [job.id for job in found if job.state == "running"]
@@ -48,8 +49,8 @@ def wait_for(database: Database, job_ids: Sequence[int], *, workers: Workers = (
             view.show(found, runs)
             if all(job.state in FINAL_STATES for job in found):
                 return
-            for process, log in workers:
-                if process.poll() is not None:
+            for process, log in ended:
+                if process.returncode or len(ended) == len(workers):
                     raise _stopped(process, log)
             time.sleep(POLL_SECONDS)
     finally:

@@ -1,6 +1,7 @@
 """When methods reach what the reference reaches, and why it takes them as long as it does.
 
-A target is a share of the reference's best validation score (mean over its seeds). A run reaches it at the first
+A target is a share of the reference's best validation score (mean over its seeds; where lower is better, that score
+over the share). A run reaches it at the first
 validation that is not below it; nothing is interpolated, so targets are only compared on a common evaluation grid,
 which the settings of one table give. Time to target = steps to target x FLOPs per step / achieved FLOP/s.
 """
@@ -51,49 +52,56 @@ class TargetCell:
         return self.mean.flops / self.mean.compute_s if self.mean else None
 
 
-def when_reached(curves: Curves, metric: str, score: float) -> Reached | None:
-    """What a run had spent at its first validation with that score or more; None if it never got there.
+def when_reached(curves: Curves, metric: str, score: float, *, higher_is_better: bool = True) -> Reached | None:
+    """What a run had spent at its first validation with that score or a better one; None if it never got there.
 
     Args:
         curves: those of one run, as lists of (step, value).
     """
     spent = {name: {point[0]: point[1] for point in curves.get(name, ())} for name in CURVES}
     for step, value in curves.get(f"validation_{metric}", ()):
-        if value >= score - _ROUNDING and step in spent["train_samples"] and step in spent["train_compute_s"]:
+        is_there = value >= score - _ROUNDING if higher_is_better else value <= score + _ROUNDING
+        if is_there and step in spent["train_samples"] and step in spent["train_compute_s"]:
             samples, seconds, flops = (float(spent[name].get(step, 0)) for name in CURVES)  # FLOPs may be uncounted
             return Reached(step, samples, seconds, flops)
     return None
 
 
-def best_score(curves: Curves, metric: str) -> float | None:
+def best_score(curves: Curves, metric: str, *, higher_is_better: bool = True) -> float | None:
     """The best validation score of a run."""
-    return max((value for _, value in curves.get(f"validation_{metric}", ())), default=None)
+    best = max if higher_is_better else min
+    return best((value for _, value in curves.get(f"validation_{metric}", ())), default=None)
 
 
 def to_targets(
-    runs: Mapping[str, Sequence[Curves]], *, reference: str, metric: str
+    runs: Mapping[str, Sequence[Curves]], *, reference: str, metric: str, higher_is_better: bool = True
 ) -> dict[str, tuple[TargetCell, ...]]:
     """Each method's way to each target; empty where the reference has no curves.
 
     Args:
         runs: method -> the curves of its seeds.
     """
-    bests = [best for curves in runs.get(reference, ()) if (best := best_score(curves, metric)) is not None]
+    better = {"higher_is_better": higher_is_better}
+    bests = [best for curves in runs.get(reference, ()) if (best := best_score(curves, metric, **better)) is not None]
     if not bests:
         return {}
     best = math.fsum(bests) / len(bests)
     return {
-        method: tuple(_cell(seeds, metric, target, target * best) for target in TARGETS)
+        method: tuple(
+            _cell(seeds, metric, target, target * best if higher_is_better else best / target, **better)
+            for target in TARGETS
+        )
         for method, seeds in runs.items()
     }
 
 
-def _cell(seeds: Sequence[Curves], metric: str, target: float, score: float) -> TargetCell:
-    found = [reached for curves in seeds if (reached := when_reached(curves, metric, score)) is not None]
+def _cell(seeds: Sequence[Curves], metric: str, target: float, score: float, *, higher_is_better: bool) -> TargetCell:
+    reached = (when_reached(curves, metric, score, higher_is_better=higher_is_better) for curves in seeds)
+    found = [spent for spent in reached if spent is not None]
     if not found:
         return TargetCell(target, score, len(seeds), 0, None)
     means: dict[str, Any] = {
-        name: math.fsum(getattr(reached, name) for reached in found) / len(found)
+        name: math.fsum(getattr(spent, name) for spent in found) / len(found)
         for name in ("steps", "samples", "compute_s", "flops")
     }
     return TargetCell(target, score, len(seeds), len(found), Reached(**means))

@@ -6,45 +6,87 @@ processes never deadlock on upgrading a read lock. Times come from the database'
 
 from __future__ import annotations
 
+import hashlib
 import importlib.resources
+import os
+import random
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.dialects import postgresql as postgresql_dialect
 from sqlalchemy.dialects import sqlite as sqlite_dialect
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from adapeff.service.errors import AdapeffError, ConfigError, ResourceError, SchemaError, UnreachableError
-from adapeff.service.settings import Settings, mask, network_file_system
+from adapeff.service.errors import ConfigError, ConflictError, ResourceError, SchemaError, UnreachableError
+from adapeff.service.settings import Settings, make_private, mask, network_file_system
+
+_T = TypeVar("_T")
+CONNECTIONS = 5
+_ATTEMPTS = 6
+_LIMITS = {
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+"""libpq's limits (seconds; the last in milliseconds) after which a server that is silent counts as gone; what the URL
+says goes first."""
+_STATEMENT_LIMITS = {"statement_timeout": "60s", "lock_timeout": "30s", "idle_in_transaction_session_timeout": "120s"}
 
 
 class Database:
-    """An engine and the sessions on it."""
+    """An engine and the sessions on it.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        connections: how many are kept open; as many threads may use the database at once, and ten more for a moment.
+    """
+
+    def __init__(self, url: str, *, connections: int = CONNECTIONS) -> None:
         self.url = url
-        self.engine = _engine(url)
+        self.engine = _engine(url, connections)
 
     @contextmanager
     def session(self, *, read_only: bool = False) -> Iterator[Session]:
         """A session in one transaction: committed when the block ends, rolled back when it raises.
 
         Raises:
-            UnreachableError: if a server does not answer.
+            UnreachableError: if a server does not answer, or cannot serve now.
+            ConflictError: if another transaction stood in the way.
             ResourceError: if SQLite's file cannot be opened or written.
         """
         engine = self.engine.execution_options(begin="DEFERRED") if read_only else self.engine
         try:
             with Session(engine, expire_on_commit=False) as session, session.begin():
                 yield session
+        except PoolTimeoutError as error:
+            raise UnreachableError(f"the database {mask(self.url)} is busy: no connection was free in time") from error
         except DBAPIError as error:
             raise _explain(error, self.url) from error
+
+    def retried(self, action: Callable[[Session], _T]) -> _T:
+        """What an action on a session gives; done again where another transaction stood in its way.
+
+        Raises:
+            ConflictError: if that happened every time.
+        """
+        for attempt in range(1, _ATTEMPTS):
+            try:
+                with self.session() as session:
+                    return action(session)
+            except ConflictError:
+                time.sleep(random.uniform(0, 0.1 * 2**attempt))
+        with self.session() as session:
+            return action(session)
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
@@ -64,15 +106,18 @@ class Database:
         self.engine.dispose()
 
 
-def open_database(settings: Settings) -> Database:
+def open_database(settings: Settings, *, connections: int = CONNECTIONS) -> Database:
     """The database the settings name, with a schema this version knows; the embedded one is migrated first.
+
+    Args:
+        connections: as `Database` takes it.
 
     Raises:
         SchemaError: if it has none of our tables, older or newer ones.
         ConfigError: if SQLite's file lies on a network file system.
         UnreachableError, ResourceError: if it cannot be opened.
     """
-    database = connect(settings)
+    database = connect(settings, connections=connections)
     try:
         have, want = current_revision(database), head_revision()
         if settings.is_embedded and (have is None or have < want):
@@ -101,10 +146,11 @@ def _check_revision(have: str | None, want: str, where: str) -> None:
         )
 
 
-def connect(settings: Settings, *, mounts: str | None = None) -> Database:
+def connect(settings: Settings, *, connections: int = CONNECTIONS, mounts: str | None = None) -> Database:
     """The database the settings name, whatever its schema.
 
     Args:
+        connections: as `Database` takes it.
         mounts: the text of /proc/self/mounts (read if None).
 
     Raises:
@@ -119,12 +165,14 @@ def connect(settings: Settings, *, mounts: str | None = None) -> Database:
                 "ADAPEFF_STATE_DIR to a local folder, or ADAPEFF_DATABASE_URL to a PostgreSQL"
             )
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_private(file.parent)
+            with suppress(PermissionError):  # one that may only be read is opened all the same
+                os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives its other files the same mode
         except OSError as error:
             raise ResourceError(
                 f"cannot make the folder {file.parent}: {error.strerror}; set ADAPEFF_STATE_DIR to a writable folder"
             ) from error
-    return Database(settings.database)
+    return Database(settings.database, connections=connections)
 
 
 def head_revision() -> str:
@@ -166,6 +214,8 @@ def _alembic(database: Database, verb: str, revision: str) -> None:
     config.set_main_option("script_location", "adapeff.migrations:")
     config.set_main_option("path_separator", "os")
     with database.connection() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")  # a migration takes as long as it takes
         config.attributes["connection"] = connection
         getattr(command, verb)(config, revision)
 
@@ -188,13 +238,19 @@ def insert_ignoring(session: Session, table: type[DeclarativeBase], unique: str)
     return dialect.insert(table).on_conflict_do_nothing(index_elements=[unique])
 
 
-def _engine(url: str) -> Engine:
-    if make_url(url).get_backend_name() != "sqlite":
-        try:
-            return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5})
-        except ModuleNotFoundError as error:
-            raise ConfigError("PostgreSQL needs psycopg; run pip install 'adapeff[postgres]'") from error
-    engine = create_engine(url, connect_args={"timeout": 30})
+def take_turn(session: Session, what: str) -> None:
+    """Wait until no other transaction does `what`, and do it alone until this one ends; on SQLite writing is alone."""
+    if session.get_bind().dialect.name == "postgresql":
+        key = int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "big", signed=True)
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+
+
+def _engine(url: str, connections: int) -> Engine:
+    where = make_url(url)
+    if where.get_backend_name() != "sqlite":
+        return _postgres_engine(url, connections)
+    pool = {} if where.database in (None, "", ":memory:") else {"pool_size": connections}
+    engine = create_engine(url, connect_args={"timeout": 30}, **pool)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, record: Any) -> None:
@@ -209,25 +265,62 @@ def _engine(url: str) -> Engine:
     return engine
 
 
+def _postgres_engine(url: str, connections: int) -> Engine:
+    asked = make_url(url).query
+    limits = {name: value for name, value in _LIMITS.items() if name not in asked}
+    try:
+        engine = create_engine(url, pool_size=connections, pool_pre_ping=True, connect_args=limits)
+    except ModuleNotFoundError as error:
+        raise ConfigError("PostgreSQL needs psycopg; run pip install 'adapeff[postgres]'") from error
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, record: Any) -> None:
+        for name, value in _STATEMENT_LIMITS.items():
+            if name not in str(asked.get("options", "")):
+                connection.execute(f"SET {name} = '{value}'")
+        connection.commit()
+
+    return engine
+
+
+_SERVER_SAYS = {
+    "25006": "is read-only now",
+    "40001": "had two transactions at odds",
+    "40P01": "had two transactions waiting for each other",
+    "53100": "has no disk space left",
+    "53200": "has no memory left",
+    "53300": "has no connection free",
+    "55P03": "kept a lock waiting for too long",
+    "57014": "took too long over a statement",
+}
+"""PostgreSQL's error codes (its manual, appendix A) that pass."""
+_CONFLICTS = ("40001", "40P01")
+_SQLITE_SAYS = {
+    "readonly": "it is read-only; make it writable or set ADAPEFF_STATE_DIR",
+    "disk is full": "the disk is full; free some space, nothing was lost",
+    "disk I/O": "the disk failed or is full",
+    "unable to open": "it cannot be opened; check the folder's permissions or set ADAPEFF_STATE_DIR",
+    "not a database": "it is no SQLite database; move it away or set ADAPEFF_STATE_DIR",
+    "malformed": "it is damaged; restore a backup or set ADAPEFF_STATE_DIR",
+    "locked": "another process has held it for 30 s; try again",
+}
+
+
 def _explain(error: DBAPIError, url: str) -> Exception:
-    """The error a user can act on; anything that is no outage is a bug and stays what it was."""
+    """The error a user can act on: every outage is one kind; what is none is a bug and stays what it was."""
     where = mask(url)
-    cause = str(error.orig).strip().splitlines()[0] if error.orig else str(error)
+    cause = mask(str(error.orig).strip().splitlines()[0] if error.orig else str(error))
     if make_url(url).get_backend_name() != "sqlite":
-        if error.connection_invalidated or isinstance(error, OperationalError):
-            return UnreachableError(f"the database {where} cannot be reached: {mask(cause)}; is the server running?")
+        code = getattr(error.orig, "sqlstate", None) or ""
+        if code in _SERVER_SAYS:
+            kind = ConflictError if code in _CONFLICTS else UnreachableError
+            return kind(f"the database {where} {_SERVER_SAYS[code]} ({cause})")
+        if error.connection_invalidated or isinstance(error, OperationalError | InternalError):
+            return UnreachableError(f"the database {where} cannot be reached: {cause}; is the server running?")
         return error
-    hints = {
-        "readonly": "it is read-only; make it writable or set ADAPEFF_STATE_DIR",
-        "disk is full": "the disk is full; free some space, nothing was lost",
-        "disk I/O": "the disk failed or is full",
-        "unable to open": "it cannot be opened; check the folder's permissions or set ADAPEFF_STATE_DIR",
-        "not a database": "it is no SQLite database; move it away or set ADAPEFF_STATE_DIR",
-        "malformed": "it is damaged; restore a backup or set ADAPEFF_STATE_DIR",
-        "locked": "another process has held it for 30 s; try again",
-    }
-    for sign, hint in hints.items():
+    for sign, hint in _SQLITE_SAYS.items():
         if sign in cause:
-            kind: type[AdapeffError] = ResourceError
-            return kind(f"the database {where}: {hint} ({cause})")
+            return ResourceError(f"the database {where}: {hint} ({cause})")
+    if isinstance(error, OperationalError):
+        return ResourceError(f"the database {where} cannot be used: {cause}")
     return error

@@ -9,8 +9,10 @@ AdapeffError                     1
 ├── JobError                     1   a job that does not exist or is not in the state asked for
 │   └── LeaseLostError           1   the run is no longer the one that counts
 ├── ResourceError                1   a device or a disk that is not there, full or read-only
+│   └── NotHereError             1   what a job needs (data, model, sources, packages) is not on this host
 ├── SchemaError                  1   the database has no tables of ours, or other ones than this version knows
 ├── UnreachableError             3   PostgreSQL or Redis cannot be reached
+│   └── ConflictError            3   two transactions stood in each other's way; the same again will do
 └── JobsFailedError              4   `run`, `--wait`: a job ended failed or cancelled
 """
 
@@ -74,6 +76,10 @@ class ResourceError(AdapeffError):
     """A device, a disk, or a lock that the work needs cannot be had."""
 
 
+class NotHereError(ResourceError):
+    """What a job needs is not on this host, or is another than was submitted; a host that has it can run the job."""
+
+
 class SchemaError(AdapeffError):
     """The database is not one this version can use as it stands."""
 
@@ -82,6 +88,10 @@ class UnreachableError(AdapeffError):
     """The database or the broker does not answer."""
 
     exit_code = ExitCode.UNREACHABLE
+
+
+class ConflictError(UnreachableError):
+    """Two transactions stood in each other's way; one of them was undone, and will do when it is tried again."""
 
 
 class JobsFailedError(AdapeffError):

@@ -30,7 +30,9 @@ class Cell:
     reason: str = ""
 
 
-def choose_columns(group: Sequence[Result], metric: str, source: str) -> tuple[Column, ...]:
+def choose_columns(
+    group: Sequence[Result], metric: str, source: str, *, higher_is_better: bool = True
+) -> tuple[Column, ...]:
     """The columns of a table of like runs.
 
     Args:
@@ -43,10 +45,10 @@ def choose_columns(group: Sequence[Result], metric: str, source: str) -> tuple[C
     peak = "allocated" if allocated is not None and allocated.value is not None else "process"
     several = bool(group[0].spec.measuring.latency_lengths)
     return (
-        Column("quality", f"{metric} {source}", "%", True),
+        Column("quality", f"{metric} {source}", "%", higher_is_better),
         *(
             (
-                Column("transfer", f"mean of {len(transfer)} other", "%", True),
+                Column("transfer", f"mean of {len(transfer)} other", "%", higher_is_better),
                 Column("gap", f"gap to {source}", "%", False),
             )
             if transfer

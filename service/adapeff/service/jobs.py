@@ -20,11 +20,11 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar, cast
 from uuid import uuid4
 
-from sqlalchemy import CursorResult, and_, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, and_, case, exists, func, insert, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from adapeff.service import catalog
-from adapeff.service.database import insert_ignoring, now
+from adapeff.service.database import insert_ignoring, now, take_turn
 from adapeff.service.errors import JobError, LeaseLostError
 from adapeff.service.models import FINAL_STATES, Job, JobSource, Run, SweepJob
 from adapeff.service.profiles import AnySpec, ProfileSpec, read_spec
@@ -58,6 +58,10 @@ class Ending:
     exit_code: int | None = None
     signal: int | None = None
     resolved: Mapping[str, Any] = field(default_factory=dict)
+    retry_after_seconds: float = 0
+    """How long a job that goes back to the queue is left alone."""
+    not_here: bool = False
+    """Whether what failed is the host, not the job: another one may run it."""
 
 
 def lane_of(spec: AnySpec) -> str:
@@ -70,10 +74,13 @@ def create_jobs(
 ) -> tuple[list[int], list[int]]:
     """Store a queued job for each spec that has none yet.
 
+    Submissions take turns: two of the same grid in different order would deadlock over each other's rows.
+
     Returns:
-        The ids of all the specs' jobs in their order, and the ids of those that are new.
+        The ids of all the specs' jobs in their order, and the ids of those that this call has stored.
     """
     hashes = [spec.job_hash for spec in specs]
+    take_turn(session, "adapeff submit")
     known = _ids_by_hash(session, hashes)
     created_at = now(session)
     rows: list[dict[str, Any]] = [
@@ -92,26 +99,30 @@ def create_jobs(
         for spec, job_hash in zip(specs, hashes, strict=True)
         if job_hash not in known
     ]
+    rows = list({row["job_hash"]: row for row in rows}.values())
+    stored: set[str] = set()
     for start in range(0, len(rows), _CHUNK):
-        session.execute(insert_ignoring(session, Job, "job_hash").values(rows[start : start + _CHUNK]))
+        chunk = insert_ignoring(session, Job, "job_hash").values(rows[start : start + _CHUNK])
+        stored.update(session.scalars(chunk.returning(Job.job_hash)))
     ids = _ids_by_hash(session, hashes)
     _update_limits(session, [spec for spec, h in zip(specs, hashes, strict=True) if h in known], priority, max_failures)
     for spec, job_hash in zip(specs, hashes, strict=True):
-        if spec.sources and job_hash not in known:
+        if spec.sources and job_hash in stored:
             _store_sources(session, ids[job_hash], spec.sources)
-    fresh = [ids[row["job_hash"]] for row in rows]
+    fresh = [ids[job_hash] for job_hash in dict.fromkeys(hashes) if job_hash in stored]
     return [ids[job_hash] for job_hash in hashes], fresh
 
 
 def _update_limits(session: Session, specs: Sequence[AnySpec], priority: int, max_failures: int) -> None:
     """Give jobs that have not ended well the limits they are now asked for with: these are in no identity."""
     wanted = {spec.job_hash: spec for spec in specs}
-    for start in range(0, len(wanted), _CHUNK):
-        chunk = list(wanted)[start : start + _CHUNK]
+    ordered = sorted(wanted)
+    for start in range(0, len(ordered), _CHUNK):
+        chunk = ordered[start : start + _CHUNK]
         found = session.execute(
-            select(Job.id, Job.job_hash, Job.spec, Job.priority, Job.max_failures).where(
-                Job.job_hash.in_(chunk), Job.state.in_(("queued", "failed", "cancelled"))
-            )
+            select(Job.id, Job.job_hash, Job.spec, Job.priority, Job.max_failures)
+            .where(Job.job_hash.in_(chunk), Job.state.in_(("queued", "failed", "cancelled")))
+            .order_by(Job.job_hash)
         ).all()
         for row in found:
             limit = wanted[row.job_hash].time_limit_minutes
@@ -242,20 +253,22 @@ def _is_claimable(moment: datetime) -> Any:
 
 
 def claim_job(
-    session: Session, job_id: int, *, owner: str, slot: str, folder: str, lease_seconds: float
+    session: Session, job_id: int, *, owner: str, slot: str, folder: str, lease_seconds: float, lanes: Sequence[str]
 ) -> Claim | None:
     """Take a queued job, or None if it is not there to be taken; a second message for it finds that.
 
+    A message may lie in a lane that is not its job's, so the job's own must be among the `lanes` that its slot serves.
     The run's folder is named apart from every other's: two databases may share one artifacts folder, and a run that
     found another's events would take them for its own.
     """
     moment = now(session)
     taken = session.execute(
         update(Job)
-        .where(Job.id == job_id, _is_claimable(moment))
+        .where(Job.id == job_id, Job.lane.in_(lanes), _is_claimable(moment))
         .values(
             state="running",
             cause="",
+            not_before=None,
             token=Job.token + 1,
             lease_owner=owner,
             lease_until=moment + timedelta(seconds=lease_seconds),
@@ -297,8 +310,13 @@ def heartbeat(
     return session.scalar(select(Job.cancel_requested_at).where(Job.id == claim.job_id)) is not None
 
 
-def finish_run(session: Session, claim: Claim, ending: Ending, *, environment_id: int | None = None) -> str:
+def finish_run(
+    session: Session, claim: Claim, ending: Ending, *conditions: ColumnElement[bool], environment_id: int | None = None
+) -> str:
     """End a run and move its job: to a final state, or back to the queue for another attempt.
+
+    Args:
+        conditions: what must hold of the job's row besides, at the moment it is changed.
 
     Returns:
         The job's new state.
@@ -320,9 +338,10 @@ def finish_run(session: Session, claim: Claim, ending: Ending, *, environment_id
         "lease_owner": None,
         "lease_until": None,
         "sent_at": None,
+        "not_before": moment + timedelta(seconds=ending.retry_after_seconds) if ending.retry_after_seconds else None,
         "finished_at": moment if state in FINAL_STATES else None,
     }
-    _set_as_holder(session, claim, values)
+    _set_as_holder(session, claim, values, *conditions)
     session.execute(
         update(Run)
         .where(Run.id == claim.run_id)
@@ -350,10 +369,10 @@ def _after(outcome: Outcome, message: str, failures: int, max_failures: int) -> 
     return "failed", f"{outcome}{times}: {message}"
 
 
-def _set_as_holder(session: Session, claim: Claim, values: Mapping[str, Any]) -> None:
+def _set_as_holder(session: Session, claim: Claim, values: Mapping[str, Any], *conditions: ColumnElement[bool]) -> None:
     done = session.execute(
         update(Job)
-        .where(Job.id == claim.job_id, Job.state == "running", Job.token == claim.token)
+        .where(Job.id == claim.job_id, Job.state == "running", Job.token == claim.token, *conditions)
         .values(**values)
         .execution_options(synchronize_session=False)
     )
@@ -374,7 +393,12 @@ def request_cancel(session: Session, job_id: int) -> str:
     at_once = session.execute(
         update(Job)
         .where(Job.id == job_id, Job.state == "queued")
-        .values(state="cancelled", cause="cancelled before it ran", finished_at=moment, sent_at=None)
+        .values(
+            state="cancelled",
+            cause=case((Job.token == 0, "cancelled before it ran"), else_="cancelled while it waited to run again"),
+            finished_at=moment,
+            sent_at=None,
+        )
         .execution_options(synchronize_session=False)
     )
     if cast("CursorResult[Any]", at_once).rowcount:
@@ -409,7 +433,15 @@ def retry_job(session: Session, job_id: int) -> None:
     done = session.execute(
         update(Job)
         .where(Job.id == job_id, Job.state.in_(("failed", "cancelled")))
-        .values(state="queued", cause="", failures=0, sent_at=None, finished_at=None, cancel_requested_at=None)
+        .values(
+            state="queued",
+            cause="",
+            failures=0,
+            sent_at=None,
+            not_before=None,
+            finished_at=None,
+            cancel_requested_at=None,
+        )
         .execution_options(synchronize_session=False)
     )
     if cast("CursorResult[Any]", done).rowcount == 0:
@@ -434,11 +466,57 @@ def take_back_expired(session: Session) -> list[tuple[int, str]]:
     for row in expired:
         claim = Claim(row.id, row.run_id, row.token, row.spec, row.folder)
         try:
-            state = finish_run(session, claim, Ending("lost", f"no heartbeat from worker {row.lease_owner}"))
+            ending = Ending("lost", f"no heartbeat from worker {row.lease_owner}")
+            state = finish_run(session, claim, ending, Job.lease_until < moment)
         except LeaseLostError:
-            continue  # it ended, or another reconciler was first
+            continue  # it ended or was renewed meanwhile, or another reconciler was first
         taken.append((row.id, state))
     return taken
+
+
+def touch(session: Session) -> None:
+    """Write, changing nothing: waits as long as writes to the jobs are blocked, and from then on holds their lock."""
+    session.execute(update(Job).where(Job.id < 0).values(cause="").execution_options(synchronize_session=False))
+
+
+def _needed(sweep_id: int) -> Any:
+    """The ids of a sweep's jobs, and of those whose artifacts they need."""
+    needed = select(SweepJob.job_id).where(SweepJob.sweep_id == sweep_id).cte(recursive=True)
+    return select(needed.union(select(JobSource.source_id).join(needed, JobSource.job_id == needed.c.job_id)).c.job_id)
+
+
+def list_claimable(session: Session, sweep_id: int, lanes: Sequence[str], *, limit: int = 100) -> list[int]:
+    """The jobs of a sweep, and those they build on, that could be claimed now, in the order they should be served."""
+    wanted = (
+        select(Job.id)
+        .where(Job.id.in_(_needed(sweep_id)), Job.lane.in_(lanes), _is_claimable(now(session)))
+        .order_by(Job.priority, Job.id)
+        .limit(limit)
+    )
+    return list(session.scalars(wanted))
+
+
+def count_unfinished(session: Session, sweep_id: int, lanes: Sequence[str], *, but: Sequence[int]) -> int:
+    """How many jobs of a sweep, and those they build on, have not ended, some left out."""
+    wanted = select(func.count()).where(
+        Job.id.in_(_needed(sweep_id)), Job.lane.in_(lanes), Job.state.in_(("queued", "running")), Job.id.not_in(but)
+    )
+    return session.scalar(wanted) or 0
+
+
+def list_left_runs(session: Session, *, host: str, but: str) -> list[Claim]:
+    """Runs of other workers of a host that count as running; their workers may be gone.
+
+    Args:
+        host: what the names of its workers begin with.
+        but: the worker whose runs are left out.
+    """
+    wanted = (
+        select(Job.id, Run.id.label("run_id"), Job.token, Job.spec, Run.folder)
+        .join(Run, and_(Run.job_id == Job.id, Run.token == Job.token))
+        .where(Job.state == "running", Run.worker.startswith(f"{host}-", autoescape=True), Run.worker != but)
+    )
+    return [Claim(row.id, row.run_id, row.token, row.spec, row.folder) for row in session.execute(wanted)]
 
 
 def list_unsent(session: Session, *, limit: int = 10_000) -> list[Job]:

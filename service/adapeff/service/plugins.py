@@ -67,6 +67,23 @@ class Method(Frozen, ABC):
         """A term that training adds to the loss, if the method has one."""
         return None
 
+    def on_step(self, adapted: nn.Module, steps: int) -> Callable[[int], None] | None:
+        """What training calls after each optimiser step, before gradients are cleared, with the step's number from 1.
+
+        Asked for once, before the first step; whatever depends on the budget is set up here.
+
+        Args:
+            steps: how many there will be.
+
+        Raises:
+            ModelError: if the method cannot be trained in so many.
+        """
+        return None
+
+    def settles_at(self, steps: int) -> int:
+        """The first of `steps` steps whose state may be kept as the best; before it the method changes its form."""
+        return 1
+
     def step_kinds(self, adapted: nn.Module) -> Iterator[None]:
         """The kinds of step that training draws from, each as likely as the others; `adapted` is set to each in turn.
 
@@ -228,6 +245,10 @@ class Metric:
     """The score from the sums of the counts."""
     families: tuple[FamilyName, ...]
     """Whose answers it takes."""
+
+    def is_better(self, score: float, than: float) -> bool:
+        """Whether one score beats another."""
+        return score > than if self.higher_is_better else score < than
 
     def compute(self, gold: Sequence[Any], predicted: Sequence[Any]) -> float:
         """The score of all examples.

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 TASK_NAME = "adapeff.run_job"
 LANES = ("adapeff-any", "adapeff-cpu", "adapeff-cuda")
 _CONSUMED_SECONDS = 60
+_QUICK_SECONDS = 0.5
 _BROKER_DOWN = (BrokerError, ConnectionError, TimeoutError)
 
 
@@ -163,14 +164,25 @@ def _messages_waiting(app: Celery, lane: str) -> int:
         return int(declared.message_count)
 
 
+def _tell(error: Exception) -> None:
+    if isinstance(error, AdapeffError):
+        logger.warning("reconciler: %s", error)
+    else:
+        logger.error("reconciler: unexpected error, going on", exc_info=error)
+
+
 class Reconciler(threading.Thread):
     """Sends what is queued and unsent, sends again what was lost, and takes back leases that ran out.
 
-    A database that was away longer than a lease makes healthy runs look lost, and so does a machine that slept; so
-    after any error, after a gap between sweeps, and after its own start, it takes nothing back for one lease.
+    A database that was away or blocked for longer than a lease makes healthy runs look lost, and so does a machine that
+    slept; so after any error of the database, after a slow write, after a gap between sweeps, and after its own start,
+    it takes nothing back for one lease.
+
+    Args:
+        app: None: nothing is sent.
     """
 
-    def __init__(self, database: Database, app: Celery, settings: Settings, stop: threading.Event) -> None:
+    def __init__(self, database: Database, app: Celery | None, settings: Settings, stop: threading.Event) -> None:
         super().__init__(name="reconciler", daemon=True)
         self._database = database
         self._app = app
@@ -186,14 +198,15 @@ class Reconciler(threading.Thread):
             try:
                 if self._slept():
                     self._calm_sweeps = 0
-                self.sweep(take_back=self._calm_sweeps >= needed)
-                self._calm_sweeps += 1
-            except AdapeffError as error:
+                is_calm = self.take_back(allowed=self._calm_sweeps >= needed)
+                self._calm_sweeps = self._calm_sweeps + 1 if is_calm else 0
+            except Exception as error:  # noqa: BLE001 - must outlive whatever comes; `_tell` keeps the traceback
                 self._calm_sweeps = 0
-                logger.warning("reconciler: %s", error)
-            except Exception:
-                self._calm_sweeps = 0
-                logger.exception("reconciler: unexpected error, going on")
+                _tell(error)
+            try:
+                self.send()
+            except Exception as error:  # noqa: BLE001 - as above; a broker that is away says nothing of the database
+                _tell(error)
             self._stop_asked.wait(self._settings.reconcile_seconds)
 
     def _slept(self) -> bool:
@@ -204,20 +217,37 @@ class Reconciler(threading.Thread):
         planned = self._settings.reconcile_seconds
         return last is not None and (moment - last).total_seconds() > planned + self._settings.lease_seconds / 2
 
-    def sweep(self, *, take_back: bool) -> None:
-        """One round.
+    def take_back(self, *, allowed: bool) -> bool:
+        """Take back leases that ran out, if that is allowed and writes go through at once.
+
+        Where writes are blocked while reads work, healthy runs cannot renew their leases.
+
+        Returns:
+            Whether a write took less than half a heartbeat.
+
+        Raises:
+            UnreachableError, ResourceError: if the database is away.
+        """
+        with self._database.session() as session:
+            began = time.monotonic()
+            jobs.touch(session)
+            is_calm = time.monotonic() - began < max(_QUICK_SECONDS, self._settings.heartbeat_seconds / 2)
+            taken = jobs.take_back_expired(session) if allowed and is_calm else []
+        for job_id, state in taken:
+            logger.warning("job %s: its run was lost; now %s", job_id, state)
+        return is_calm
+
+    def send(self) -> None:
+        """Send what is unsent, and again what was lost.
 
         Raises:
             UnreachableError: if database or broker is away.
         """
-        if take_back:
-            with self._database.session() as session:
-                taken = jobs.take_back_expired(session)
-            for job_id, state in taken:
-                logger.warning("job %s: its run was lost; now %s", job_id, state)
+        if self._app is None:
+            return
         send_unsent(self._database, self._app)
         for lane in LANES:
-            self._send_lost_again(lane)
+            self._send_lost_again(self._app, lane)
         self.forget_consumed(older_than_seconds=_CONSUMED_SECONDS)
 
     def forget_consumed(self, *, older_than_seconds: float) -> None:
@@ -230,18 +260,18 @@ class Reconciler(threading.Thread):
                 if time.time() - file.stat().st_ctime >= older_than_seconds:
                     file.unlink()
 
-    def _send_lost_again(self, lane: str) -> None:
+    def _send_lost_again(self, app: Celery, lane: str) -> None:
         """Where a lane is empty and a job sent some time ago still waits, its message is lost (or with a consumer)."""
         with self._database.session(read_only=True) as session:
             waiting = jobs.list_waiting(session, lane, older_than_seconds=self._settings.reconcile_seconds)
         if not waiting:
             return
         try:
-            if _messages_waiting(self._app, lane):
+            if _messages_waiting(app, lane):
                 return
         except _BROKER_DOWN as error:
             raise UnreachableError(f"the broker cannot be reached: {_one_line(error)}") from error
-        sent = send(self._app, waiting)
+        sent = send(app, waiting)
         with self._database.session() as session:
             jobs.mark_sent(session, sent)
         logger.info("sent %s messages of lane %s again", len(sent), lane)

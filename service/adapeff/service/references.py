@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -22,12 +23,21 @@ _MODEL_FILES = (
     "config.json",
     "*.safetensors",
     "pytorch_model*.bin",
+    "*.index.json",
     "tokenizer*",
     "vocab*",
     "merges.txt",
     "special_tokens_map.json",
     "added_tokens.json",
-    "*.model",
+    *("entity_vocab.json", "target_vocab.json", "word_*.json", "byte_maps.json", "emoji.json", "normalizer.json"),
+    *("dict.txt", "*.codes", "*.model", "*.spm", "*.tokenizer"),
+)
+"""What transformers reads of a model folder; a test holds it against the files that its tokenizers name."""
+_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+"""What it takes the weights from, whole or as an index of several files; the first that is there."""
+ADAPTER_FILE = "adapter_config.json"
+LEFTOVER_ADAPTER = (
+    "the adapter would be loaded with the model; move it to a folder of its own, or merge it into the weights"
 )
 
 
@@ -218,6 +228,24 @@ def _folder_fingerprint(folder: Path, needs_weights: bool) -> str:
     names = {path.name for path in files}
     if "config.json" not in names:
         raise ModelError(f"'{folder}' holds no config.json, so it is not a model folder in transformers' form")
-    if needs_weights and not any(name.endswith((".safetensors", ".bin")) for name in names):
-        raise ModelError(f"'{folder}' holds no weights (*.safetensors or pytorch_model*.bin)")
+    if (folder / ADAPTER_FILE).exists():
+        raise ModelError(f"'{folder}' holds {ADAPTER_FILE} beside the model: {LEFTOVER_ADAPTER}")
+    for index in (path for path in files if path.name.endswith(".index.json")):
+        _check_index(index)
+    if needs_weights and not any(name in names or f"{name}.index.json" in names for name in _WEIGHT_FILES):
+        raise ModelError(
+            f"'{folder}' holds no weights (model.safetensors or pytorch_model.bin, or their parts with an index)"
+        )
     return files_fingerprint(folder, files)
+
+
+def _check_index(index: Path) -> None:
+    """Refuse an index of weight files that names others than those beside it."""
+    try:
+        parts = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        named = sorted({str(part) for part in parts})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index} is no index of weight files: expected a JSON object with a weight_map") from error
+    for part in named:
+        if Path(part).name != part or not (index.parent / part).is_file():
+            raise ModelError(f"{index} names the weight file '{part}', expected a file beside it")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
@@ -31,13 +31,19 @@ class Findings:
     artifacts: list[dict[str, Any]] = field(default_factory=list)
 
     def take(self, event: Mapping[str, Any]) -> None:
-        """Add one event; those that are no finding are ignored."""
+        """Add one event; those that are no finding are ignored.
+
+        Raises:
+            KeyError, TypeError, ValueError: if it lacks something, or holds something else.
+        """
         kind = event.get("event")
         if kind == "environment":
             self.environment = dict(event["values"])
         elif kind == "resolved":
             self.resolved = {key: value for key, value in event.items() if key != "event"}
         elif kind == "measurement":
+            if not isinstance(event["value"], int | float | None) or not event["name"] + event["unit"]:
+                raise ValueError(f"measurement {event['name']!r} is {event['value']!r}")
             self.measurements.append({key: value for key, value in event.items() if key != "event"})
         elif kind == "curve":
             self.curves[event["name"]] = event["points"]
@@ -54,6 +60,8 @@ def finish(session: Session, claim: jobs.Claim, ending: jobs.Ending, findings: F
     Raises:
         LeaseLostError: if the run is no longer the one that counts; nothing is stored then.
     """
+    findings = storable(findings)
+    ending = storable(ending)
     environment_id = _store_environment(session, findings.environment) if findings.environment else None
     state = jobs.finish_run(session, claim, ending, environment_id=environment_id)
     rows = [
@@ -77,6 +85,26 @@ def finish(session: Session, claim: jobs.Claim, ending: jobs.Ending, findings: F
         values = {"name": artifact["name"], "uri": uri, "sha256": artifact["sha256"], "bytes": artifact["bytes"]}
         session.execute(insert(Artifact).values(run_id=claim.run_id, **values))
     return state
+
+
+_Stored = TypeVar("_Stored")
+
+
+def storable(value: _Stored) -> _Stored:
+    """The same with every text as databases take it: NUL and half a surrogate pair are written out.
+
+    They come from data and messages; PostgreSQL takes neither, and would refuse all that a run has found for them.
+    """
+    made: Any = value
+    if isinstance(value, str):
+        made = value.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+    elif isinstance(value, Mapping):
+        made = {storable(key): storable(item) for key, item in value.items()}
+    elif isinstance(value, list | tuple):
+        made = [storable(item) for item in value]
+    elif is_dataclass(value) and not isinstance(value, type):
+        made = replace(value, **{part.name: storable(getattr(value, part.name)) for part in fields(value)})
+    return cast("_Stored", made)
 
 
 def _store_environment(session: Session, values: Mapping[str, Any]) -> int:
@@ -115,16 +143,16 @@ def list_artifacts(session: Session, run_id: int) -> list[Artifact]:
     return list(session.scalars(select(Artifact).where(Artifact.run_id == run_id).order_by(Artifact.name)))
 
 
-def source_folders(session: Session, job_id: int) -> dict[str, str]:
-    """Where the weights of a job's source jobs lie: job hash -> the folder of the run that counts."""
+def source_folders(session: Session, job_id: int) -> dict[str, tuple[str, str]]:
+    """The weights of a job's source jobs: job hash -> the folder of the run that counts, and the weights' SHA-256."""
     wanted = (
-        select(Job.job_hash, Artifact.uri)
+        select(Job.job_hash, Artifact.uri, Artifact.sha256)
         .join(JobSource, JobSource.source_id == Job.id)
         .join(Run, Run.job_id == Job.id)
         .join(Artifact, Artifact.run_id == Run.id)
         .where(JobSource.job_id == job_id, Run.outcome == "succeeded", Artifact.name == "weights")
     )
-    return {row.job_hash: str(PurePath(row.uri).parent) for row in session.execute(wanted)}
+    return {row.job_hash: (str(PurePath(row.uri).parent), row.sha256) for row in session.execute(wanted)}
 
 
 def list_curves_of(session: Session, run_ids: Sequence[int], names: Iterable[str]) -> dict[int, dict[str, list[Any]]]:

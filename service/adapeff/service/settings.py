@@ -26,7 +26,7 @@ from adapeff.service.errors import ConfigError, suggest
 PREFIX = "ADAPEFF_"
 PROJECT_FILE = "adapeff.toml"
 _PLAIN_NAMES = {"database_url": "DATABASE_URL", "broker_url": "REDIS_URL"}
-_PATHS = ("state_dir", "data_root", "artifacts_url", "cache_dir")
+_PATHS = ("state_dir", "data_root", "artifacts_url", "cache_dir", "lock_dir")
 _NETWORK_FILE_SYSTEMS = {
     "nfs",
     "nfs4",
@@ -63,6 +63,12 @@ class Settings(BaseSettings):
         default=12, description="Redis redelivers an unacknowledged message after this"
     )
     cores_per_slot: PositiveInt = Field(default=1, description="cores a CPU slot is pinned to")
+    lock_dir: Path | None = Field(
+        default=None, description="locks of this host's devices, the same for all workers; none: the system's folder"
+    )
+    runner_environment: str = Field(
+        default="", description="further environment variables that runs get, comma separated; MY_* takes all of MY_"
+    )
     price_per_device_hour: PositiveFloat | None = Field(
         default=None, description="what an hour of the device costs, in any currency; adds prices to reports"
     )
@@ -94,7 +100,7 @@ class Settings(BaseSettings):
             raise ValueError("expected a folder (a path or file:///path); share it between hosts")
         return value
 
-    @field_validator("state_dir", "data_root", "cache_dir")
+    @field_validator("state_dir", "data_root", "cache_dir", "lock_dir")
     @classmethod
     def _home_is_expanded(cls, value: Path | None) -> Path | None:
         return value.expanduser() if value is not None else None
@@ -280,6 +286,17 @@ def mask(text: str) -> str:
     """Any URL in the text with its password replaced by ***, in the address and in the query."""
     text = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", text)
     return re.sub(r"((?:ssl)?password=)[^&\s]*", r"\1***", text, flags=re.IGNORECASE)
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder with its parents, for this user's eyes alone whatever the umask; one that exists stays as it is.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def network_file_system(path: Path, mounts: str | None = None) -> str | None:

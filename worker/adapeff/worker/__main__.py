@@ -1,6 +1,8 @@
 """`python -m adapeff.worker VERB`: what the command line needs of the worker, in processes of its own.
 
 daemon [--devices D]         serve the queue until a signal says stop
+sweep ID [--devices D]       run the jobs of one sweep, then end
+devices                      say which GPUs a worker would use, one JSON object each
 count --model M METHOD ...   say what each method would train on a model, one JSON object a line
 validate TASK [--model M]    look a task's data over, one JSON object per split and language
 bench [--threads N]          measure the ceilings of the device: matrix products and copying, one JSON object each
@@ -25,9 +27,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m adapeff.worker")
     verbs = parser.add_subparsers(dest="verb", required=True)
     daemon = verbs.add_parser("daemon", help="serve the queue until a signal says stop")
-    daemon.add_argument("--devices", default="auto")
-    daemon.add_argument("--quiet", action="store_true", help="warnings only")
-    daemon.add_argument("--stop-with-stdin", action="store_true", help="hand back and stop when stdin ends")
+    sweep = verbs.add_parser("sweep", help="run the jobs of one sweep, then end")
+    sweep.add_argument("sweep_id", type=int)
+    for verb in (daemon, sweep):
+        verb.add_argument("--devices", default="auto")
+        verb.add_argument("--quiet", action="store_true", help="warnings only")
+        verb.add_argument("--stop-with-stdin", action="store_true", help="hand back and stop when stdin ends")
+    verbs.add_parser("devices", help="say which GPUs a worker would use, in JSON lines")
     count = verbs.add_parser("count", help="say what each method would train on a model, in JSON lines")
     count.add_argument("--model", required=True)
     count.add_argument("methods", nargs="+")
@@ -50,6 +56,8 @@ def main() -> int:
     logging.getLogger("celery").setLevel(logging.WARNING)
     logging.getLogger("kombu").setLevel(logging.WARNING)
     try:
+        if arguments.verb == "devices":
+            return _devices()
         _check_packages()
         if arguments.verb == "count":
             return _count(arguments.model, arguments.methods)
@@ -59,7 +67,8 @@ def main() -> int:
             return _bench(arguments.threads)
         if arguments.verb == "verify":
             return _verify(arguments.data_sets)
-        return _daemon(arguments.devices, stop_with_stdin=arguments.stop_with_stdin)
+        sweep_id = arguments.sweep_id if arguments.verb == "sweep" else None
+        return _daemon(arguments.devices, sweep_id, stop_with_stdin=arguments.stop_with_stdin)
     except AdapeffError as error:
         print(f"adapeff: {error}", file=sys.stderr)
         return error.exit_code
@@ -133,18 +142,27 @@ def _verify(names: list[str]) -> int:
     return ExitCode.OK
 
 
-def _daemon(devices: str, *, stop_with_stdin: bool) -> int:
-    from adapeff.worker.consumer import Worker
+def _devices() -> int:
+    from adapeff.worker.slots import usable_gpus
+
+    for uuid, name in usable_gpus():
+        print(json.dumps({"uuid": uuid, "name": name}), flush=True)
+    return ExitCode.OK
+
+
+def _daemon(devices: str, sweep_id: int | None, *, stop_with_stdin: bool) -> int:
+    from adapeff.worker.consumer import Consumer
+    from adapeff.worker.daemon import Worker
     from adapeff.worker.slots import open_slots
 
     settings = load_settings().values
-    slots = open_slots(devices, cores_per_slot=settings.cores_per_slot)
-    database = open_database(settings)
+    slots = open_slots(devices, cores_per_slot=settings.cores_per_slot, lock_dir=settings.lock_dir)
+    database = open_database(settings, connections=len(slots) + 3)
     logging.getLogger("adapeff").info("slots: %s", ", ".join(slot.name for slot in slots))
-    worker = Worker(settings, database, slots)
+    worker = Worker(settings, database, slots) if sweep_id is not None else Consumer(settings, database, slots)
     if stop_with_stdin:
         worker.stop_with(sys.stdin.buffer)
-    worker.serve()
+    worker.serve() if isinstance(worker, Consumer) else worker.work_off(sweep_id or 0)
     database.close()
     return ExitCode.OK
 

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from adapeff.service.errors import ModelError
-from adapeff.worker.adapters.stored import load_adapter
+from adapeff.worker.adapters.stored import Biases, load_adapter, plain_path
 from adapeff.worker.families.heads import head_from_state
 from adapeff.worker.models import TaskModel
 from adapeff.worker.weights import read_weights
@@ -32,6 +33,10 @@ class Host:
     def __init__(self, encoder: nn.Module) -> None:
         self._encoder: Any = encoder
         self._heads: dict[str, nn.Module] = {}
+        self._biases: dict[str, Biases] = {}
+        """The model's own biases, by the task whose adapter was trained with them."""
+        self._own: Biases = {}
+        """Those that are not the model's now, as it had them."""
 
     @property
     def names(self) -> list[str]:
@@ -50,8 +55,10 @@ class Host:
         if name in self._heads:
             raise ModelError(f"there is an adapter '{name}' already; remove it first, or give another name")
         head = _head(folder)
-        self._encoder = load_adapter(self._encoder, folder, name).eval()
-        self._heads[name] = head
+        self._take_back_biases()
+        biases: Biases = {}
+        self._encoder = load_adapter(self._encoder, folder, name, biases=biases).eval()
+        self._heads[name], self._biases[name] = head, biases
 
     def use(self, name: str) -> TaskModel:
         """The model of a task; its adapter is the active one until another is used.
@@ -61,13 +68,19 @@ class Host:
         """
         self._require(name)
         self._encoder.set_adapter(name, inference_mode=True)
+        self._give_biases(name)
         return TaskModel(self._encoder, self._heads[name]).eval()
 
     @contextmanager
     def switched_off(self) -> Iterator[nn.Module]:
         """The bare encoder, as if there were no adapters."""
-        with self._encoder.disable_adapter():
-            yield self._encoder
+        given = {path: tensor.clone() for path, tensor in self._present(self._own).items()}
+        self._take_back_biases()
+        try:
+            with self._encoder.disable_adapter():
+                yield self._encoder
+        finally:
+            self._put(given)
 
     def remove(self, name: str) -> None:
         """Forget a task; the last one leaves the encoder as it was.
@@ -76,11 +89,35 @@ class Host:
             ModelError: if there is no such task.
         """
         self._require(name)
-        del self._heads[name]
+        self._take_back_biases()
+        del self._heads[name], self._biases[name]
         if self._heads:
             self._encoder.delete_adapter(name)
         else:
+            _give_back_originals(self._encoder)
             self._encoder = self._encoder.unload()
+
+    def _give_biases(self, name: str) -> None:
+        """Have the model's own biases be those of a task."""
+        self._take_back_biases()
+        self._put(self._biases[name])
+
+    def _take_back_biases(self) -> None:
+        own, self._own = self._own, {}
+        self._put(own)
+        self._own = {}
+
+    def _put(self, biases: Biases) -> None:
+        there = self._present(biases)
+        self._own = {path: parameter.detach().clone() for path, parameter in there.items()}
+        with torch.no_grad():
+            for path, parameter in there.items():
+                parameter.copy_(biases[path])
+
+    def _present(self, biases: Biases) -> Biases:
+        if not biases:
+            return {}
+        return {path: p for key, p in self._encoder.named_parameters() if (path := plain_path(key)) in biases}
 
     def merge(self, name: str, inputs: Mapping[str, torch.Tensor], *, tolerance: float = 1e-3) -> TaskModel:
         """A model of its own with a task's adapter merged into its weights: nothing of the adapter is left to compute.
@@ -108,6 +145,14 @@ class Host:
     def _require(self, name: str) -> None:
         if name not in self._heads:
             raise ModelError(f"there is no adapter '{name}'; there are: {', '.join(self._heads) or 'none'}")
+
+
+def _give_back_originals(adapted: nn.Module) -> None:
+    """Put the model's own modules in the place of those that an adapter had trained whole (`modules_to_save`)."""
+    for path, module in list(adapted.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            parent, _, name = path.rpartition(".")
+            setattr(adapted.get_submodule(parent), name, module.original_module)
 
 
 def _head(folder: str | Path) -> nn.Module:

@@ -101,6 +101,10 @@ def _has_weights(folder: Path) -> bool:
     return any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
 
 
+PROFILED_STEPS = 10_000
+"""The budget that a profile's steps are the first of; it takes fewer."""
+
+
 @dataclass
 class Contender:
     """A method on a model of its own; frozen weights are shared between contenders, trained ones are not.
@@ -136,6 +140,7 @@ class Contender:
             self.device,
             self.precision,
             self.method.penalty(self.model.encoder),
+            self.method.on_step(self.model.encoder, PROFILED_STEPS),
         )
 
     def forwards(self, inputs: dict[str, torch.Tensor]) -> Take[float]:

@@ -8,7 +8,8 @@
     {"event": "environment", "values": {"torch": "2.13.0", ...}}
     {"event": "end", "outcome": "succeeded", "message": ""}
 
-A measurement's value may be null; `reason` then says why it could not be had.
+A measurement's value may be null; `reason` then says why it could not be had. An end that failed for want of something
+on this host (data, a package, room on a disk) says `"not_here": true`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, TextIO
 
 from adapeff.service.fingerprints import file_fingerprint
 
+EVENTS = "events.jsonl"
 WAITING = "wait"
 """The stage in which a run waits for its device."""
 
@@ -30,7 +32,7 @@ class EventLog:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._file: TextIO = (folder / "events.jsonl").open("a", encoding="utf-8", buffering=1)
+        self._file: TextIO = (folder / EVENTS).open("a", encoding="utf-8", buffering=1)
 
     def emit(self, event: str, **values: Any) -> None:
         """Write one event."""

@@ -1,43 +1,98 @@
-"""Locks of this host: a file each, held as long as the process that took it, or one it left it to, lives."""
+"""Locks of this host: a file each, held as long as the process that took it, or one it left it to, lives.
+
+Their folder is the same for all users and whatever TMPDIR says, since the devices are too. Others may write to it, so
+nothing in it is trusted: a link is never followed, and a lock counts only while its file is the one at its path.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
+import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
 from adapeff.service.errors import ResourceError
 
+_SHARED_BY_ALL = stat.S_ISVTX | stat.S_IWOTH
 
-def open_lock(name: str) -> IO[str]:
-    """The file of a lock, not locked yet.
+
+def host_folder() -> Path:
+    """The folder of locks that every worker of a host uses unless told otherwise."""
+    system = Path("/run/lock")
+    try:
+        shared = system.stat().st_mode & _SHARED_BY_ALL == _SHARED_BY_ALL
+    except OSError:
+        shared = False
+    return (system if shared else Path("/tmp")) / "adapeff"
+
+
+def take_lock(name: str, folder: Path | None = None) -> IO[str] | None:
+    """Take a lock for this process alone; None if another one holds it.
 
     Raises:
-        ResourceError: if it cannot be written.
+        ResourceError: if its file cannot be made, or is not one that may be trusted.
     """
-    folder = Path(tempfile.gettempdir()) / f"adapeff-slots-{os.getuid()}"
     try:
-        folder.mkdir(exist_ok=True)
-        return (folder / f"{name}.lock").open("w")
-    except OSError as error:
-        raise ResourceError(f"cannot write the lock of a device under {folder}: {error.strerror}") from error
-
-
-def try_lock(file: IO[str], *, shared: bool = False) -> bool:
-    """Lock a file if no other process holds it (`shared`: holds it for itself)."""
-    try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        return _lock(name, folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        return None
+
+
+def _lock(name: str, folder: Path | None, kind: int) -> IO[str]:
+    where = folder or host_folder()
+    while True:
+        try:
+            file = _open(where, f"{name}.lock")
+        except OSError as error:
+            raise ResourceError(f"cannot use the lock of a device under {where}: {error.strerror}") from error
+        try:
+            fcntl.flock(file, kind)
+        except BlockingIOError:
+            file.close()
+            raise
+        if _is_at(where / f"{name}.lock", file):
+            return file
+        file.close()  # somebody removed it meanwhile: a lock on it would keep nobody out
+
+
+def _open(folder: Path, name: str) -> IO[str]:
+    try:
+        folder.mkdir(mode=0o700)
+        folder.chmod(0o1777)
+    except FileExistsError:
+        pass
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or (
+        status.st_uid not in (0, os.getuid()) and status.st_mode & _SHARED_BY_ALL != _SHARED_BY_ALL
+    ):
+        raise OSError(0, "it is no folder, or another user's own; remove it")
+    path = folder / name
+    try:
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        os.fchmod(number, 0o644)  # any user may lock what any user may read
+    except FileExistsError:
+        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    status = os.fstat(number)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        os.close(number)
+        raise OSError(0, f"{name} is no plain file; remove it")
+    return os.fdopen(number)
+
+
+def _is_at(path: Path, file: IO[str]) -> bool:
+    status = os.fstat(file.fileno())
+    try:
+        there = path.lstat()
+    except OSError:
         return False
-    return True
+    return (status.st_dev, status.st_ino) == (there.st_dev, there.st_ino)
 
 
 @contextmanager
-def occupy(device: str, *, alone: bool, waiting: Callable[[], None]) -> Iterator[None]:
+def occupy(device: str, *, alone: bool, waiting: Callable[[], None], folder: Path | None = None) -> Iterator[None]:
     """Use a device beside others who do, or alone; waits for whoever stands in the way.
 
     Who wants it alone waits for those who use it, and those who come later wait for him.
@@ -45,12 +100,15 @@ def occupy(device: str, *, alone: bool, waiting: Callable[[], None]) -> Iterator
     Args:
         device: its name on this host.
         waiting: is called once if there is somebody to wait for.
+        folder: of the locks; None: the host's.
     """
-    with open_lock(f"{device}-door") as door, open_lock(f"{device}-use") as use:
-        free = try_lock(door) and try_lock(use, shared=not alone)
-        if not free:
+    use_as = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+    with ExitStack() as held:
+        try:
+            with _lock(f"{device}-door", folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                held.enter_context(_lock(f"{device}-use", folder, use_as | fcntl.LOCK_NB))
+        except BlockingIOError:
             waiting()
-            fcntl.flock(door, fcntl.LOCK_EX)
-            fcntl.flock(use, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        fcntl.flock(door, fcntl.LOCK_UN)
+            with _lock(f"{device}-door", folder, fcntl.LOCK_EX):
+                held.enter_context(_lock(f"{device}-use", folder, use_as))
         yield

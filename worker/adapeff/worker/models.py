@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,12 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import find_adapter_config_file
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from adapeff.service.errors import AdapeffError, ModelError
+from adapeff.service.errors import AdapeffError, ModelError, NotHereError
 from adapeff.service.plugins import Method
-from adapeff.service.references import ModelReference, model_folder, resolve_model
+from adapeff.service.references import ADAPTER_FILE, LEFTOVER_ADAPTER, ModelReference, model_folder, resolve_model
 from adapeff.worker.families.base import Family
 
 
@@ -38,13 +40,17 @@ def load_model(reference: ModelReference, tokenizer_options: Mapping[str, Any] |
         tokenizer_options: what the task's family asks of the tokenizer.
 
     Raises:
-        ModelError: if it is absent, another one than was submitted, no encoder, or needs its own code.
+        NotHereError: if a local one is not on this host, or another than was submitted.
+        ModelError: if it cannot be loaded whole, is no encoder, or needs its own code.
     """
-    folder = model_folder(reference.name) if reference.source == "folder" else None
+    folder = None
     if reference.source == "folder":
-        found = resolve_model(reference.name)
+        try:
+            folder, found = model_folder(reference.name), resolve_model(reference.name)
+        except AdapeffError as error:
+            raise NotHereError(str(error)) from error
         if folder is None or found.fingerprint != reference.fingerprint:
-            raise ModelError(
+            raise NotHereError(
                 f"model '{reference.name}' here has the fingerprint {str(found.fingerprint)[:12]}, but the job was "
                 f"submitted with {str(reference.fingerprint)[:12]}; give every host the same files"
             )
@@ -54,10 +60,15 @@ def load_model(reference: ModelReference, tokenizer_options: Mapping[str, Any] |
     try:
         config = AutoConfig.from_pretrained(place, **options)
         check_encoder(config, str(reference))
+        _refuse_adapter(place, options["revision"], str(reference))
         tokenizer = AutoTokenizer.from_pretrained(place, **options, **(tokenizer_options or {}))
-        encoder: Any = AutoModel.from_pretrained(place, config=config, dtype=torch.float32, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        encoder, loading = AutoModel.from_pretrained(
+            place, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"model '{reference}' cannot be loaded: {_one_line(error)}") from error
+    check_weights(loading, str(reference))
+    check_tokenizer(tokenizer, config, str(reference))
     return LoadedModel(
         encoder=drop_pooler(encoder),
         tokenizer=tokenizer,
@@ -65,6 +76,78 @@ def load_model(reference: ModelReference, tokenizer_options: Mapping[str, Any] |
         max_positions=_max_positions(config, tokenizer),
         revision=reference.fingerprint or _commit(place, reference),
     )
+
+
+_IN_A_LAYER = re.compile(r"(^|\.)(layers?|blocks?|h|groups)\.\d+\.")
+_POOLER = re.compile(r"(^|\.)pooler\.")
+
+
+def check_weights(loading: Mapping[str, Iterable[Any]], name: str) -> None:
+    """Refuse a model whose file does not hold exactly the encoder: transformers would draw what is missing at random.
+
+    A pooler may be missing, since it is never used, and heads may be left over; layers and adapters may not.
+
+    Args:
+        loading: what `from_pretrained` tells of the loading.
+
+    Raises:
+        ModelError: naming the first tensors.
+    """
+    missing = sorted(key for key in loading["missing_keys"] if not _POOLER.search(key))
+    left_over = sorted(loading["unexpected_keys"])
+    unused = [key for key in left_over if _IN_A_LAYER.search(key)]
+    shapes = sorted(f"{key} is {list(there)}, not {list(wanted)}" for key, there, wanted in loading["mismatched_keys"])
+    if shapes:
+        raise ModelError(
+            f"the weights of model '{name}' have other shapes than its config.json asks for: {_few(shapes)}"
+        )
+    if missing:
+        others = f"; the file holds others, such as {left_over[0]}" if left_over else ""
+        raise ModelError(
+            f"the weights of model '{name}' lack {len(missing)} tensors: {_few(missing)}{others}; save the model again "
+            "with save_pretrained of its own class"
+        )
+    if unused:
+        raise ModelError(
+            f"the weights of model '{name}' hold {len(unused)} tensors that its config.json has no place for: "
+            f"{_few(unused)}; correct the configuration (number of layers, adapters), or save the model again"
+        )
+
+
+_PROBE = ["the", "a", "e", "i", "0", "1", "я", "е", "ا", "的", "一", "の", "क", ""]
+"""Words and letters of several scripts: a tokenizer with a vocabulary knows at least one of them."""
+
+
+def check_tokenizer(tokenizer: Any, config: Any, name: str) -> None:
+    """Refuse a tokenizer that does not go with the model.
+
+    Raises:
+        ModelError: if it has no vocabulary (transformers makes an empty one where its files are missing), or gives ids
+            that the model has no embedding for.
+    """
+    known = {token for text in _PROBE for token in tokenizer(text, add_special_tokens=False)["input_ids"]}
+    if known <= set(tokenizer.all_special_ids):
+        raise ModelError(f"the tokenizer of model '{name}' knows no words: its vocabulary files are missing or empty")
+    highest, rows = max(tokenizer.get_vocab().values()), int(config.vocab_size)
+    if highest >= rows:
+        raise ModelError(
+            f"the tokenizer of model '{name}' gives ids up to {highest}, but the model has {rows} embeddings "
+            "(vocab_size); resize the embeddings, or take the tokenizer that the model was trained with"
+        )
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _refuse_adapter(place: str, revision: str, name: str) -> None:
+    """Refuse a model with an adapter beside it, which transformers would load into it unasked.
+
+    Raises:
+        ModelError: naming the file.
+    """
+    if find_adapter_config_file(place, revision=revision) is not None:
+        raise ModelError(f"model '{name}' has {ADAPTER_FILE} beside its weights: {LEFTOVER_ADAPTER}")
 
 
 def import_architecture(reference: ModelReference) -> None:

@@ -8,6 +8,7 @@ says why).
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -16,13 +17,15 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from pydantic import ValidationError
 
 from adapeff.service import catalog
-from adapeff.service.errors import AdapeffError, SpecError
+from adapeff.service.errors import AdapeffError, NotHereError, ResourceError, SpecError, UnknownNameError
+from adapeff.service.fingerprints import file_fingerprint
 from adapeff.service.profiles import AnySpec, ProfileSpec, read_spec
 from adapeff.service.specs import JobSpec
 from adapeff.worker.clocks import PhaseClock
@@ -57,6 +60,7 @@ from adapeff.worker.stages.record import (
     store_weights,
 )
 from adapeff.worker.token_cache import TokenCache
+from adapeff.worker.weights import WEIGHTS
 
 logger = logging.getLogger("adapeff.runner")
 
@@ -169,6 +173,16 @@ def ending(error: BaseException) -> tuple[str, str]:
     return "error", f"{type(error).__name__}: {line}"
 
 
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE}
+
+
+def is_of_the_host(error: BaseException) -> bool:
+    """Whether it is this host that cannot run the job: something is not here, or its disk fails."""
+    if isinstance(error, ResourceError | UnknownNameError | ModuleNotFoundError):
+        return True
+    return isinstance(error, OSError) and error.errno in _OF_THE_DISK
+
+
 def main() -> int:
     """Parse the command line, run the job, and write how it ended as the last event."""
     parser = argparse.ArgumentParser(prog="python -m adapeff.worker.runner", description="Run one job, alone.")
@@ -180,10 +194,11 @@ def main() -> int:
         "--source",
         action="append",
         default=[],
-        metavar="JOB_HASH=FOLDER",
-        help="where the weights of a source job lie; repeatable",
+        metavar="JOB_HASH[@SHA256]=FOLDER",
+        help="where the weights of a source job lie, and what they must hash to; repeatable",
     )
     parser.add_argument("--cache", type=Path, help="folder of tokenised data, shared by runners; may be emptied")
+    parser.add_argument("--locks", type=Path, help="folder of the host's locks, if not the usual one")
     arguments = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr, level=logging.INFO)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -192,11 +207,14 @@ def main() -> int:
     clock, log = PhaseClock(), EventLog(arguments.out)
     try:
         spec = _read_spec(arguments.job)
-        sources = {name: Path(folder) for name, _, folder in (text.partition("=") for text in arguments.source)}
+        sources = dict(_read_source(text) for text in arguments.source)
+        if arguments.device is not None and spec.device not in ("any", arguments.device):
+            raise SpecError(f"the job asks for device: {spec.device}, but --device is {arguments.device}")
         with ExitStack() as held:
             with clock.phase("wait"):
                 device, alone = device_identity(arguments.device or spec.device), isinstance(spec, ProfileSpec)
-                held.enter_context(occupy(device, alone=alone, waiting=lambda: _tell_waiting(log)))
+                waiting: dict[str, Any] = {"waiting": lambda: _tell_waiting(log), "folder": arguments.locks}
+                held.enter_context(occupy(device, alone=alone, **waiting))
             if isinstance(spec, ProfileSpec):
                 run_profile(spec, arguments.job, arguments.out, device_name=arguments.device, clock=clock)
             else:
@@ -215,10 +233,27 @@ def main() -> int:
     except Exception as error:
         outcome, message = ending(error)
         logger.log(logging.ERROR, "%s", message, exc_info=None if isinstance(error, AdapeffError) else error)
-        log.emit("end", outcome=outcome, message=message)
+        log.emit("end", outcome=outcome, message=message, not_here=is_of_the_host(error))
         return 1
     log.emit("end", outcome="succeeded", message="")
     return 0
+
+
+def _read_source(text: str) -> tuple[str, Path]:
+    """A source job and the folder of its weights, which are what they were when they were stored.
+
+    Raises:
+        SpecError: if they are not.
+    """
+    name, _, folder = text.partition("=")
+    job_hash, _, digest = name.partition("@")
+    weights = Path(folder) / WEIGHTS
+    if digest and weights.is_file() and file_fingerprint(weights) != digest:
+        raise SpecError(
+            f"the weights of source job {job_hash[:12]} in {weights} are not those that its run stored; put them "
+            "back, or run that job again (adapeff submit --force)"
+        )
+    return job_hash, Path(folder)
 
 
 def _tell_waiting(log: EventLog) -> None:
@@ -232,7 +267,9 @@ def _read_spec(path: Path) -> AnySpec:
     except OSError as error:
         raise SpecError(f"cannot read job file {path}: {error.strerror}") from error
     except ValidationError as error:
-        raise SpecError(f"{path} is no job specification: {catalog.first_problem(error)}") from error
+        raise NotHereError(
+            f"{path} is no job specification that this adapeff can read: {catalog.first_problem(error)}"
+        ) from error
     except (ValueError, AttributeError) as error:
         raise SpecError(f"{path} is no job specification: it is no JSON object ({error})") from error
 

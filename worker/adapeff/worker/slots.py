@@ -6,14 +6,20 @@ orphan of the first one has ended.
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
 from typing import IO, Any, Literal
 
 from adapeff.service.errors import ConfigError, ResourceError
-from adapeff.worker.locks import open_lock, try_lock
+from adapeff.worker.locks import take_lock
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,11 +44,14 @@ class Slot:
         return {"CUDA_VISIBLE_DEVICES": self.device_id if self.kind == "cuda" else ""}
 
 
-def open_slots(devices: str, *, cores_per_slot: int) -> list[Slot]:
+def open_slots(devices: str, *, cores_per_slot: int, lock_dir: Path | None = None) -> list[Slot]:
     """Take the slots asked for, as `cuda:0,cuda:1`, `cpu:0,cpu:1`, `cuda`, `cpu` or `auto`.
 
     `auto` is every GPU of the host, or every CPU slot where there is none; of `auto`, `cuda` and `cpu`, slots that
     another worker holds are left out.
+
+    Args:
+        lock_dir: the folder of the host's locks, if not the usual one.
 
     Raises:
         ConfigError: if the list is malformed or mixes kinds.
@@ -57,7 +66,7 @@ def open_slots(devices: str, *, cores_per_slot: int) -> list[Slot]:
         if kind == "cpu":
             cores = tuple(sorted(os.sched_getaffinity(0))[index * cores_per_slot : (index + 1) * cores_per_slot])
         # What is locked is the thing itself, however this worker numbers it: a GPU's UUID, each core's number.
-        locks = _lock_all([f"cuda-{gpus[index]}"] if kind == "cuda" else [f"core-{core}" for core in cores])
+        locks = _lock_all([f"cuda-{gpus[index]}"] if kind == "cuda" else [f"core-{core}" for core in cores], lock_dir)
         if locks is None:
             held.append(f"{kind}:{index}")
         else:
@@ -82,7 +91,9 @@ def _parse(devices: str, *, gpus: int, cpu_slots: int) -> tuple[Literal["cpu", "
         kinds.add(kind)
         there = gpus if kind == "cuda" else cpu_slots
         if kind == "cuda" and not gpus:
-            raise ResourceError(f"'{part}': this host has no GPU that NVML sees; use --devices cpu or another host")
+            raise ResourceError(
+                f"'{part}': this host has no GPU that a worker could use; use --devices cpu or another host"
+            )
         wanted = [int(number)] if colon else list(range(there))
         if wanted[-1] >= there:
             raise ResourceError(f"'{part}': this host has {there} {kind} slots, {kind}:0 to {kind}:{there - 1}")
@@ -99,24 +110,66 @@ def _cpu_slots(cores_per_slot: int) -> int:
     return cores // cores_per_slot
 
 
+def usable_gpus() -> list[tuple[str, str]]:
+    """(UUID, name) of each GPU that a worker of this host would use; an instance has its GPU's name."""
+    found = []
+    for uuid in _gpus():
+        import pynvml
+
+        name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByUUID(uuid))
+        found.append((uuid, name.decode() if isinstance(name, bytes) else str(name)))
+    return found
+
+
 def _gpus() -> list[str]:
-    """The UUIDs of the GPUs this worker may use: all that NVML sees, or those CUDA_VISIBLE_DEVICES names.
+    """The UUIDs of the GPUs that this worker may use and its runners can: those CUDA shows them.
 
     Torch is not asked: importing it takes seconds, and the worker itself needs none of it.
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         import pynvml
 
         pynvml.nvmlInit()
     except Exception:  # noqa: BLE001 - NVML raises its own types, and is absent on most machines
         return []
+    if not torch_has_cuda():
+        logger.warning("this host has a GPU, but its torch is built without CUDA; install one that is, to use it")
+        return []
     handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
     found = [uuid for handle in handles for uuid in device_uuids(pynvml, handle)]
-    if visible is None:
-        return found
-    named = [part.strip() for part in visible.split(",") if part.strip()]
-    return [found[int(part)] if part.isdigit() and int(part) < len(found) else part for part in named]
+    return visible_devices(found, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def visible_devices(found: Sequence[str], asked: str | None) -> list[str]:
+    """The devices that CUDA shows a process, by its own rules for CUDA_VISIBLE_DEVICES.
+
+    Names are numbers, or beginnings of UUIDs that fit one device. The first that is none ends the list; where a device
+    stands twice there are none at all. Source: CUDA C++ Programming Guide, "CUDA Environment Variables".
+
+    Args:
+        found: UUIDs of all devices, in the order of their numbers.
+        asked: the variable; None: not set.
+    """
+    if asked is None:
+        return list(found)
+    visible: list[str] = []
+    for part in (name.strip() for name in asked.split(",")):
+        if part.isdecimal():
+            named = list(found[int(part) : int(part) + 1])
+        else:
+            named = [uuid for uuid in found if part.startswith(("GPU-", "MIG-")) and uuid.startswith(part)]
+        if len(named) != 1:
+            break
+        visible += named
+    return visible if len(set(visible)) == len(visible) else []
+
+
+def torch_has_cuda() -> bool:
+    """Whether the torch installed here was built for CUDA, as its version.py says."""
+    spec = find_spec("torch")
+    places = (spec.submodule_search_locations if spec else None) or ()
+    texts = (Path(place, "version.py") for place in places)
+    return any(re.search(r"^cuda\b[^=]*=\s*['\"]", text.read_text(), re.MULTILINE) for text in texts if text.is_file())
 
 
 def device_uuids(nvml: Any, gpu: Any) -> list[str]:
@@ -139,13 +192,14 @@ def device_uuids(nvml: Any, gpu: Any) -> list[str]:
     return found
 
 
-def _lock_all(names: Sequence[str]) -> tuple[IO[str], ...] | None:
+def _lock_all(names: Sequence[str], lock_dir: Path | None) -> tuple[IO[str], ...] | None:
     """Locks on all the names, or on none of them."""
     taken: list[IO[str]] = []
     for name in names:
-        taken.append(open_lock(name))
-        if not try_lock(taken[-1]):
-            for lock in taken:
-                lock.close()
+        lock = take_lock(name, lock_dir)
+        if lock is None:
+            for other in taken:
+                other.close()
             return None
+        taken.append(lock)
     return tuple(taken)

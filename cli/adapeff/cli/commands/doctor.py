@@ -126,14 +126,15 @@ def _artifacts(settings: Any) -> str:
 
 
 def _devices() -> tuple[str, str]:
+    """What a worker would use here, as the worker's side says."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        names = [
-            pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())
-        ]
-    except Exception:  # noqa: BLE001 - NVML raises its own types, and is absent on most machines
-        return "ok", f"no GPU that NVML sees; {cores} CPU cores"
-    return "ok", f"{len(names)} GPU ({', '.join(map(str, names))}); {cores} CPU cores"
+    command = [sys.executable, "-m", "adapeff.worker", "devices"]
+    done = subprocess.run(command, capture_output=True, text=True, env=context.child_environment())
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    if done.returncode:
+        return "warn", f"devices are unknown: {said[-1] if said else 'the worker said nothing'}"
+    names = [json.loads(line)["name"] for line in done.stdout.splitlines()]
+    if not names:
+        warning = f" ({said[-1].partition('WARNING ')[2]})" if said and "WARNING " in said[-1] else ""
+        return "warn" if warning else "ok", f"no GPU that a worker could use{warning}; {cores} CPU cores"
+    return "ok", f"{len(names)} GPU ({', '.join(names)}); {cores} CPU cores"

@@ -73,7 +73,7 @@ def profile(
         if queue:
             send(database, settings)
             return
-        work_off(database, settings, stored.job_ids, devices, cores=request.spec.cpu_threads)
+        work_off(database, settings, stored, devices, cores=request.spec.cpu_threads)
         with database.session(read_only=True) as session:
             tables = build_profiles(session, sweep_id=stored.sweep_id)
         if as_json:

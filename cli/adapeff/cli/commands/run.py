@@ -20,6 +20,7 @@ from adapeff.cli.options import DataRoot, Force, Json, Methods, Models, Override
 if TYPE_CHECKING:
     from adapeff.service.database import Database
     from adapeff.service.settings import Settings
+    from adapeff.service.sweeps import Submission
 
 STOP_SECONDS = 20
 
@@ -33,6 +34,9 @@ def run(
     seeds: Seeds = None,
     data_root: DataRoot = None,
     devices: Annotated[str | None, typer.Option(help="As for `worker`; default: what the jobs ask for.")] = None,
+    with_queue: Annotated[
+        bool, typer.Option("--with-queue", help="Work off everything else that waits in the queue, too.")
+    ] = False,
     plot: Annotated[Path | None, typer.Option(help="Save the picture quality against training time here.")] = None,
     force: Force = False,
     as_json: Json = False,
@@ -51,6 +55,7 @@ def run(
     """
     from adapeff.cli.commands.report import print_report, save_plot
     from adapeff.cli.progress import raise_for_failures
+    from adapeff.service.errors import AdapeffError, UnreachableError
     from adapeff.service.report import build_report
 
     context.set_flags(data_root=data_root)
@@ -59,7 +64,13 @@ def run(
     with context.database() as database:
         stored = store(database, spec, jobs, settings, force=force)
         context.note(describe(spec, stored))
-        work_off(database, settings, stored.job_ids, devices)
+        trouble: AdapeffError | None = None
+        try:
+            work_off(database, settings, stored, devices, with_queue=with_queue)
+        except UnreachableError:
+            raise
+        except AdapeffError as error:  # what has finished is shown all the same
+            trouble = error
         with database.session(read_only=True) as session:
             price = settings.price_per_device_hour
             report = build_report(session, sweep_id=stored.sweep_id, price_per_device_hour=price)
@@ -67,29 +78,39 @@ def run(
         if plot is not None:
             save_plot(report, plot)
         raise_for_failures(database, stored.job_ids)
+        if trouble is not None:
+            raise trouble
 
 
 def work_off(
-    database: Database, settings: Settings, job_ids: list[int], devices: str | None, *, cores: int = 1
+    database: Database,
+    settings: Settings,
+    stored: Submission,
+    devices: str | None,
+    *,
+    cores: int = 1,
+    with_queue: bool = False,
 ) -> None:
-    """Run the jobs among these that have not ended on this machine, and wait for them.
+    """Run the jobs of a submission that have not ended on this machine, and wait for them.
 
     Args:
         devices: as `worker` takes them; None: what the jobs ask for.
         cores: CPU cores a slot needs at least.
+        with_queue: serve the queue meanwhile, in which other jobs may wait.
     """
     from adapeff.cli.progress import wait_for
 
-    pending = _pending_devices(database, job_ids)
+    pending = _pending_devices(database, stored.job_ids)
     if not pending:
         return
     if cores > settings.cores_per_slot:
         context.set_flags(cores_per_slot=cores)
-    _say_what_waits(database, job_ids)
-    send(database, settings)
-    with _workers([_serving(devices, pending)] if devices else _devices_for(pending)) as workers:
+    if with_queue:
+        send(database, settings)
+    verb = ["daemon"] if with_queue else ["sweep", str(stored.sweep_id)]
+    with _workers([_serving(devices, pending)] if devices else _devices_for(pending), verb) as workers:
         try:
-            wait_for(database, job_ids, workers=workers)
+            wait_for(database, stored.job_ids, workers=workers)
         except context.Interrupted:
             context.note("stopping: what runs goes back to the queue; the same command goes on with it")
             raise
@@ -101,15 +122,6 @@ def _pending_devices(database: Database, job_ids: list[int]) -> set[str]:
     with database.session(read_only=True) as session:
         found = jobs.list_jobs(session, ids=job_ids, states=("queued", "running"))
         return {job.lane.removeprefix("adapeff-") for job in found}
-
-
-def _say_what_waits(database: Database, job_ids: list[int]) -> None:
-    from adapeff.service import jobs
-
-    with database.session(read_only=True) as session:
-        others = {job.id for job in jobs.list_jobs(session, states=("queued",))} - set(job_ids)
-    if others:
-        context.note(f"{len(others)} earlier job(s) wait in the queue and are worked off too (adapeff status)")
 
 
 def _serving(devices: str, pending: set[str]) -> str:
@@ -132,7 +144,7 @@ def _devices_for(asked: Iterable[str]) -> list[str]:
 
 
 @contextmanager
-def _workers(devices: list[str]) -> Iterator[list[tuple[subprocess.Popen[bytes], IO[bytes]]]]:
+def _workers(devices: list[str], verb: list[str]) -> Iterator[list[tuple[subprocess.Popen[bytes], IO[bytes]]]]:
     """Workers of our own, stopped afterwards: what they still run is handed back to the queue."""
     with ExitStack() as stack:
         started: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
@@ -142,7 +154,7 @@ def _workers(devices: list[str]) -> Iterator[list[tuple[subprocess.Popen[bytes],
                 sys.executable,
                 "-m",
                 "adapeff.worker",
-                "daemon",
+                *verb,
                 "--devices",
                 kind,
                 "--quiet",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from adapeff.service.errors import ModelError
 from adapeff.worker.methods.hosted import HostedMethod
@@ -15,8 +15,32 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def target_pattern(encoder: nn.Module, targets: Sequence[str], leave_out: Sequence[int], *, method: str) -> str:
+ALL_LINEAR = "all-linear"
+
+
+def left_out(encoder: nn.Module, leave_out: Sequence[int], layers_to_transform: Sequence[int] | None) -> Sequence[int]:
+    """The layers that are not adapted, whichever way they are given.
+
+    Raises:
+        ModelError: if the model does not have such layers.
+    """
+    if layers_to_transform is None:
+        return leave_out
+    from adapeff.worker.adapters.layouts import find_layout
+
+    layers = find_layout(encoder).layers
+    if absent := [index for index in layers_to_transform if index not in layers]:
+        raise ModelError(
+            f"layers_to_transform names layer {absent[0]}, but the model has the layers 0 to {len(layers) - 1}"
+        )
+    return [index for index in layers if index not in layers_to_transform]
+
+
+def target_pattern(encoder: nn.Module, targets: Sequence[str] | str, leave_out: Sequence[int], *, method: str) -> str:
     """A regular expression for linear layers, given by role (query, ffn_dense ...) or by the end of their names.
+
+    Args:
+        targets: or `all-linear`: every linear layer of the model's layers.
 
     Raises:
         ModelError: if a name is neither a role nor a module of the model.
@@ -25,6 +49,8 @@ def target_pattern(encoder: nn.Module, targets: Sequence[str], leave_out: Sequen
 
     from adapeff.worker.adapters.layouts import LINEAR_ROLES, find_layout
 
+    if targets == ALL_LINEAR:
+        return _every_linear(encoder, leave_out)
     roles = [name for name in targets if name in LINEAR_ROLES]
     names = [name for name in targets if name not in LINEAR_ROLES]
     paths = [path for path, _ in encoder.named_modules()]
@@ -45,6 +71,31 @@ def target_pattern(encoder: nn.Module, targets: Sequence[str], leave_out: Sequen
     return "|".join(f"(?:{pattern})" for pattern in patterns)
 
 
+def _every_linear(encoder: nn.Module, leave_out: Sequence[int]) -> str:
+    import re
+
+    from torch import nn as layers
+
+    from adapeff.worker.adapters.layouts import find_layout
+
+    layout = find_layout(encoder)
+    inside = tuple(f"{layout.prefix}.{index}." for index in layout.kept_layers(leave_out))
+    found = [name for name in own_modules(encoder, layers.Linear) if name.startswith(inside)]
+    return "|".join(re.escape(name) for name in found)
+
+
+def own_modules(encoder: nn.Module, kind: type[nn.Module]) -> list[str]:
+    """The paths of an encoder's own modules of a kind, whatever adapters lie around or beside them."""
+    from torch import nn as layers
+
+    modules = dict(encoder.named_modules())
+    return [
+        path.removesuffix(".base_layer")
+        for path, module in modules.items()
+        if isinstance(module, kind) and not isinstance(modules.get(path.rpartition(".")[0]), layers.ModuleDict)
+    ]
+
+
 class Lora(HostedMethod):
     """Low-rank updates of the attention's query and value (Hu et al. 2021, "LoRA", arXiv:2106.09685, section 4)."""
 
@@ -57,28 +108,48 @@ class Lora(HostedMethod):
     alpha: PositiveFloat = 16
     """The update is scaled by alpha / rank; 16 is the study's, arXiv:2305.07491 (the paper's table 9: 8)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: tuple[str, ...] | None = Field(default=None, min_length=1)
-    """Linear layers to adapt, by role (query, key, value, intermediate, ffn_dense) or name; None: query and value."""
+    target_modules: tuple[str, ...] | Literal["all-linear"] | None = None
+    """Linear layers to adapt, by role (query, key, value, intermediate, ffn_dense) or name, or `all-linear` for all of
+    the model's layers; None: query and value."""
     leave_out: tuple[NonNegativeInt, ...] = ()
     """Layers, counted from 0, that are not adapted."""
+    layers_to_transform: tuple[NonNegativeInt, ...] | None = None
+    """The layers that are adapted, where they are fewer than those that are not; in place of `leave_out`."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Train the model's own biases too: all, or those of the adapted layers."""
     dora: bool = False
     """Weight-decomposed updates (Liu et al. 2024, DoRA, arXiv:2402.09353)."""
     rslora: bool = False
     """Scale by alpha / sqrt(rank) (Kalajdzievski 2023, rsLoRA, arXiv:2312.03732)."""
 
+    @field_validator("target_modules", "layers_to_transform", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        is_one = isinstance(value, str | int) and not isinstance(value, bool) and value != ALL_LINEAR
+        return (value,) if is_one else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.target_modules == () or self.layers_to_transform == ():
+            raise ValueError("target_modules or layers_to_transform is empty; name at least one, or leave it out")
+        if self.leave_out and self.layers_to_transform is not None:
+            raise ValueError("leave_out and layers_to_transform say the same thing; give one of them")
+        return self
+
     def peft_config(self, encoder: nn.Module) -> Any:
         """PEFT's `LoraConfig` with the targets of this architecture."""
         from peft import LoraConfig
 
+        skipped = left_out(encoder, self.leave_out, self.layers_to_transform)
         targets = ("query", "value") if self.target_modules is None else self.target_modules
         return LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
-            target_modules=target_pattern(encoder, targets, self.leave_out, method="lora"),
+            target_modules=target_pattern(encoder, targets, skipped, method="lora"),
             use_dora=self.dora,
             use_rslora=self.rslora,
-            bias="none",
+            bias=self.bias,
         )
 
     def variants(self, adapted: nn.Module) -> Iterator[tuple[dict[str, Any], nn.Module]]:

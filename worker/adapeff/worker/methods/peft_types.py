@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import NonNegativeInt, create_model, model_validator
+from pydantic import NonNegativeInt, create_model, field_validator, model_validator
 
 from adapeff.service.errors import ModelError
 from adapeff.service.plugins import Method
 from adapeff.worker.methods.hosted import HostedMethod
-from adapeff.worker.methods.lora import target_pattern
+from adapeff.worker.methods.lora import ALL_LINEAR, left_out, own_modules, target_pattern
 from adapeff.worker.methods.peft_table import TABLE
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 _PROMPTS = {"prompt_tuning", "multitask_prompt_tuning", "p_tuning", "prefix_tuning", "cartridge"}
 """Tuners that add tokens or keys in front, rather than adapt layers."""
@@ -27,6 +27,30 @@ _IMPOSSIBLE = {
     "cpt": "it is made for causal language models",
     "xlora": "it mixes LoRA adapters that were trained before; see adapterfusion for ours",
 }
+_NEEDS_DATA = "it starts from statistics of data or gradients, which a method here does not see before training"
+_INERT: dict[str, dict[str, str]] = {
+    "lora": {
+        "alora_invocation_tokens": "it acts in causal language models alone",
+        "arrow_config": "it routes between LoRAs that were trained before; see adapterfusion for ours",
+        "corda_config": _NEEDS_DATA,
+        "eva_config": _NEEDS_DATA,
+        "lora_ga_config": _NEEDS_DATA,
+        "loftq_config": "it needs a quantised model, and models are loaded in full precision here",
+        "megatron_config": "models are loaded by transformers here",
+        "use_qalora": "it acts on quantised layers alone",
+    },
+    "adamss": {"use_asa": "it switches parameters off while it trains, so that what was trained could not be stored"},
+    "shadow": {"auxiliary_loss_weight": "its auxiliary loss needs a classifier of PEFT's own"},
+}
+"""Settings that PEFT takes, and that do nothing here, or nothing right: a setting without effect would mislead."""
+_INERT["adalora"] = {
+    **_INERT["lora"],
+    **dict.fromkeys(
+        ("kasa_config", "monteclora_config", "velora_config", "use_bdlora", "use_dora", "use_rslora", "r"),
+        "AdaLoRA does not read it",
+    ),
+}
+_STARTS_WITH_DATA = ("corda", "eva", "lora_ga", "loftq")
 _TARGETS: dict[str, tuple[str, ...]] = {
     "ia3": ("key", "value", "intermediate"),
     "beft": ("value",),
@@ -38,7 +62,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "p_tuning": {"num_virtual_tokens": 20},
     "prefix_tuning": {"num_virtual_tokens": 30},
     "cartridge": {"num_virtual_tokens": 30},
-    "adalora": {"total_step": 1},
+    "adalora": {"total_step": 10**6},
     "ia3": {"feedforward_modules": []},
     "trainable_tokens": {"token_indices": [0, 1, 2, 3]},
     "frod": {"progressbar": False},
@@ -85,16 +109,90 @@ class PeftTuner(HostedMethod):
     refusals: ClassVar[tuple[type[Exception], ...]] = (ValueError, TypeError, AttributeError, KeyError, RuntimeError)
     """PEFT's tuners, met with models or values they were not made for, fail in all these ways."""
 
-    target_modules: tuple[str, ...] | None = None
-    """Modules to adapt, by role (query, key, value, intermediate, ffn_dense) or name; None: what suits the tuner."""
+    target_modules: tuple[str, ...] | Literal["all-linear"] | None = None
+    """Modules to adapt, by role (query, key, value, intermediate, ffn_dense) or name, or `all-linear`; None: what suits
+    the tuner."""
     leave_out: tuple[NonNegativeInt, ...] = ()
     """Layers, counted from 0, that are not adapted."""
+    layers_to_transform: tuple[NonNegativeInt, ...] | None = None
+    """The layers that are adapted; in place of `leave_out`."""
+
+    @field_validator("target_modules", "layers_to_transform", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        is_one = isinstance(value, str | int) and not isinstance(value, bool) and value != ALL_LINEAR
+        return (value,) if is_one else value
 
     @model_validator(mode="after")
     def _runs_on_encoders(self) -> Self:
         if self.kind in _IMPOSSIBLE:
             raise ValueError(f"does not run on encoders: {_IMPOSSIBLE[self.kind]}")
+        for field, reason in _INERT.get(self.kind, {}).items():
+            default = type(self).model_fields[field].default
+            if field in self.model_fields_set and getattr(self, field) not in (None, default):
+                raise ValueError(f"'{field}' has no effect on an encoder: {reason}; leave it out")
+        start = getattr(self, "init_lora_weights", None)
+        if isinstance(start, str) and start.lower().startswith(_STARTS_WITH_DATA):
+            raise ValueError(f"init_lora_weights={start}: {_NEEDS_DATA}; use another start, such as pissa or olora")
+        if self.kind == "adalora" and self._rank("target_r") >= self._rank("init_r"):
+            raise ValueError(
+                f"target_r is {self._rank('target_r')} and init_r {self._rank('init_r')}: ranks are taken away in "
+                "training, so target_r must be below init_r"
+            )
         return self
+
+    def _rank(self, name: str) -> int:
+        """A whole-number setting, PEFT's default where none is given."""
+        value = getattr(self, name)
+        return int(type(self).model_fields[name].default if value is None else value)
+
+    def _schedule(self, steps: int) -> tuple[int, int]:
+        """AdaLoRA's steps before and after the cutting of ranks, by default a tenth and a half of all.
+
+        The shares are about those of the authors' script for SST-2 (6,000 and 22,000 of some 50,000 steps).
+        """
+        given = {name: getattr(self, name) for name in ("tinit", "tfinal") if name in self.model_fields_set}
+        return given.get("tinit", steps // 10), given.get("tfinal", steps // 2)
+
+    def settles_at(self, steps: int) -> int:
+        """AdaLoRA has its ranks from the end of its cutting on; the others from the start."""
+        return steps - self._schedule(steps)[1] if self.kind == "adalora" else 1
+
+    def on_step(self, adapted: nn.Module, steps: int) -> Callable[[int], None] | None:
+        """AdaLoRA's reallocation of ranks (Zhang et al. 2023, algorithm 1), over the whole of training.
+
+        Raises:
+            ModelError: if its schedule does not fit into so many steps.
+        """
+        if self.kind != "adalora":
+            return None
+        first, last = self._schedule(steps)
+        asked = getattr(self, "total_step", None) if "total_step" in self.model_fields_set else None
+        if asked not in (None, steps):
+            raise ModelError(
+                f"peft:adalora: total_step is {asked}, but training takes {steps} steps; leave total_step out"
+            )
+        if steps - last - first < 2:
+            raise ModelError(
+                f"peft:adalora cuts ranks between steps {first} (tinit) and {steps - last} ({steps} steps less tfinal "
+                f"{last}), which leaves no room; train for more steps, or set tinit and tfinal lower"
+            )
+        tuner: Any = _tuner(adapted)
+        config = tuner.peft_config[tuner.trainable_adapter_name]
+        config.tinit, config.tfinal = first, last
+        tuner.rankallocator.set_total_step(steps)
+        reallocate: Callable[[int], None] = tuner.update_and_allocate
+        return reallocate
+
+    def penalty(self, adapted: nn.Module) -> Callable[[], Tensor] | None:
+        """What a tuner adds to the loss: AdaLoRA's orthogonality (equation 4), KaSA's and MonteCLoRA's own terms."""
+        if self.kind == "adalora":
+            return _orthogonality(_tuner(adapted))
+        for field, term in (("kasa_config", "_get_kasa_loss"), ("monteclora_config", "_get_monteclora_loss")):
+            if getattr(self, field, None) is not None:
+                own: Callable[[], Tensor] = getattr(_tuner(adapted), term)
+                return own
+        return None
 
     def label(self) -> str:
         """The method's name in a sweep."""
@@ -124,8 +222,12 @@ class PeftTuner(HostedMethod):
 
         from adapeff.worker.adapters.layouts import find_layout
 
+        if self.layers_to_transform is not None:
+            skipped = tuple(left_out(encoder, self.leave_out, self.layers_to_transform))
+            same = self.model_copy(update={"leave_out": skipped, "layers_to_transform": None})
+            return same.peft_config(encoder)
         config = PEFT_TYPE_TO_CONFIG_MAPPING[self.kind.upper()]
-        values = self.model_dump(exclude={"target_modules", "leave_out"}, exclude_unset=True)
+        values = self.model_dump(exclude={"target_modules", "leave_out", "layers_to_transform"}, exclude_unset=True)
         values = {**_DEFAULTS.get(self.kind, {}), **values}
         if self.kind == "poly" and find_layout(encoder).architecture.name == "DeBERTa-v2":
             raise ModelError(
@@ -168,7 +270,7 @@ class PeftTuner(HostedMethod):
             layout = find_layout(encoder)
             layout.kept_layers(self.leave_out)
             left = tuple(f"{layout.prefix}.{index}." for index in self.leave_out)
-        names = [path for path, module in encoder.named_modules() if isinstance(module, kind)]
+        names = own_modules(encoder, kind)
         return [name for name in names if not name.startswith(left)] if left else names
 
     def _targets(self, encoder: nn.Module) -> Any:
@@ -191,6 +293,36 @@ class PeftTuner(HostedMethod):
             layout = find_layout(encoder)
             return rf"(?:.*\.)?{layout.prefix}\.(?:{'|'.join(map(str, layout.kept_layers(self.leave_out)))})"
         return target_pattern(encoder, _TARGETS.get(self.kind, ("query", "value")), self.leave_out, method=named)
+
+
+def _tuner(adapted: nn.Module) -> Any:
+    """PEFT's tuner inside an adapted encoder."""
+    return adapted.base_model
+
+
+def _orthogonality(tuner: Any) -> Callable[[], Tensor]:
+    """orth_reg_weight times the mean over all P and Q of ||P'P - I||_F and ||QQ' - I||_F, as PEFT's AdaLoRA adds it."""
+    import torch
+
+    name = tuner.trainable_adapter_name
+    weight = tuner.peft_config[name].orth_reg_weight
+    factors = [
+        (parameter, "lora_A" in path)
+        for path, parameter in tuner.model.named_parameters()
+        if ("lora_A" in path or "lora_B" in path) and name in path.split(".")
+    ]
+
+    def apart(factor: Tensor, *, is_wide: bool) -> Tensor:
+        gram = factor @ factor.T if is_wide else factor.T @ factor
+        norm: Tensor = torch.linalg.norm(gram - torch.eye(len(gram), device=factor.device, dtype=factor.dtype))
+        return norm
+
+    def term() -> Tensor:
+        mean: Tensor = torch.stack([apart(factor, is_wide=wide) for factor, wide in factors]).mean()
+        weighted: Tensor = mean * weight
+        return weighted
+
+    return term
 
 
 def _prompt_sizes(kind: str, encoder: nn.Module) -> dict[str, int]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from adapeff.service import catalog
-from adapeff.service.errors import ConfigError
+from adapeff.service.errors import NotHereError
 from adapeff.service.specs import JobSpec, LogRange, Tuning
 from adapeff.worker.clocks import PhaseClock
 from adapeff.worker.events import EventLog
@@ -74,7 +74,8 @@ def learn(spec: JobSpec, prepared: Prepared, bench: Bench) -> Learned:
     best: Learned | None = None
     state: dict[str, torch.Tensor] = {}
     trials: list[Trial] = []
-    search = open_search(tuning, seed=spec.seed)
+    metric = catalog.get_metric(prepared.task.metric)
+    search = open_search(tuning, seed=spec.seed, higher_is_better=metric.higher_is_better)
     for number in range(1, tuning.trials + 1):
         rate = search.ask()
         logger.info("trial %d of %d: learning rate %g", number, tuning.trials, rate)
@@ -90,7 +91,7 @@ def learn(spec: JobSpec, prepared: Prepared, bench: Bench) -> Learned:
         else:
             score = learned.result.best_score
             trials.append(Trial(rate, score, compute_seconds(learned.result.steps_taken)))
-            if best is None or score > best.result.best_score:
+            if best is None or metric.is_better(score, best.result.best_score):
                 best = learned
                 state = {name: tensor.to("cpu", copy=True) for name, tensor in trained_state(prepared.model).items()}
         search.tell(trials[-1].score)
@@ -128,15 +129,16 @@ class ListSearch:
 class OptunaSearch:
     """Optuna's tree-structured Parzen estimator over a range, on a logarithmic scale."""
 
-    def __init__(self, bounds: LogRange, *, seed: int) -> None:
+    def __init__(self, bounds: LogRange, *, seed: int, higher_is_better: bool = True) -> None:
         try:
             import optuna
         except ModuleNotFoundError as error:
-            raise ConfigError("a range of learning rates needs Optuna; run pip install 'adapeff[tuning]'") from error
+            raise NotHereError("a range of learning rates needs Optuna; run pip install 'adapeff[tuning]'") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._failed = optuna.trial.TrialState.FAIL
         self._bounds = bounds
-        self._study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+        direction = "maximize" if higher_is_better else "minimize"
+        self._study = optuna.create_study(direction=direction, sampler=optuna.samplers.TPESampler(seed=seed))
 
     def ask(self) -> float:
         """A rate by what was told so far."""
@@ -151,14 +153,18 @@ class OptunaSearch:
             self._study.tell(self._trial, score)
 
 
-def open_search(tuning: Tuning, *, seed: int) -> Search:
+def open_search(tuning: Tuning, *, seed: int, higher_is_better: bool = True) -> Search:
     """The search a job asks for.
 
     Raises:
-        ConfigError: if a range is given and Optuna is not installed.
+        NotHereError: if a range is given and Optuna is not installed.
     """
     rates = tuning.learning_rate
-    return ListSearch(rates) if isinstance(rates, tuple) else OptunaSearch(rates, seed=seed)
+    return (
+        ListSearch(rates)
+        if isinstance(rates, tuple)
+        else OptunaSearch(rates, seed=seed, higher_is_better=higher_is_better)
+    )
 
 
 def _list(trials: list[Trial]) -> str:
@@ -207,6 +213,9 @@ def _train_once(spec: JobSpec, prepared: Prepared, bench: Bench, learning_rate: 
         best=BestState(prepared.model, best_file if spec.measuring.best_state == "disk" else None),
         report=report,
         penalty=prepared.method.penalty(prepared.model.encoder),
+        on_step=prepared.method.on_step(prepared.model.encoder, steps),
+        settles_at=prepared.method.settles_at(steps),
+        higher_is_better=metric.higher_is_better,
     )
     window = Window(start, bench.gauge.read())
     best_file.unlink(missing_ok=True)

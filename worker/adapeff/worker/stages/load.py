@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from adapeff.service import catalog
-from adapeff.service.errors import DataError, ModelError
+from adapeff.service.errors import DataError, ModelError, NotHereError
 from adapeff.service.plugins import Method, Task
+from adapeff.service.references import is_task_file
 from adapeff.service.specs import JobSpec, source_fingerprint
 from adapeff.worker.clocks import PhaseClock
 from adapeff.worker.families import family_of
@@ -51,8 +52,13 @@ def prepare(
     sources: Mapping[str, Path],
     tokens: TokenCache,
 ) -> Prepared:
-    """Load the model and the data, adapt the one and tokenise the other."""
-    task = catalog.get_task(spec.task.name, spec.task.parameters)
+    """Load the model and the data, adapt the one and tokenise the other.
+
+    Raises:
+        NotHereError: if data, model or sources are not on this host, or are others than were submitted.
+        AdapeffError: for whatever is wrong with the job.
+    """
+    task = _task(spec)
     family = family_of(task, spec.training)
     method = _method(spec, sources)
     languages = spec.measuring.test_languages or task.available_languages(data_root)
@@ -95,6 +101,13 @@ def prepare(
         )
 
 
+def _task(spec: JobSpec) -> Task:
+    name = spec.task.name
+    if is_task_file(name) and not Path(name).expanduser().exists():
+        raise NotHereError(f"task file '{name}' is not on this host; give every host the same files")
+    return catalog.get_task(name, spec.task.parameters)
+
+
 def _method(spec: JobSpec, folders: Mapping[str, Path]) -> Method:
     """The job's method, its sources named by the folders they lie in here.
 
@@ -113,21 +126,24 @@ def _method(spec: JobSpec, folders: Mapping[str, Path]) -> Method:
 def _source(name: str, wanted: str, folders: Mapping[str, Path], spec: JobSpec) -> Path:
     folder = Path(name).expanduser() if wanted.startswith("folder:") else folders.get(wanted)
     if folder is None or not folder.is_dir():
-        raise ModelError(
+        raise NotHereError(
             f"the weights of source {name[:40]} are not here; give every host the same artifacts folder, "
             "or the runner --source JOB_HASH=FOLDER"
         )
     if wanted.startswith("folder:") and source_fingerprint(folder) != wanted:
-        raise ModelError(f"source folder '{folder}' holds other files than when the job was submitted")
+        raise NotHereError(f"source folder '{folder}' holds other files than when the job was submitted")
     if (folder / WEIGHTS).is_file() and (model := read_weights(folder)[0]["model"]) != spec.model.identity:
         raise ModelError(f"the source in '{folder}' was trained on another model ({model[:60]})")
     return folder
 
 
 def _check_data(spec: JobSpec, task: Task, languages: tuple[str, ...], data_root: Path | None) -> None:
-    found = task.identity(languages, data_root)
+    try:
+        found = task.identity(languages, data_root)
+    except DataError as error:
+        raise NotHereError(f"{error} (the job was submitted with other data)") from error
     if found != spec.data:
-        raise DataError(
+        raise NotHereError(
             f"the data of '{task.name}' here ({found.source} {str(found.fingerprint)[:12]}) are not those the job was "
             f"submitted with ({spec.data.source} {str(spec.data.fingerprint)[:12]}); give every host the same data_root"
         )

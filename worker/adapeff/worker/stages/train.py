@@ -57,7 +57,7 @@ class TrainResult:
     steps_taken: list[StepSeconds] = field(default_factory=list)
     validation: list[Validation] = field(default_factory=list)
     best_step: int = 0
-    best_score: float = -math.inf
+    best_score: float = math.nan
     samples: int = 0
     shapes: list[tuple[int, int]] = field(default_factory=list)
     """Rows x tokens of the batch of each step, padding included."""
@@ -145,9 +145,11 @@ class TrainingStep:
     device: torch.device
     precision: str
     penalty: Callable[[], torch.Tensor] | None = None
+    on_step: Callable[[int], None] | None = None
 
     def __post_init__(self) -> None:
         self._trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self._number = 0
 
     def __call__(self, batch: Batch, clock: StepClock) -> torch.Tensor:
         """Take the step; gives the loss, still on the device."""
@@ -161,6 +163,9 @@ class TrainingStep:
         nn.utils.clip_grad_norm_(self._trainable, self.max_grad_norm)
         self.optimizer.step()
         self.scheduler.step()
+        self._number += 1
+        if self.on_step is not None:
+            self.on_step(self._number)
         self.optimizer.zero_grad(set_to_none=True)
         clock.mark()
         return loss.detach()
@@ -181,6 +186,9 @@ def train(
     best: BestState,
     report: Callable[[int, float, float], None],
     penalty: Callable[[], torch.Tensor] | None = None,
+    on_step: Callable[[int], None] | None = None,
+    settles_at: int = 1,
+    higher_is_better: bool = True,
 ) -> TrainResult:
     """Take `steps` optimiser steps and leave the model in its best state by validation.
 
@@ -189,9 +197,12 @@ def train(
 
     Args:
         loss_of: gives the mean loss from a batch's logits.
-        validate: gives the validation score of the present state; higher is better.
+        validate: gives the validation score of the present state.
         report: is told the step, the loss and the seconds still expected, about once a second.
         penalty: a term of the method's own that is added to the loss.
+        on_step: is called with each step's number before its gradients are cleared.
+        settles_at: the first step whose state may be the best one.
+        higher_is_better: which of two scores is the better one.
 
     Raises:
         DivergedError: if the loss stops being finite.
@@ -199,7 +210,9 @@ def train(
     optimizer = make_optimizer(model, settings)
     scheduler = warmup_then_decay(optimizer, round(settings.warmup_ratio * steps), steps)
     timer = step_clock(device)
-    take_step = TrainingStep(model, optimizer, scheduler, loss_of, settings.max_grad_norm, device, precision, penalty)
+    take_step = TrainingStep(
+        model, optimizer, scheduler, loss_of, settings.max_grad_norm, device, precision, penalty, on_step
+    )
     result = TrainResult(steps)
     pending: list[torch.Tensor] = []
     data_wait = 0.0
@@ -240,7 +253,10 @@ def train(
                 with clock.phase("validation"):
                     score = validate()
                 result.validation.append(Validation(step, score, result.samples, compute_seconds(result.steps_taken)))
-                if score > result.best_score:
+                is_first = not result.best_step
+                if step >= min(settles_at, steps) and (
+                    is_first or (score > result.best_score if higher_is_better else score < result.best_score)
+                ):
                     with clock.phase("checkpoint"):
                         best.keep()
                     result.best_step, result.best_score = step, score
