@@ -42,6 +42,7 @@ ENCODERS: dict[str, Callable[[], nn.Module]] = {
     "roberta": lambda: transformers.RobertaModel(transformers.RobertaConfig(**SIZE), add_pooling_layer=False),
     "xlm-roberta": lambda: transformers.XLMRobertaModel(transformers.XLMRobertaConfig(**SIZE), add_pooling_layer=False),
     "electra": lambda: transformers.ElectraModel(transformers.ElectraConfig(**SIZE, embedding_size=16)),
+    "mpnet": lambda: transformers.MPNetModel(transformers.MPNetConfig(**SIZE), add_pooling_layer=False),
     "distilbert": lambda: transformers.DistilBertModel(
         transformers.DistilBertConfig(**DISTIL, max_position_embeddings=64)
     ),

@@ -16,6 +16,7 @@ from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 from adapeff.service import references
 from adapeff.service.errors import AdapeffError, ModelError
 from adapeff.service.references import resolve_model
+from adapeff.worker.encoders import position_count
 from adapeff.worker.models import load_model
 
 Spoil = Callable[[Path], object]
@@ -165,3 +166,115 @@ def test_hub_model_is_never_loaded_with_an_adapter(folder: Path) -> None:
 
     with pytest.raises(AdapeffError, match=r"org/model' has adapter_config\.json"):
         _refuse_adapter(str(folder), "main", "org/model")
+
+
+def tokenizer_says(**changes: Any) -> Spoil:
+    """Change tokenizer_config.json."""
+
+    def spoil(folder: Path) -> None:
+        file = folder / "tokenizer_config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+    return spoil
+
+
+def cased(folder: Path) -> None:
+    """A tokenizer.json that keeps upper case, whatever the class would do by default."""
+    file = folder / "tokenizer.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "normalizer": None}))
+
+
+def test_tokenizer_that_is_not_what_its_file_says_is_refused(folder: Path) -> None:
+    load_model(resolve_model(str(folder)))
+    cased(folder)
+    references._folder_fingerprint.cache_clear()
+
+    with pytest.raises(ModelError, match="reads text otherwise as BertTokenizer"):
+        load_model(resolve_model(str(folder)))
+
+
+@pytest.mark.parametrize("kind", ["BertTokenizer", "PreTrainedTokenizerFast"])
+def test_segments_are_given_to_models_that_have_them_whatever_the_tokenizers_class(folder: Path, kind: str) -> None:
+    """Without them the two texts of a pair would be told apart by the separator alone."""
+    tokenizer_says(tokenizer_class=kind)(folder)
+    pair = load_model(resolve_model(str(folder))).tokenizer("good film", "bad film")
+
+    assert pair["token_type_ids"] == [0, 0, 0, 0, 1, 1, 1][: len(pair["input_ids"])]
+    assert sum(pair["token_type_ids"]) > 0
+
+
+def test_model_with_one_segment_type_is_given_none(tiny_model: Path, folder: Path) -> None:
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    tensors["embeddings.token_type_embeddings.weight"] = tensors["embeddings.token_type_embeddings.weight"][:1].clone()
+    save_file(tensors, file, metadata={"format": "pt"})
+    configure(type_vocab_size=1)(folder)
+
+    assert "token_type_ids" not in load_model(resolve_model(str(folder))).tokenizer("good", "bad")
+
+
+def test_tokenizer_without_a_pad_token_pads_with_what_is_masked(folder: Path) -> None:
+    from adapeff.service.plugins import Example
+    from adapeff.service.specs import Training
+    from adapeff.worker.families.base import collate
+    from adapeff.worker.families.sequences import SequenceClassification
+
+    tokenizer = load_model(resolve_model(str(folder))).tokenizer
+    tokenizer.pad_token = None
+    family = SequenceClassification(("a", "b"), Training(learning_rate=1))
+    data = family.encode([Example("1", "good", None, 0), Example("2", "good good film", None, 1)], tokenizer)
+
+    batch = collate(data, [0, 1])
+
+    assert batch.inputs["input_ids"][0].tolist()[-2:] == [0, 0]
+    assert batch.inputs["attention_mask"][0].tolist() == [1, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"is_decoder": True}, "makes it a decoder"),
+        ({"model_type": "gpt2"}, "is of type gpt2, which is no encoder"),
+        ({"model_type": "fnet"}, "ignores the attention mask"),
+        ({"hidden_size": 10**9}, "says hidden_size: 1,000,000,000, expected 1 to"),
+        ({"num_hidden_layers": 10**6}, "says num_hidden_layers: 1,000,000"),
+        ({"hidden_size": 10**6, "intermediate_size": 10**7}, "asks for about .* parameters"),
+    ],
+)
+def test_configuration_that_is_no_encoders_is_refused_before_anything_is_built(
+    folder: Path, changes: dict[str, Any], said: str
+) -> None:
+    configure(**changes)(folder)
+
+    with pytest.raises(ModelError, match=said):
+        load_model(resolve_model(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "positions"),
+    [
+        ("Bert", {}, 64),
+        ("Roberta", {"pad_token_id": 1}, 62),
+        ("Data2VecText", {"pad_token_id": 1}, 62),
+        ("XLMRobertaXL", {"pad_token_id": 1}, 62),
+        ("RobertaPreLayerNorm", {"pad_token_id": 1}, 62),
+        ("Xmod", {"pad_token_id": 1, "languages": ["en_XX"], "default_language": "en_XX"}, 62),
+        ("MPNet", {"pad_token_id": 1}, 62),
+        ("ModernBert", {"pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2}, 64),
+    ],
+)
+def test_positions_are_those_that_the_table_takes(kind: str, config: dict[str, Any], positions: int) -> None:
+    """Held against the model itself: that many tokens run, and where there is a table one more does not."""
+    import torch
+    import transformers
+
+    size = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    size |= {"intermediate_size": 64, "max_position_embeddings": 64, "bos_token_id": 2, "eos_token_id": 3}
+    model = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**size, **config)).eval()
+
+    assert position_count(model) == positions
+    with torch.no_grad():
+        model(input_ids=torch.full((1, positions), 7), attention_mask=torch.ones(1, positions, dtype=torch.long))
+        if kind != "ModernBert":
+            with pytest.raises(Exception, match=r"out of (range|bounds)|size of tensor|must match|expanded size"):
+                model(input_ids=torch.full((1, positions + 1), 7))

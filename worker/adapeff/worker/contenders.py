@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel
 
 from adapeff.service import catalog
 from adapeff.service.errors import ModelError
@@ -23,10 +22,11 @@ from adapeff.service.plugins import Method
 from adapeff.service.references import ModelReference, PluginReference, model_folder, resolve_model
 from adapeff.service.specs import Training
 from adapeff.worker.clocks import StepSeconds, step_clock, synchronize
+from adapeff.worker.encoders import drop_pooler, examine, give_global_attention, model_inputs, position_count
 from adapeff.worker.families.base import Batch
 from adapeff.worker.families.heads import ClassificationHead
 from adapeff.worker.flops import synthetic_inputs
-from adapeff.worker.models import TaskModel, check_encoder, drop_pooler, position_count
+from adapeff.worker.models import TaskModel, check_weights, read_config, unloadable
 from adapeff.worker.pairing import Take
 from adapeff.worker.stages.train import TrainingStep, make_optimizer
 
@@ -68,33 +68,44 @@ def load_bare(reference: ModelReference, *, shared: bool = True) -> BareModel:
     ):
         raise ModelError(f"model '{reference.name}' here is another than was submitted; give every host the same files")
     place = str(folder or reference.name)
-    options: dict[str, Any] = {"revision": reference.revision or "main", "trust_remote_code": False}
+    revision = reference.revision or "main"
     has_weights = folder is None or _has_weights(folder)
-    try:
-        config = AutoConfig.from_pretrained(place, **options)
-        check_encoder(config, str(reference))
-        if has_weights:
-            encoder: Any = AutoModel.from_pretrained(place, config=config, dtype=torch.float32, **options)
-        else:
-            torch.manual_seed(0)
-            encoder = AutoModel.from_config(config)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"model '{reference}' cannot be loaded: {line}") from error
+    config = read_config(place, str(reference), revision=revision)
+    encoder: Any = _with_weights(place, config, reference) if has_weights else _drawn(config, str(reference))
     if shared:
         for parameter in encoder.parameters():
             parameter.data = parameter.data.clone()
-    takes = inspect.signature(encoder.forward).parameters
-    segments = ("token_type_ids",) if getattr(config, "type_vocab_size", 0) > 1 and "token_type_ids" in takes else ()
+    give_global_attention(encoder)
+    encoder = drop_pooler(encoder)
     return BareModel(
-        encoder=drop_pooler(encoder),
-        inputs=("input_ids", *segments, "attention_mask"),
+        encoder=encoder,
+        inputs=model_inputs(encoder),
         vocabulary=config.vocab_size,
-        hidden_size=config.hidden_size if hasattr(config, "hidden_size") else config.dim,
-        max_positions=position_count(config),
+        hidden_size=examine(encoder, str(reference)),
+        max_positions=position_count(encoder),
         revision=reference.fingerprint or getattr(config, "_commit_hash", None) or reference.revision or "unknown",
         has_weights=has_weights,
     )
+
+
+def _with_weights(place: str, config: Any, reference: ModelReference) -> Any:
+    options = {"revision": reference.revision or "main", "trust_remote_code": False}
+    try:
+        encoder, loading = AutoModel.from_pretrained(
+            place, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    except Exception as error:
+        raise unloadable(f"model '{reference}'", error) from error
+    check_weights(loading, str(reference))
+    return encoder
+
+
+def _drawn(config: Any, name: str) -> Any:
+    torch.manual_seed(0)
+    try:
+        return AutoModel.from_config(config)
+    except Exception as error:
+        raise unloadable(f"model '{name}'", error) from error
 
 
 def _has_weights(folder: Path) -> bool:

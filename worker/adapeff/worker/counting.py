@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel
 from transformers.utils import logging
 
 from adapeff.service import catalog
 from adapeff.service.errors import AdapeffError, ModelError, SpecError
 from adapeff.service.references import model_folder, parse_plugin
-from adapeff.worker.models import check_encoder, drop_pooler
+from adapeff.worker.encoders import drop_pooler
+from adapeff.worker.models import read_config, unloadable
 
 
 def empty_encoder(model: str) -> nn.Module:
@@ -32,14 +33,12 @@ def empty_encoder(model: str) -> nn.Module:
     logging.set_verbosity_error()  # what is wrong is said once, below
     folder = model_folder(model)
     name, _, revision = (str(folder), "", "") if folder else model.partition("@")
+    config = read_config(name, model, revision=revision or "main")
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
-        check_encoder(config, model)
         with torch.device("meta"):
             return drop_pooler(AutoModel.from_config(config))
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise ModelError(f"the configuration of model '{model}' cannot be read: {line}") from error
+    except Exception as error:
+        raise unloadable(f"model '{model}'", error) from error
 
 
 def count_methods(model: str, methods: Sequence[str]) -> Iterator[dict[str, Any]]:

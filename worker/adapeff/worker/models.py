@@ -6,18 +6,29 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import find_adapter_config_file
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from adapeff.service.errors import AdapeffError, ModelError, NotHereError
 from adapeff.service.plugins import Method
 from adapeff.service.references import ADAPTER_FILE, LEFTOVER_ADAPTER, ModelReference, model_folder, resolve_model
+from adapeff.worker.encoders import (
+    check_encoder,
+    drop_pooler,
+    examine,
+    give_global_attention,
+    model_inputs,
+    position_count,
+    prepare_config,
+)
 from adapeff.worker.families.base import Family
 
 
@@ -55,27 +66,62 @@ def load_model(reference: ModelReference, tokenizer_options: Mapping[str, Any] |
                 f"submitted with {str(reference.fingerprint)[:12]}; give every host the same files"
             )
     place = str(folder) if folder else reference.name
-    # A safe default everywhere: code that comes with a model is never run.
-    options: dict[str, Any] = {"revision": reference.revision or "main", "trust_remote_code": False}
+    options = {"revision": reference.revision or "main", **_SAFE}
+    config = read_config(place, str(reference), revision=options["revision"])
+    _refuse_adapter(place, options["revision"], str(reference))
+    tokenizer = load_tokenizer(reference, tokenizer_options)
     try:
-        config = AutoConfig.from_pretrained(place, **options)
-        check_encoder(config, str(reference))
-        _refuse_adapter(place, options["revision"], str(reference))
-        tokenizer = AutoTokenizer.from_pretrained(place, **options, **(tokenizer_options or {}))
         encoder, loading = AutoModel.from_pretrained(
             place, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise ModelError(f"model '{reference}' cannot be loaded: {_one_line(error)}") from error
+    except Exception as error:
+        raise unloadable(f"model '{reference}'", error) from error
     check_weights(loading, str(reference))
-    check_tokenizer(tokenizer, config, str(reference))
+    give_global_attention(encoder)
+    encoder = drop_pooler(encoder)
+    hidden_size = examine(encoder, str(reference))
+    tokenizer.model_input_names = list(model_inputs(encoder))
     return LoadedModel(
-        encoder=drop_pooler(encoder),
+        encoder=encoder,
         tokenizer=tokenizer,
-        hidden_size=config.hidden_size if hasattr(config, "hidden_size") else config.dim,
-        max_positions=_max_positions(config, tokenizer),
+        hidden_size=hidden_size,
+        max_positions=min(position_count(encoder), int(min(tokenizer.model_max_length, 10**6))),
         revision=reference.fingerprint or _commit(place, reference),
     )
+
+
+_SAFE: dict[str, Any] = {"trust_remote_code": False}
+"""Everywhere: code that comes with a model is never run."""
+
+
+def read_config(place: str, name: str, *, revision: str = "main") -> Any:
+    """A model's configuration, if it is an encoder's.
+
+    Args:
+        place: a folder or a hub id.
+        name: what to call the model in messages.
+
+    Raises:
+        ModelError: if it cannot be read, is no encoder's, or holds sizes that cannot be meant.
+    """
+    try:
+        config = AutoConfig.from_pretrained(place, revision=revision, **_SAFE)
+    except Exception as error:
+        raise unloadable(f"the configuration of model '{name}'", error) from error
+    check_encoder(config, name)
+    return prepare_config(config)
+
+
+def unloadable(what: str, error: Exception) -> Exception:
+    """The error for what transformers cannot load; lack of memory stays what it is, and it raises all kinds besides."""
+    if isinstance(error, MemoryError | AdapeffError):
+        return error
+    lines = str(error).strip().splitlines()
+    line = lines[0] if lines else type(error).__name__
+    if isinstance(error, ImportError) or "`pip install" in str(error):
+        return NotHereError(f"{what} needs a package that is not installed: {line}")
+    hint = " (check the name, the revision and the connection)" if isinstance(error, OSError) else ""
+    return ModelError(f"{what} cannot be loaded: {line}{hint}")
 
 
 _IN_A_LAYER = re.compile(r"(^|\.)(layers?|blocks?|h|groups)\.\d+\.")
@@ -114,7 +160,7 @@ def check_weights(loading: Mapping[str, Iterable[Any]], name: str) -> None:
         )
 
 
-_PROBE = ["the", "a", "e", "i", "0", "1", "я", "е", "ا", "的", "一", "の", "क", ""]
+_PROBE = ["the", "a", "e", "i", "0", "1", "я", "е", "ا", "的", "一", "の", "क"]
 """Words and letters of several scripts: a tokenizer with a vocabulary knows at least one of them."""
 
 
@@ -122,8 +168,8 @@ def check_tokenizer(tokenizer: Any, config: Any, name: str) -> None:
     """Refuse a tokenizer that does not go with the model.
 
     Raises:
-        ModelError: if it has no vocabulary (transformers makes an empty one where its files are missing), or gives ids
-            that the model has no embedding for.
+        ModelError: if it has no vocabulary (transformers makes an empty one where its files are missing), gives ids
+            that the model has no embedding for, or reads text otherwise than its tokenizer.json says.
     """
     known = {token for text in _PROBE for token in tokenizer(text, add_special_tokens=False)["input_ids"]}
     if known <= set(tokenizer.all_special_ids):
@@ -133,6 +179,30 @@ def check_tokenizer(tokenizer: Any, config: Any, name: str) -> None:
         raise ModelError(
             f"the tokenizer of model '{name}' gives ids up to {highest}, but the model has {rows} embeddings "
             "(vocab_size); resize the embeddings, or take the tokenizer that the model was trained with"
+        )
+
+
+_BUILT_FROM_IT = ("PreTrainedTokenizerFast", "TokenizersBackend")
+_SAMPLE = "Hello, WORLD! Élan's 3rd naïve café -- don't (x_1)"
+
+
+def _check_backend(tokenizer: Any, file: str | None, name: str) -> None:
+    """Hold a tokenizer against its tokenizer.json: transformers builds some classes anew, and drops what they lack.
+
+    Raises:
+        ModelError: if they read a sample of cases, accents and punctuation otherwise.
+    """
+    if file is None or not tokenizer.is_fast or type(tokenizer).__name__ in _BUILT_FROM_IT:
+        return
+    backend = Tokenizer.from_file(file)
+    backend.no_padding()
+    backend.no_truncation()
+    said = [backend.encode(text, add_special_tokens=False).ids for text in (_SAMPLE, f" {_SAMPLE}")]
+    if tokenizer(_SAMPLE, add_special_tokens=False)["input_ids"] not in said:  # the second: with `add_prefix_space`
+        raise ModelError(
+            f"the tokenizer of model '{name}' reads text otherwise as {type(tokenizer).__name__} than its "
+            "tokenizer.json says (upper case, accents or pieces); in its tokenizer_config.json set tokenizer_class to "
+            "PreTrainedTokenizerFast, or do_lower_case to what it was trained with"
         )
 
 
@@ -155,67 +225,58 @@ def import_architecture(reference: ModelReference) -> None:
 
     Nothing happens where the model cannot be read; loading it says why.
     """
-    with suppress(OSError, ValueError, KeyError, ImportError, AdapeffError), torch.device("meta"):
+    with suppress(Exception), torch.device("meta"):
         place = str(model_folder(reference.name) or reference.name)
-        options: dict[str, Any] = {"revision": reference.revision or "main", "trust_remote_code": False}
-        AutoModel.from_config(AutoConfig.from_pretrained(place, **options))
+        AutoModel.from_config(read_config(place, str(reference), revision=reference.revision or "main"))
 
 
 def load_tokenizer(reference: ModelReference, tokenizer_options: Mapping[str, Any] | None = None) -> Any:
-    """A model's tokenizer alone.
+    """A model's tokenizer, that goes with its configuration.
+
+    Args:
+        tokenizer_options: what the task's family asks of the tokenizer.
 
     Raises:
-        ModelError: if it cannot be loaded.
+        ModelError: if it cannot be loaded, or does not go with the model.
+        NotHereError: if a package that it needs is not installed.
     """
-    place = str(model_folder(reference.name) or reference.name)
-    try:
-        return AutoTokenizer.from_pretrained(
-            place, revision=reference.revision or "main", trust_remote_code=False, **(tokenizer_options or {})
+    place, revision = str(model_folder(reference.name) or reference.name), reference.revision or "main"
+    config = read_config(place, str(reference), revision=revision)
+    if missing := _missing_for_pieces(place):
+        raise NotHereError(
+            f"the tokenizer of model '{reference}' is a SentencePiece file, which needs {' and '.join(missing)}; "
+            "run pip install 'adapeff[worker]'"
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"the tokenizer of model '{reference}' cannot be loaded: {_one_line(error)}") from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, **_SAFE, **(tokenizer_options or {}))
+        file = cached_file(place, "tokenizer.json", revision=revision, _raise_exceptions_for_missing_entries=False)
+    except Exception as error:
+        raise unloadable(f"the tokenizer of model '{reference}'", error) from error
+    check_tokenizer(tokenizer, config, str(reference))
+    _check_backend(tokenizer, file, str(reference))
+    return tokenizer
 
 
-def check_encoder(config: Any, name: str) -> None:
-    """Refuse what is no encoder.
+def _missing_for_pieces(place: str) -> list[str]:
+    """The packages that are missing to read a SentencePiece model, where a folder has no other form of tokenizer."""
+    folder = Path(place)
+    if not any(folder.glob("*.model")) or (folder / "tokenizer.json").is_file():
+        return []
+    packages = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
+    return [package for package, module in packages.items() if not _is_installed(module)]
 
-    Raises:
-        ModelError: naming the model and its type.
-    """
-    if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or getattr(config, "is_encoder_decoder", False):
-        raise ModelError(f"model '{name}' is of type {config.model_type}, which is no encoder")
 
-
-def drop_pooler(encoder: Any) -> nn.Module:
-    """The encoder without its pooler: the head reads the first token itself, and unused weights would be counted."""
-    if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None
-    dropped: nn.Module = encoder
-    return dropped
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _commit(name: str, reference: ModelReference) -> str:
     """The commit a hub model was loaded from, as the cache files it under, else the revision asked for."""
     file = cached_file(name, "config.json", revision=reference.revision or "main")
     return extract_commit_hash(file, None) or reference.revision or "unknown"
-
-
-def _one_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{text[0] if text else type(error).__name__} (check the name, the revision and the connection)"
-
-
-def position_count(config: Any) -> int:
-    """How many tokens a model has positions for: RoBERTa types count from the padding index on."""
-    positions = int(getattr(config, "max_position_embeddings", 512))
-    if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
-        positions -= int(config.pad_token_id) + 1
-    return positions
-
-
-def _max_positions(config: Any, tokenizer: Any) -> int:
-    """Tokens the model and its tokenizer take."""
-    return min(position_count(config), int(min(tokenizer.model_max_length, 10**6)))
 
 
 class TaskModel(nn.Module):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Container
+import inspect
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import torch
@@ -132,6 +133,15 @@ def _residual(kind: str, h: torch.Tensor, x: torch.Tensor, z: torch.Tensor) -> t
 class InsideSite(SiteLayer):
     """BERT's form: the output module itself adds the residual and norms."""
 
+    def __init__(self, base_layer: nn.Module, layer: int, norm: nn.Module) -> None:
+        takes = inspect.signature(base_layer.forward).parameters
+        if len(takes) != 2 or not all(hasattr(base_layer, part) for part in ("dense", "dropout", "LayerNorm")):
+            raise ModelError(
+                f"adapters at a sublayer's output need BERT's form of it, LayerNorm(dropout(dense(h)) + x), which "
+                f"{type(base_layer).__name__} is not; lora and prefix_tuning may run"
+            )
+        super().__init__(base_layer, layer, norm)
+
     def forward(self, hidden_states: torch.Tensor, input_tensor: torch.Tensor) -> torch.Tensor:
         site: Any = self.base_layer
         if (name := self.active(self.adapeff_bottleneck, self.adapeff_fusion)) is None:
@@ -140,6 +150,18 @@ class InsideSite(SiteLayer):
         h = site.dropout(site.dense(hidden_states))
         normed: torch.Tensor = site.LayerNorm(self.adapted(name, h, input_tensor, input_tensor) + input_tensor)
         return normed
+
+
+class AroundSite(SiteLayer):
+    """MPNet's form: one module computes the attention, adds the residual and norms."""
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        site: Any = self.base_layer
+        if (name := self.active(self.adapeff_bottleneck, self.adapeff_fusion)) is None:
+            return site(hidden_states, *args, **kwargs)
+        output = site.attn(hidden_states, *args, **kwargs)
+        adapted = self.adapted(name, site.dropout(output[0]), hidden_states, hidden_states)
+        return (site.LayerNorm(adapted + hidden_states), *output[1:])
 
 
 class OutsideSite(SiteLayer):
@@ -205,8 +227,8 @@ class _Prefixed(AdapterLayer):
     """Prefixes in a self-attention; token positions are not shifted, and queries exist for the tokens only.
 
     Attention that goes through transformers' interface is given the prefix as an argument, and this one module is
-    switched to an SDPA that takes it. DeBERTa's disentangled attention is computed here; a prefix has no position, so
-    its scores are content to content alone.
+    switched to an SDPA that takes it. DeBERTa's disentangled attention and MPNet's are computed here; a prefix has no
+    position, so its scores are content to content alone.
     """
 
     adapter_layer_names: tuple[str, ...] = ("adapeff_prefix_gate",)
@@ -217,8 +239,14 @@ class _Prefixed(AdapterLayer):
         self._prefixes: dict[str, tuple[PrefixEncoder, int]] = {}
         site: Any = base_layer
         self._disentangled = hasattr(site, "disentangled_attention_bias")
-        if self._disentangled:
+        self._of_mpnet = all(isinstance(getattr(site, part, None), nn.Linear) for part in "qkvo")
+        if self._disentangled or self._of_mpnet:
             return
+        if not hasattr(getattr(site, "config", None), "_attn_implementation"):
+            raise ModelError(
+                f"prefix tuning needs attention that goes through transformers' interface, and {type(site).__name__} "
+                "does not"
+            )
         self._config = site.config
         if site.config._attn_implementation != "sdpa":
             raise ModelError(
@@ -244,7 +272,7 @@ class _Prefixed(AdapterLayer):
 
     def release(self) -> nn.Module:
         """The wrapped attention with its own configuration."""
-        if not self._disentangled:
+        if not self._disentangled and not self._of_mpnet:
             site: Any = self.base_layer
             site.config = self._config
         return super().release()
@@ -256,6 +284,8 @@ class _Prefixed(AdapterLayer):
         prefix = self._prefix(name, hidden_states)
         if self._disentangled:
             return self._disentangled_attention(prefix, hidden_states, *args, **kwargs)
+        if self._of_mpnet:
+            return self._mpnet_attention(prefix, hidden_states, *args, **kwargs)
         return self.base_layer(hidden_states, *args, adapeff_prefix=prefix, **kwargs)
 
     def _prefix(self, name: str, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -267,6 +297,32 @@ class _Prefixed(AdapterLayer):
         size = getattr(site, "attention_head_size", None) or site.head_dim
         key, value = both.chunk(2, dim=-1)
         return key.unflatten(-1, (-1, size)).transpose(1, 2), value.unflatten(-1, (-1, size)).transpose(1, 2)
+
+    def _mpnet_attention(
+        self,
+        prefix: tuple[torch.Tensor, torch.Tensor],
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_bias: torch.Tensor | None = None,
+        output_attentions: bool = False,
+        **_kwargs: Any,
+    ) -> tuple[torch.Tensor, ...]:
+        """MPNet's attention (Song et al. 2020, arXiv:2004.09297), its relative positions biases of the scores."""
+        site: Any = self.base_layer
+        query, key, value = (
+            part(hidden_states).unflatten(-1, (-1, site.attention_head_size)).transpose(1, 2)
+            for part in (site.q, site.k, site.v)
+        )
+        before_key, before_value = (part.to(key.dtype) for part in prefix)
+        scale = site.attention_head_size**0.5
+        scores = query @ key.transpose(-1, -2) / scale
+        scores = scores if position_bias is None else scores + position_bias
+        scores = scores if attention_mask is None else scores + attention_mask
+        before = query @ before_key.transpose(-1, -2) / scale
+        probabilities = site.dropout(torch.cat([before, scores], dim=-1).softmax(dim=-1))
+        context = probabilities @ torch.cat([before_value, value], dim=2)
+        output = site.o(context.transpose(1, 2).flatten(2))
+        return (output, probabilities) if output_attentions else (output,)
 
     def _disentangled_attention(
         self,
@@ -340,11 +396,13 @@ class LinearLayer(AdapterLayer):
         return updated
 
 
-def layer_kind(residual: str, roles: Container[str]) -> type[AdapterLayer]:
-    """The class for a place that has these roles, in an architecture of this form."""
-    is_site, is_attention = any(role in roles for role in SITE_ROLES), "attention" in roles
-    if is_site and is_attention:
-        return {"outside": OutsideAttention, "pre_norm": PreNormAttention}[residual]
-    if is_site:
-        return {"inside": InsideSite, "outside": OutsideSite, "pre_norm": PreNormSite}[residual]
-    return AttentionLayer if is_attention else LinearLayer
+def layer_kind(residual: Mapping[str, str], roles: Container[str]) -> type[AdapterLayer]:
+    """The class for a place that has these roles, in an architecture with these forms by site."""
+    site = next((role for role in SITE_ROLES if role in roles), None)
+    if site is not None and "attention" in roles:
+        return {"outside": OutsideAttention, "pre_norm": PreNormAttention}[residual[site]]
+    if site is not None:
+        return {"inside": InsideSite, "around": AroundSite, "outside": OutsideSite, "pre_norm": PreNormSite}[
+            residual[site]
+        ]
+    return AttentionLayer if "attention" in roles else LinearLayer

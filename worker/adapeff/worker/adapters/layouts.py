@@ -33,8 +33,9 @@ class Architecture:
     """A family of encoders: how the residual stream is normed, and the path of each role inside a layer."""
 
     name: str
-    residual: Literal["inside", "outside", "pre_norm"]
-    """`inside`: the output module adds the residual and norms; `outside`: the layer does so; `pre_norm`: norm first."""
+    residual: dict[str, Literal["inside", "around", "outside", "pre_norm"]]
+    """Site role -> what adds the residual and norms: the output module (`inside`), a module around the whole sublayer
+    (`around`), the layer (`outside`); or the layer adds, and norms first (`pre_norm`)."""
     roles: dict[str, str]
     norms: dict[str, str]
     """Site role -> the LayerNorm of that sublayer."""
@@ -47,7 +48,7 @@ class Architecture:
 def _bert(name: str, query: str, key: str, value: str) -> Architecture:
     return Architecture(
         name=name,
-        residual="inside",
+        residual=dict.fromkeys(SITE_ROLES, "inside"),
         roles={
             "attention_output": "attention.output",
             "ffn_output": "output",
@@ -66,8 +67,23 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     _bert("BERT", "query", "key", "value"),  # and RoBERTa, XLM-R, ELECTRA, CamemBERT
     _bert("DeBERTa-v2", "query_proj", "key_proj", "value_proj"),
     Architecture(
+        name="MPNet",
+        residual={"attention_output": "around", "ffn_output": "inside"},
+        roles={
+            "attention_output": "attention",
+            "ffn_output": "output",
+            "attention": "attention.attn",
+            "query": "attention.attn.q",
+            "key": "attention.attn.k",
+            "value": "attention.attn.v",
+            "intermediate": "intermediate.dense",
+            "ffn_dense": "output.dense",
+        },
+        norms={"attention_output": "attention.LayerNorm", "ffn_output": "output.LayerNorm"},
+    ),
+    Architecture(
         name="DistilBERT",
-        residual="outside",
+        residual=dict.fromkeys(SITE_ROLES, "outside"),
         roles={
             "attention_output": "attention",
             "ffn_output": "ffn",
@@ -82,7 +98,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     ),
     Architecture(
         name="ModernBERT",
-        residual="pre_norm",
+        residual=dict.fromkeys(SITE_ROLES, "pre_norm"),
         roles={
             "attention_output": "attn",
             "ffn_output": "mlp",
@@ -150,9 +166,14 @@ def find_layout(encoder: nn.Module) -> Layout:
         for architecture in ARCHITECTURES:
             if all(architecture.fits(layer) for layer in layers.values()):
                 return _layout(architecture, layers, prefix)
+    if hasattr(encoder, "encoder") and hasattr(encoder.encoder, "albert_layer_groups"):
+        raise ModelError(
+            "this method changes single layers, and all of ALBERT's layers are one and the same; full, head, bitfit, "
+            "layernorm, and lora with target_modules by name run on it"
+        )
     raise ModelError(
-        f"this method knows BERT, RoBERTa, XLM-R, ELECTRA, DeBERTa-v2, DistilBERT and ModernBERT type encoders, "
-        f"not {type(encoder).__name__}"
+        f"this method knows BERT, RoBERTa, XLM-R, ELECTRA, DeBERTa-v2, MPNet, DistilBERT and ModernBERT type encoders, "
+        f"not {type(encoder).__name__}; full, head and bitfit run on it, and lora with target_modules by name"
     )
 
 

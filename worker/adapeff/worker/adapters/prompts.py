@@ -9,7 +9,7 @@ from peft import PeftModelForFeatureExtraction
 from torch import nn
 
 from adapeff.service.errors import ModelError
-from adapeff.worker.models import position_count
+from adapeff.worker.encoders import position_count
 
 
 class OneTaskPrompt(PeftModelForFeatureExtraction):  # type: ignore[misc]  # peft ships no types
@@ -44,7 +44,7 @@ class WithoutPrompt(nn.Module):
         self.adapted = adapted
         self._virtual = int(adapted.active_peft_config.num_virtual_tokens)
         self._adds_tokens = adds_tokens
-        self._positions = position_count(adapted.config)
+        self._positions = position_count(adapted)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **inputs: Any) -> Any:
         if input_ids.shape[1] + self._virtual > self._positions:

@@ -178,7 +178,8 @@ def collate(data: Encoded, indices: Sequence[int]) -> Batch:
 
 def paddings(keys: Iterable[str], tokenizer: Any) -> dict[str, int]:
     """What each input of a tokenizer is padded with."""
-    known = {"input_ids": tokenizer.pad_token_id, "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0)}
+    pad = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id  # masked, so that any token will do
+    known = {"input_ids": pad, "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0)}
     return {key: known.get(key, 0) for key in keys}
 
 
