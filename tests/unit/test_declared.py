@@ -154,7 +154,7 @@ def test_questions_without_an_answer_are_left_out_where_declared(tmp_path: Path)
     write(tmp_path / "qa/xquad/xquad.hi/test.jsonl", rows)
 
     assert len(get_task("indicqa").examples("test", "hi", tmp_path)) == 1
-    with pytest.raises(DataError, match=r"xquad/hi/test, row 2: the question has no answer"):
+    with pytest.raises(DataError, match=r"xquad.hi/test.jsonl, row 2: the question has no answer"):
         get_task("xquad").examples("test", "hi", tmp_path)
 
 

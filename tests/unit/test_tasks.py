@@ -55,14 +55,14 @@ def test_row_that_is_not_as_declared_is_refused(tmp_path: Path, line: str, messa
 
 def test_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     root = write_sst2(tmp_path)
-    (root / "sentiment/sst2/default/train.jsonl").write_bytes(b"\xff\xfe{}")
+    (root / "sentiment/sst2/default/train.jsonl").write_bytes(b"\xc3\x28{}")
 
     with pytest.raises(DataError, match="not UTF-8 text"):
         get_task("sst2").examples("train", "en", root)
 
 
 def test_empty_split_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="sst2/en/validation holds no examples"):
+    with pytest.raises(DataError, match="validation.jsonl holds no examples"):
         get_task("sst2").examples("validation", "en", write_sst2(tmp_path, validation=[]))
 
 

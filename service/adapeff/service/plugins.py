@@ -108,8 +108,12 @@ class Example(NamedTuple):
     label: int
 
 
+IGNORED_TAG = -100
+"""A token that is read and not asked for."""
+
+
 class TaggedExample(NamedTuple):
-    """One sentence of a token classification task: as many tags, indices into the task's labels, as tokens."""
+    """One sentence of a token classification task: as many tags as tokens, indices into the task's labels or -100."""
 
     id: str
     tokens: tuple[str, ...]
@@ -124,7 +128,10 @@ class Answer(NamedTuple):
 
 
 class QuestionExample(NamedTuple):
-    """One example of extractive question answering; training learns the first answer, any of them counts as right."""
+    """One example of extractive question answering; training learns the first answer, any of them counts as right.
+
+    Where a task asks whether there is an answer at all, none means that there is not.
+    """
 
     id: str
     question: str
@@ -176,6 +183,11 @@ class Task(Frozen, ABC):
     non_commercial: bool = False
     notes: str = ""
 
+    @property
+    def may_have_no_answer(self) -> bool:
+        """Whether a question's answer may be that there is none."""
+        return False
+
     @abstractmethod
     def identity(self, languages: Sequence[str], data_root: Path | None) -> DataIdentity:
         """Identify the training data and the test data of `languages`, without reading more than needed.
@@ -199,6 +211,14 @@ class Task(Frozen, ABC):
     def resolved_revisions(self, data_root: Path | None) -> dict[str, str]:
         """Hub id -> the commit the data come from, the training data's first; local data are known by fingerprints."""
         return {}
+
+    def file_notes(self, split: Split, language: str, data_root: Path | None) -> tuple[str, ...]:
+        """What a person should know of the files of a split: how they were read, what was left out."""
+        return ()
+
+    def untested(self, data_root: Path | None) -> tuple[str, ...]:
+        """Why languages of the task are not tested on these data."""
+        return ()
 
     def remarks(self, data_root: Path | None) -> tuple[str, ...]:
         """What a person should know of how these data are used."""

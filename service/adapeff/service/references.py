@@ -16,7 +16,7 @@ from adapeff.service.errors import ModelError, SpecError
 from adapeff.service.fingerprints import files_fingerprint
 from adapeff.service.plugins import Frozen
 
-_CALL = re.compile(r"^(?P<name>[A-Za-z0-9_:+/.~-]+)(?:\[(?P<arguments>.*)\])?$", re.DOTALL)
+_CALL = re.compile(r"^(?P<name>[^\[\]]*[^\[\]\s])(?:\[(?P<arguments>.*)\])?$", re.DOTALL)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 _MODEL_FILES = (
@@ -78,8 +78,8 @@ def parse_plugin(text: str) -> PluginReference:
         SpecError: if the text has another form.
     """
     match = _CALL.match(text.strip())
-    if match is None:
-        raise SpecError(f"'{text}' is not of the form name or name[key=value,...]")
+    if match is None or not text.strip().isprintable():
+        raise SpecError(f"{text[:80]!r} is not of the form name or name[key=value,...]")
     arguments = match["arguments"]
     parameters: dict[str, Any] = {}
     for part in _split_arguments(arguments) if arguments else []:
@@ -89,9 +89,9 @@ def parse_plugin(text: str) -> PluginReference:
         if key.strip() in parameters:
             raise SpecError(f"'{key.strip()}' stands twice in '{text}'")
         try:
-            parameters[key.strip()] = _scalar(yaml.safe_load(value))
+            parameters[key.strip()] = load_yaml(value)
         except (yaml.YAMLError, ValueError) as error:
-            raise SpecError(f"the value of '{key.strip()}' in '{text}' cannot be read: {value!r}") from error
+            raise SpecError(f"the value of '{key.strip()}' in '{text:.80}' cannot be read: {value!r:.80}") from error
     return PluginReference(name=match["name"], parameters=parameters)
 
 
@@ -146,8 +146,16 @@ def is_task_file(name: str) -> bool:
     return name.startswith(("./", "../", "/", "~/")) or name.endswith((".yaml", ".yml"))
 
 
+MOST_DEPTH = 40
+"""How deep a file people write may be nested."""
+
+
 class StrictLoader(yaml.SafeLoader):
-    """YAML as people mean it: a key stands once, and nothing refers to itself."""
+    """YAML as people mean it: a key stands once, nothing refers to itself, and `no` is a word (as in YAML 1.2)."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._depth = 0
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuse a key that stands twice, where plain YAML would keep the last one."""
@@ -167,8 +175,32 @@ class StrictLoader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not taken; write the value", mark)
+        self._depth += 1
+        if self._depth > MOST_DEPTH:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.constructor.ConstructorError(None, None, f"nested deeper than {MOST_DEPTH} levels", mark)
         node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
         return node
+
+
+StrictLoader.yaml_implicit_resolvers = {
+    first: [
+        (tag, re.compile(r"true|True|TRUE|false|False|FALSE") if tag == "tag:yaml.org,2002:bool" else pattern)
+        for tag, pattern in resolvers
+        if tag != "tag:yaml.org,2002:bool" or first in "tTfF"
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def load_yaml(text: str) -> Any:
+    """A value as a person writes it in a file or on the command line.
+
+    Raises:
+        yaml.YAMLError, ValueError: if it is malformed, refers to itself, or is nested too deep.
+    """
+    return scalars(yaml.load(text, StrictLoader))
 
 
 def resolve_model(text: str, *, needs_weights: bool = True) -> ModelReference:

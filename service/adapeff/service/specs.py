@@ -9,11 +9,12 @@ that a new field renames no old job; therefore **a default never changes** once 
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -27,11 +28,10 @@ from adapeff.service.plugins import DataIdentity, Frozen, Task
 from adapeff.service.references import (
     ModelReference,
     PluginReference,
-    StrictLoader,
     is_task_file,
+    load_yaml,
     parse_plugin,
     resolve_model,
-    scalars,
 )
 
 Count = Annotated[int, Field(strict=True, gt=0, le=10**9)]
@@ -80,6 +80,15 @@ class Tuning(Frozen):
         return self
 
 
+class AtMost(Frozen):
+    """That many, or all where there are fewer."""
+
+    at_most: Count
+
+    def __str__(self) -> str:
+        return f"at most {self.at_most:,}"
+
+
 class Training(Frozen):
     """Everything that shapes training; all of it enters `train_hash`."""
 
@@ -98,8 +107,9 @@ class Training(Frozen):
     evaluate_every_epochs: PositiveFloat = 1.0
     evaluate_every_steps: Count | None = None
     """Steps between validations; where given, it takes the place of `evaluate_every_epochs`."""
-    train_size: Count | None = None
-    """Train on that many examples, the same for all methods and seeds, labels in their shares; None or `all`: all."""
+    train_size: Count | AtMost | None = None
+    """Train on that many examples, the same for all methods and seeds, labels in their shares; None or `all`: all;
+    {at_most: 1000}: that many, or all of a task that has fewer."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto` is bf16 autocast where the device has it, else fp32."""
     device: Device = "any"
@@ -125,7 +135,8 @@ class Measuring(Frozen):
     """What is measured around training; enters `job_hash` alone."""
 
     test_languages: tuple[str, ...] | None = None
-    """Languages to test in; a sweep that names none gets all whose data are at hand."""
+    """Languages to test in; a sweep that names none gets all whose data are at hand. A sweep may name some by task:
+    {xnli: [en, de]}; a task is tested in those of them that it has."""
     latency_batches: tuple[Count, ...] = (1, 32)
     """Batch sizes of the latency measurement; none leaves it out."""
     latency_length: int = Field(default=64, ge=8, le=10**6, strict=True)
@@ -335,7 +346,7 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> SweepSpec:
         SpecError: if it cannot be read or is malformed.
     """
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
+        raw = load_yaml(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -348,7 +359,6 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> SweepSpec:
         raise SpecError(f"{path} holds a value that cannot be read: {error}") from error
     if not isinstance(raw, dict):
         raise SpecError(f"{path} holds {_kind(raw)}, expected a mapping with keys such as models, tasks, methods")
-    raw = scalars(raw)
     raw.setdefault("name", path.stem)
     for override in overrides:
         _apply_override(raw, override)
@@ -381,11 +391,12 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     if key not in known:
         raise SpecError(f"unknown key '{key}' in override '{override}'; {suggest(key, known)}")
     try:
-        value = text if key in {"methods", "tasks", "models", "suites"} else scalars(yaml.safe_load(text))
-    except (yaml.YAMLError, ValueError) as error:
-        raise SpecError(f"the value of override '{override}' cannot be read") from error
-    if key == "seeds" and isinstance(value, str):
-        value = [scalars(yaml.safe_load(part)) for part in split_list(value)]
+        value = text if key in {"methods", "tasks", "models", "suites"} else load_yaml(text)
+        if key in ("seeds", *_LIST_SETTINGS) and isinstance(value, str):
+            value = [load_yaml(part) for part in split_list(value)]
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        said = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise SpecError(f"the value of override '{override:.80}' cannot be read: {said}") from error
     if key in _setting_names():
         settings = raw.get("settings") or {}
         if not isinstance(settings, dict):
@@ -408,7 +419,9 @@ def expand(sweep: SweepSpec, *, data_root: Path | None) -> list[JobSpec]:
         SpecError: for a name or parameter nobody knows, or if nothing is left of the grid.
         DataError, ModelError: if local data or a local model cannot be read.
     """
-    tasks = [*sweep.tasks, *(task for name in sweep.suites for task in catalog.get_suite(name).tasks)]
+    named = [*sweep.tasks, *(task for name in sweep.suites for task in catalog.get_suite(name).tasks)]
+    tasks = [task for text in named for task in _matching_folders(text)]
+    _check_test_languages(sweep, tasks)
     axes = {
         key: value for key, value in sweep.settings.items() if key not in _LIST_SETTINGS and isinstance(value, list)
     }
@@ -444,6 +457,69 @@ def expand(sweep: SweepSpec, *, data_root: Path | None) -> list[JobSpec]:
     return list({job.job_hash: job for job in jobs}.values())
 
 
+def _matching_folders(task: str) -> list[str]:
+    """The task, or the folders with a task.yaml that a pattern such as ./customers/* fits.
+
+    Raises:
+        SpecError: if there is none.
+    """
+    if not is_task_file(task) or not glob.has_magic(task.partition("[")[0]):
+        return [task]
+    pattern = Path(task).expanduser()
+    places = sorted(Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor))))
+    found = [place for place in places if (place / "task.yaml").is_file() or place.suffix in (".yaml", ".yml")]
+    if not found:
+        raise SpecError(f"no folder with a task.yaml fits '{task}'")
+    return [str(place) if place.is_absolute() else f"./{place}" for place in found]
+
+
+def _check_test_languages(sweep: SweepSpec, tasks: Sequence[str]) -> None:
+    """Refuse a language that no task has, and a task's name that is none of the sweep's."""
+    asked = sweep.settings.get("test_languages")
+    known = {reference.name: catalog.get_task(reference.name) for reference in map(parse_plugin, tasks)}
+    if isinstance(asked, Mapping):
+        for name, languages in asked.items():
+            if name not in known:
+                raise SpecError(f"test_languages names the task '{name}'; {suggest(str(name), known)}")
+            for language in _as_list(languages):
+                if language not in known[name].languages:
+                    raise SpecError(
+                        f"task '{name}' has no test language '{language}'; {suggest(language, known[name].languages)}"
+                    )
+        return
+    every = {language for task in known.values() for language in task.languages}
+    for language in _as_list(asked):
+        if language not in every:
+            raise SpecError(f"no task of the sweep has the test language '{language}'; {suggest(language, every)}")
+
+
+def _as_list(value: Any) -> list[str]:
+    if value is None:
+        return []
+    return [str(item) for item in (split_list(value) if isinstance(value, str) else value)]
+
+
+def _languages_of(task: Task, asked: Any) -> tuple[str, ...] | None:
+    """The languages that a sweep asks a task to be tested in; None: all that are at hand.
+
+    Raises:
+        SpecError: if it has none of them.
+    """
+    if isinstance(asked, Mapping):
+        asked = asked.get(task.name)
+    if asked is None:
+        return None
+    wanted = _as_list(asked)
+    found = tuple(language for language in wanted if language in task.languages)
+    if not found:
+        raise SpecError(
+            f"task '{task.name}' has none of the test languages {', '.join(wanted)}; "
+            f"{suggest(wanted[0], task.languages)}; name some by task: "
+            f"test_languages: {{{task.name}: [{task.languages[0]}]}}"
+        )
+    return found
+
+
 def _matches(cell: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
     def same(key: str, wanted: Any) -> bool:
         have = cell.get(key)
@@ -460,11 +536,12 @@ _Languages = tuple[str, ...]
 _Identify = Callable[[str, _Languages | None], tuple[_Languages, DataIdentity]]
 
 
-def _check_train_size(size: int | None, task: Task, data: DataIdentity, count: Callable[[Task], int]) -> None:
+def _check_train_size(size: int | AtMost | None, task: Task, data: DataIdentity, count: Callable[[Task], int]) -> None:
     """Refuse more training examples than there are, where the data are at hand."""
-    if size is not None and data.source != "hub" and size > (there := count(task)):
+    if isinstance(size, int) and data.source != "hub" and size > (there := count(task)):
         raise SpecError(
-            f"train_size is {size}, but '{task.name}' has {there} training examples; lower it, or set it to all"
+            f"train_size is {size}, but '{task.name}' has {there} training examples; lower it, set it to all, or to "
+            f"{{at_most: {size}}}"
         )
 
 
@@ -475,11 +552,6 @@ def _memoised_identity(data_root: Path | None) -> _Identify:
         if (text, asked) not in seen:
             reference = parse_plugin(text)
             task = catalog.get_task(reference.name, reference.parameters)
-            for language in asked or ():
-                if language not in task.languages:
-                    raise SpecError(
-                        f"task '{task.name}' has no test language '{language}'; {suggest(language, task.languages)}"
-                    )
             languages = asked or task.available_languages(data_root)
             seen[text, asked] = languages, task.identity(languages, data_root)
         return seen[text, asked]
@@ -550,6 +622,8 @@ def _job(
     if task.max_length is not None:
         training.setdefault("max_length", task.max_length)
     measuring = {key: value for key, value in settings.items() if key in Measuring.model_fields}
+    if "test_languages" in measuring:
+        measuring["test_languages"] = _languages_of(task, measuring["test_languages"])
     sources = tuple(_source(name) for name in method.source_names())
     if sources:  # a folder is found again from wherever the worker runs
         method_parameters["sources"] = [

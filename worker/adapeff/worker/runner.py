@@ -36,7 +36,7 @@ from adapeff.worker.hardware import Memory, choose_device, choose_precision, dev
 from adapeff.worker.locks import occupy
 from adapeff.worker.models import import_architecture
 from adapeff.worker.profiler import run_profile
-from adapeff.worker.stages.learn import Bench, learn
+from adapeff.worker.stages.learn import Bench, answer_validation, learn
 from adapeff.worker.stages.load import prepare
 from adapeff.worker.stages.record import (
     data_revisions,
@@ -110,6 +110,7 @@ def run_job(
         model_revision=prepared.loaded.revision,
         **data_revisions(prepared.task, data_root),
         **prepared.task.model_dump(include={"metric", "source_language", "licence", "non_commercial"}),
+        **({"untested": "; ".join(left)} if (left := prepared.task.untested(data_root)) else {}),
     )
 
     log.emit("stage", stage="train")
@@ -135,6 +136,10 @@ def run_job(
     store_weights(log, spec, prepared.model, out)
 
     log.emit("stage", stage="evaluate")
+    if prepared.task.may_have_no_answer:  # the best state is not the last that chose
+        with clock.phase("validation"):
+            for name, value in answer_validation(prepared, bench).chosen.items():
+                log.measure(name, value, "1", split="validation", language=prepared.task.source_language)
     with clock.phase("test"):
         predictions = predict(prepared, prepared.model, device=device, precision=precision)
     with clock.phase("score"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from adapeff.service.plugins import Task
 from adapeff.service.references import resolve_model
@@ -14,12 +14,29 @@ from adapeff.worker.models import load_tokenizer
 UNCUT = 1_000_000
 
 
-def token_counter(task: Task, model: str, settings: Training) -> Callable[[Sequence[Any]], list[int]]:
-    """A function from examples to the tokens of each one's longest row.
+class TokenCounts(NamedTuple):
+    """What a tokenizer makes of some examples."""
+
+    lengths: list[int]
+    """Tokens of each example's longest row."""
+    unknown: float
+    """Share of all tokens that stand for something the tokenizer does not know."""
+
+
+def token_counter(task: Task, model: str, settings: Training) -> Callable[[Sequence[Any]], TokenCounts]:
+    """A function from examples to their tokens.
 
     Raises:
-        ModelError: if the model's tokenizer cannot be loaded.
+        ModelError: if the model's tokenizer cannot be loaded, or does not go with the model.
     """
     family = family_of(task, settings.model_copy(update={"max_length": UNCUT}))
     tokenizer = load_tokenizer(resolve_model(model), family.tokenizer_options)
-    return lambda examples: family.encode(examples, tokenizer).lengths
+
+    def count(examples: Sequence[Any]) -> TokenCounts:
+        encoded = family.encode(examples, tokenizer)
+        ids = encoded.inputs["input_ids"]
+        unknown = tokenizer.unk_token_id
+        share = float((ids == unknown).float().mean()) if unknown is not None and len(ids) else 0.0
+        return TokenCounts(encoded.lengths, share)
+
+    return count

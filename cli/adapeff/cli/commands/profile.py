@@ -90,7 +90,7 @@ def _request(
 
     from adapeff.service.errors import SpecError, suggest
     from adapeff.service.profiles import ProfileSettings, plan_profile
-    from adapeff.service.references import scalars
+    from adapeff.service.references import load_yaml
     from adapeff.service.specs import split_list
 
     values: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
@@ -99,13 +99,20 @@ def _request(
         if not equals or key not in ProfileSettings.model_fields:
             raise SpecError(f"'{text}' is no setting of a profile; {suggest(key, ProfileSettings.model_fields)}")
         try:
-            values[key] = scalars(yaml.safe_load(value))
-        except (yaml.YAMLError, ValueError) as error:
-            raise SpecError(f"the value of setting '{text}' cannot be read") from error
+            read = load_yaml(value)
+            is_list = key in ("latency_batches", "latency_lengths")
+            values[key] = [load_yaml(part) for part in split_list(str(read))] if is_list and _is_one(read) else read
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise SpecError(f"the value of setting '{text:.80}' cannot be read") from error
     chosen = split_list(methods)
     if not chosen:
         raise SpecError("--method is empty; name at least one, such as lora")
     return plan_profile(model, chosen, reference=reference, settings=values)
+
+
+def _is_one(value: Any) -> bool:
+    """Whether a list was written as its items alone, such as 1,32 (which YAML may take for a number)."""
+    return isinstance(value, str | int) and not isinstance(value, bool)
 
 
 def print_profiles(tables: tuple[ProfileTable, ...]) -> None:

@@ -19,4 +19,7 @@ FAMILIES: Mapping[str, type[Family]] = {
 
 def family_of(task: Task, training: Training) -> Family:
     """The one object that a task's training, validation and test data go through."""
-    return FAMILIES[task.family](task.labels, training)
+    family = FAMILIES[task.family](task.labels, training)
+    if isinstance(family, QuestionAnswering) and task.may_have_no_answer:
+        family.may_have_no_answer()
+    return family

@@ -227,6 +227,10 @@ class Family(ABC):
         """
         return list(readings)
 
+    def choose(self, examples: Sequence[Any], data: Encoded, readings: Sequence[Any]) -> dict[str, float]:
+        """Set what is chosen by validation data, from the readings of all items; gives what it is, by name."""
+        return {}
+
     @abstractmethod
     def gold(self, example: Any) -> Any:
         """The right answer, in the form metrics take."""

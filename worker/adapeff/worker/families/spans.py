@@ -3,6 +3,10 @@
 A context that is too long is read in overlapping windows (Devlin et al. 2019's SQuAD recipe). In training a window that
 does not hold the whole answer points at the first token. At test the best spans of all windows compete by the sum of
 their start and end logits; spans are inside the context and no longer than `max_answer_tokens`.
+
+Where a task asks whether there is an answer at all (SQuAD 2.0), the first token's two logits score that there is none,
+the lowest of all windows; it is the answer where it beats the best span by more than a threshold, which is chosen on
+validation data for the best F1 (Devlin et al. 2019, section 4.3).
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -21,6 +26,7 @@ from adapeff.service.plugins import Answer, QuestionExample
 from adapeff.service.specs import Training
 from adapeff.worker.families.base import IGNORED, OF_EXAMPLE, Batch, Encoded, Family, Rows, paddings
 from adapeff.worker.families.heads import TokenHead
+from adapeff.worker.metrics.squad import NONE, SQUAD_F1
 
 N_BEST = 20
 """Spans kept of each window, and of all windows together (as in the SQuAD recipe)."""
@@ -38,6 +44,12 @@ class QuestionAnswering(Family):
         self.stride = training.doc_stride or self.max_length // 3
         self.max_answer_tokens = training.max_answer_tokens
         self.question_tokens = min(MOST_QUESTION_TOKENS, self.max_length // 3)
+        self.null_threshold: float | None = None
+        """How far no answer must beat the best span; None: every question has an answer."""
+
+    def may_have_no_answer(self) -> None:
+        """Take no answer for an answer, with a threshold of 0 until one is chosen."""
+        self.null_threshold = 0.0
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -98,7 +110,7 @@ class QuestionAnswering(Family):
         return (start + functional.cross_entropy(logits[..., 1], span[:, 1])) / 2
 
     def read(self, logits: Tensor, batch: Batch) -> list[Any]:
-        """The best spans of each window as (score, first character, character after the last)."""
+        """The best spans of each window as (score, first character, character after the last); no answer at -1, -1."""
         outside = batch.targets["start_char"] == IGNORED
         starts = logits[..., 0].masked_fill(outside, float("-inf"))
         ends = logits[..., 1].masked_fill(outside, float("-inf"))
@@ -110,26 +122,52 @@ class QuestionAnswering(Family):
         first = best.indices // width
         last = (first + best.indices % width).clamp(max=logits.shape[1] - 1)
         columns = (best.values, batch.targets["start_char"].gather(1, first), batch.targets["end_char"].gather(1, last))
-        return [
+        found = [
             [span for span in zip(*row, strict=True) if span[0] > -math.inf]
             for row in zip(*(column.tolist() for column in columns), strict=True)
         ]
+        if self.null_threshold is not None:
+            for spans, none in zip(found, logits[:, 0].sum(dim=-1).tolist(), strict=True):
+                spans.append((none, *_NOWHERE))
+        return found
 
     def answers(
         self, examples: Sequence[QuestionExample], data: Encoded, readings: Sequence[Any]
     ) -> list[tuple[Any, float]]:
         """The text of the best span over all windows, and its share among the best distinct texts."""
-        found: list[list[tuple[float, int, int]]] = [[] for _ in examples]
-        for example, spans in zip(data.item_targets[OF_EXAMPLE].tolist(), readings, strict=True):
-            found[example] += spans
-        return [_best(example.context, spans) for example, spans in zip(examples, found, strict=True)]
+        return [
+            _best(example.context, spans, self.null_threshold)
+            for example, spans in zip(examples, _by_example(examples, data, readings), strict=True)
+        ]
+
+    def choose(self, examples: Sequence[QuestionExample], data: Encoded, readings: Sequence[Any]) -> dict[str, float]:
+        """Set the threshold that gives these examples the best F1: the middle between two neighbouring margins."""
+        if self.null_threshold is None:
+            return {}
+        margins = []
+        for example, spans in zip(examples, _by_example(examples, data, readings), strict=True):
+            text, _ = _best(example.context, spans, math.inf)
+            gold = self.gold(example)
+            of_span, of_none = (_f1(gold, answer) for answer in (text, NONE))
+            margins.append((_margin(spans), of_none - of_span))
+        margins.sort(reverse=True)
+        ordered = [math.inf, *(margin for margin, _ in margins), -math.inf]
+        # a threshold between the first `count` margins and the others gives these questions no answer, and no others
+        gains = [0.0, *accumulate(gain for _, gain in margins)]
+        counts = [count for count in range(len(gains)) if ordered[count] > ordered[count + 1]]
+        best = max(counts, key=gains.__getitem__)
+        above, below = ordered[best], ordered[best + 1]
+        self.null_threshold = (min(above, below + 2) + max(below, above - 2)) / 2 if above > below else above
+        return {"null_threshold": self.null_threshold}
 
     def gold(self, example: QuestionExample) -> tuple[str, ...]:
         """The texts of all right answers."""
         return tuple(answer.text for answer in example.answers)
 
     def constant_answers(self, examples: Sequence[QuestionExample]) -> Iterator[list[Any]]:
-        """The first words of every context, and the whole of it."""
+        """The first words of every context, and the whole of it; none, where that may be the answer."""
+        if self.null_threshold is not None:
+            yield [NONE] * len(examples)
         for words in (1, 2, 3, 5, 10, 20):
             yield [" ".join(example.context.split()[:words]) for example in examples]
         yield [example.context for example in examples]
@@ -153,14 +191,45 @@ def _token_span(
     return at_start, max(at_start, at_end)
 
 
-def _best(context: str, spans: Sequence[tuple[float, int, int]]) -> tuple[str, float]:
-    """The best span's text with its softmax over the best distinct texts; of equal ones the earliest."""
+_NOWHERE = (-1, -1)
+
+
+def _by_example(examples: Sequence[Any], data: Encoded, readings: Sequence[Any]) -> list[list[tuple[float, int, int]]]:
+    """The spans of all windows of each example."""
+    found: list[list[tuple[float, int, int]]] = [[] for _ in examples]
+    for example, spans in zip(data.item_targets[OF_EXAMPLE].tolist(), readings, strict=True):
+        found[example] += spans
+    return found
+
+
+def _margin(spans: Sequence[tuple[float, int, int]]) -> float:
+    """How far no answer, by the window that is surest of one, beats the best span."""
+    nothing = min((score for score, *place in spans if tuple(place) == _NOWHERE), default=-math.inf)
+    best = max((score for score, *place in spans if tuple(place) != _NOWHERE), default=-math.inf)
+    return nothing - best if best > -math.inf else math.inf
+
+
+def _f1(golds: Sequence[str], answer: str) -> float:
+    return SQUAD_F1.compute([golds], [answer])
+
+
+def _best(
+    context: str, spans: Sequence[tuple[float, int, int]], null_threshold: float | None = None
+) -> tuple[str, float]:
+    """The best span's text with its softmax over the best distinct texts; of equal ones the earliest.
+
+    Args:
+        null_threshold: how far no answer must win by to be the answer; None: there is always one.
+    """
     ranked: dict[str, float] = {}
-    for score, start, end in sorted(spans, key=lambda span: (-span[0], span[1], span[2])):
+    real = [span for span in spans if span[1:] != _NOWHERE]
+    for score, start, end in sorted(real, key=lambda span: (-span[0], span[1], span[2])):
         ranked.setdefault(context[start:end].strip(), score)
         if len(ranked) == N_BEST:
             break
+    if null_threshold is not None and (margin := _margin(spans)) > null_threshold:
+        return NONE, float(torch.tensor(margin - null_threshold).sigmoid())
     if not ranked:
-        return "", 0.0
+        return NONE, 0.0
     scores = torch.tensor(list(ranked.values()))
     return next(iter(ranked)), float(scores.softmax(dim=0)[0])

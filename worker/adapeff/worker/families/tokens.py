@@ -9,15 +9,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adapeff.service.errors import ModelError
-from adapeff.service.plugins import TaggedExample
+from adapeff.service.plugins import IGNORED_TAG, TaggedExample
 from adapeff.worker.families.base import IGNORED, Batch, Encoded, Family, Rows, paddings
 from adapeff.worker.families.heads import TokenHead
 
 OUTSIDE = "O"
+UNREAD = ""
+"""The answer to a word that was cut off where no tag means "nothing": never a right one."""
 
 
 class TokenClassification(Family):
-    """Named entities: words come split; words beyond `max_length`, or that the tokenizer drops, are answered with O."""
+    """Named entities and other tags: words come split.
+
+    Words beyond `max_length`, or that the tokenizer drops, are answered with O, or wrongly where there is no such tag.
+    Words that are not asked for (tag -100) are read, and count in no score.
+    """
 
     name = "token_classification"
     tokenizer_options = {"add_prefix_space": True}
@@ -67,26 +73,35 @@ class TokenClassification(Family):
         """A tag name for every word of every example, and the mean probability of those the model was asked for."""
         made = []
         for example, (words, tags, sure) in zip(examples, readings, strict=True):
-            names = [OUTSIDE] * len(example.tokens)
+            names = [OUTSIDE if OUTSIDE in self.labels else UNREAD] * len(example.tokens)
             for word, tag in zip(words, tags, strict=True):
                 names[word] = self.labels[tag]
-            made.append((tuple(names), sum(sure) / len(sure) if sure else 0.0))
+            asked = tuple(name for name, tag in zip(names, example.tags, strict=True) if tag != IGNORED_TAG)
+            made.append((asked, sum(sure) / len(sure) if sure else 0.0))
         return made
 
     def gold(self, example: TaggedExample) -> tuple[str, ...]:
         """The tags' names."""
-        return tuple(self.labels[tag] for tag in example.tags)
+        return tuple(self.labels[tag] for tag in example.tags if tag != IGNORED_TAG)
 
     def constant_answers(self, examples: Sequence[TaggedExample]) -> Iterator[list[Any]]:
-        """No entity anywhere; and for each type, every sentence as one entity, and every word as one."""
-        yield [(OUTSIDE,) * len(example.tokens) for example in examples]
+        """No entity anywhere; and for each type, every sentence as one entity, and every word as one.
+
+        Where the tags are no chunks, each tag for all words.
+        """
+        lengths = [len(self.gold(example)) for example in examples]
+        if not any("-" in label for label in self.labels):
+            for label in self.labels:
+                yield [(label,) * length for length in lengths]
+            return
+        yield [(OUTSIDE,) * length for length in lengths]
         for kind in dict.fromkeys(label.partition("-")[2] for label in self.labels if label != OUTSIDE):
-            yield [(f"B-{kind}", *[f"I-{kind}"] * (len(example.tokens) - 1)) for example in examples]
-            yield [(f"B-{kind}",) * len(example.tokens) for example in examples]
+            yield [(f"B-{kind}", *[f"I-{kind}"] * (length - 1))[:length] for length in lengths]
+            yield [(f"B-{kind}",) * length for length in lengths]
 
     def stratum(self, example: TaggedExample) -> Hashable:
         """The types of entity that occur."""
-        return frozenset(self.labels[tag].partition("-")[2] for tag in example.tags)
+        return frozenset(label.partition("-")[2] for label in self.gold(example))
 
 
 def _before_a_word(tokenizer: Any) -> str:

@@ -57,8 +57,28 @@ def _token_counts(gold: Sequence[Tags], predicted: Sequence[Tags]) -> Counts:
     ]
 
 
+def _tag_counts(gold: Sequence[Tags], predicted: Sequence[Tags]) -> Counts:
+    """For each tag how often it is right, gold, predicted in each sentence: 3 x tags numbers."""
+    every = sorted({tag for tags in (*gold, *predicted) for tag in tags})
+    places = {tag: 3 * at for at, tag in enumerate(every)}
+    rows = []
+    for a, b in zip(gold, predicted, strict=True):
+        row = [0.0] * (3 * len(every))
+        for x, y in zip(a, b, strict=True):
+            row[places[x]] += x == y
+            row[places[x] + 1] += 1
+            row[places[y] + 2] += 1
+        rows.append(tuple(row))
+    return rows
+
+
+def _token_macro_f1(sums: Sequence[float]) -> float:
+    classes = [sums[at : at + 3] for at in range(0, len(sums), 3) if sums[at + 1] or sums[at + 2]]
+    return sum(2 * right / (gold + predicted) for right, gold, predicted in classes) / len(classes)
+
+
 def _token_accuracy(sums: Sequence[float]) -> float:
-    return sums[0] / sums[1]
+    return sums[0] / sums[1] if sums[1] else 0.0
 
 
 _FAMILIES: tuple[FamilyName, ...] = ("token_classification",)
@@ -79,6 +99,14 @@ ENTITY_METRICS = (
         True,
         _token_counts,
         _token_accuracy,
+        _FAMILIES,
+    ),
+    Metric(
+        "token_macro_f1",
+        "F1 of each tag over the tokens, averaged; tags neither gold nor predicted left out",
+        True,
+        _tag_counts,
+        _token_macro_f1,
         _FAMILIES,
     ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy
@@ -34,10 +34,18 @@ class Predictions:
     gold: list[Any]
     predicted: list[Any]
     scores: list[float]
+    chosen: dict[str, float] = field(default_factory=dict)
+    """What was chosen by the data, by name."""
 
 
-def evaluate(model: TaskModel, family: Family, data: SplitData, *, device: torch.device, precision: str) -> Predictions:
-    """Answer every example once, dropout off, in batches of like length."""
+def evaluate(
+    model: TaskModel, family: Family, data: SplitData, *, device: torch.device, precision: str, choosing: bool = False
+) -> Predictions:
+    """Answer every example once, dropout off, in batches of like length.
+
+    Args:
+        choosing: let the family choose by these data what is chosen by validation, before it answers.
+    """
     was_training = model.training
     model.eval()
     items = data.encoded
@@ -51,12 +59,14 @@ def evaluate(model: TaskModel, family: Family, data: SplitData, *, device: torch
             for index, reading in zip(indices, family.read(logits, batch), strict=True):
                 readings[index] = reading
     model.train(was_training)
+    chosen = family.choose(data.examples, items, readings) if choosing else {}
     answers = family.answers(data.examples, items, readings)
     return Predictions(
         ids=[example.id for example in data.examples],
         gold=[family.gold(example) for example in data.examples],
         predicted=[answer for answer, _ in answers],
         scores=[score for _, score in answers],
+        chosen=chosen,
     )
 
 

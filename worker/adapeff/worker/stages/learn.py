@@ -18,7 +18,7 @@ from adapeff.worker.events import EventLog
 from adapeff.worker.gauges import Gauge, Window
 from adapeff.worker.hardware import Memory
 from adapeff.worker.models import trained_state
-from adapeff.worker.stages.evaluate import evaluate
+from adapeff.worker.stages.evaluate import Predictions, evaluate
 from adapeff.worker.stages.load import Prepared
 from adapeff.worker.stages.prepare import steps_per_epoch, training_batches
 from adapeff.worker.stages.train import BestState, DivergedError, TrainResult, compute_seconds, put_state, train
@@ -171,6 +171,18 @@ def _list(trials: list[Trial]) -> str:
     return ", ".join(f"{trial.learning_rate:g}" for trial in trials)
 
 
+def answer_validation(prepared: Prepared, bench: Bench) -> Predictions:
+    """The answers to the validation split; the family chooses by it what it has to choose."""
+    return evaluate(
+        prepared.model,
+        prepared.family,
+        prepared.validation,
+        device=bench.device,
+        precision=bench.precision,
+        choosing=True,
+    )
+
+
 def _train_once(spec: JobSpec, prepared: Prepared, bench: Bench, learning_rate: float) -> Learned:
     settings = spec.training.model_copy(update={"learning_rate": learning_rate})
     batching: dict[str, Any] = {
@@ -186,7 +198,7 @@ def _train_once(spec: JobSpec, prepared: Prepared, bench: Bench, learning_rate: 
     def validate() -> float:
         start = bench.gauge.read()
         with bench.memory.aside():
-            found = evaluate(prepared.model, prepared.family, prepared.validation, device=device, precision=precision)
+            found = answer_validation(prepared, bench)
         with clock.phase("score"):
             score = metric.compute(found.gold, found.predicted)
         validations.append(Window(start, bench.gauge.read()))

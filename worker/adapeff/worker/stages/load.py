@@ -16,7 +16,7 @@ from adapeff.service.references import is_task_file
 from adapeff.service.specs import JobSpec, source_fingerprint
 from adapeff.worker.clocks import PhaseClock
 from adapeff.worker.families import family_of
-from adapeff.worker.families.base import Family
+from adapeff.worker.families.base import Encoded, Family
 from adapeff.worker.models import LoadedModel, TaskModel, build_model, load_model
 from adapeff.worker.stages.evaluate import SplitData
 from adapeff.worker.stages.prepare import subset
@@ -85,7 +85,9 @@ def prepare(
         model = build_model(loaded, method, family, seed=spec.seed).to(device)
 
     def tokenise(examples: Sequence[Any]) -> SplitData:
-        return SplitData(examples, tokens.encode(family, examples, loaded.tokenizer))
+        encoded = tokens.encode(family, examples, loaded.tokenizer)
+        check_ids(encoded, loaded)
+        return SplitData(examples, encoded)
 
     with clock.phase("tokenise"):
         return Prepared(
@@ -98,6 +100,21 @@ def prepare(
             train=tokenise(train_examples),
             validation=tokenise(validation_examples),
             tests={language: tokenise(examples) for language, examples in test_examples.items()},
+        )
+
+
+def check_ids(encoded: Encoded, loaded: LoadedModel) -> None:
+    """Refuse tokens that the model has no embedding for: on a GPU they would end the process without a word.
+
+    Raises:
+        ModelError: naming the first.
+    """
+    ids, table = encoded.inputs["input_ids"], loaded.encoder.get_input_embeddings()  # type: ignore[operator]
+    if len(ids) and int(ids.max()) >= table.num_embeddings:
+        token = loaded.tokenizer.convert_ids_to_tokens(int(ids.max()))
+        raise ModelError(
+            f"the tokenizer gives the token '{token}' the id {int(ids.max())}, but the model has "
+            f"{table.num_embeddings} embeddings; resize them, or take the tokenizer that the model was trained with"
         )
 
 

@@ -7,14 +7,15 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 from adapeff.service.errors import DataError
+from adapeff.service.specs import AtMost
 from adapeff.worker.families.base import Batch, Encoded, Family, collate
 
 _POOL = 50
 """Batches that are sorted by length together: long enough to save padding, short enough to keep the order random."""
 
 
-def subset(examples: Sequence[Any], size: int | None, family: Family) -> list[Any]:
-    """`size` examples for a learning curve, in file order; all of them for None.
+def subset(examples: Sequence[Any], size: int | AtMost | None, family: Family) -> list[Any]:
+    """`size` examples for a learning curve, in file order; all of them for None, and where fewer than at most asked.
 
     Stratified: each stratum (label; types of entity) has its share of the whole, to one example. Nested: a smaller
     subset lies in every larger one. The draw is the same for every method and seed.
@@ -22,11 +23,14 @@ def subset(examples: Sequence[Any], size: int | None, family: Family) -> list[An
     Raises:
         DataError: if there are not so many.
     """
+    if isinstance(size, AtMost):
+        size = size.at_most if size.at_most < len(examples) else None
     if size is None:
         return list(examples)
     if size > len(examples):
         raise DataError(
-            f"train_size is {size}, but there are {len(examples)} training examples; lower it, or set it to all"
+            f"train_size is {size}, but there are {len(examples)} training examples; lower it, set it to all, "
+            f"or to {{at_most: {size}}}"
         )
     strata: dict[Hashable, list[int]] = {}
     for index, example in enumerate(examples):

@@ -58,6 +58,10 @@ def measure_data(log: EventLog, prepared: Prepared, tokens: TokenCache) -> None:
         log.measure("data_rows", len(data.encoded.row_starts) - 1, "1", **where)
         log.measure("data_rows_at_max_length", at_limit, "1", **where)
         log.measure("data_tokens", data.encoded.tokens, "1", **where)
+        unknown = prepared.loaded.tokenizer.unk_token_id
+        ids = data.encoded.inputs["input_ids"]
+        share = float((ids == unknown).float().mean()) if unknown is not None and len(ids) else 0.0
+        log.measure("unknown_token_share", share, "1", **where)
     log.measure("tokenised_examples", tokens.tokenised_examples, "1")
 
 

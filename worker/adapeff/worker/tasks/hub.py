@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from adapeff.worker.tasks.declared import DataSet, DeclaredTask
+from adapeff.worker.tasks.rows import is_plain
 
 DECLARED = Path(__file__).parent / "hub.yaml"
 VERIFIED = Path(__file__).parent / "verified.json"
@@ -23,6 +24,19 @@ METRICS = {
     "multiple_choice": ("accuracy", ()),
 }
 """Family -> the metric selection goes by, and the others."""
+_PLAIN_TAGS = ("token_accuracy", ("token_macro_f1",))
+_WITH_UNANSWERABLE = ("squad_f1", ("exact_match", "has_answer_f1", "has_answer_exact", "no_answer_accuracy"))
+
+
+def default_metrics(
+    family: str, labels: Sequence[str], unanswerable: bool | str = False
+) -> tuple[str, tuple[str, ...]]:
+    """The metric that selection goes by where none is named, and the others."""
+    if family == "token_classification" and is_plain(labels):
+        return _PLAIN_TAGS
+    return _WITH_UNANSWERABLE if unanswerable == "predict" else METRICS[family]
+
+
 MAX_LENGTHS = {"question_answering": 384}
 """Families whose texts are longer than the default of 128 tokens (SQuAD's 384: Devlin et al. 2019)."""
 
@@ -69,12 +83,13 @@ def make_task(name: str, record: Mapping[str, Any], data_sets: Mapping[str, Data
     train = data_sets[record["train"]]
     tests = _tests(record.get("test"), train, data_sets)
     sets = {data_set.name: data_set for data_set in (train, *tests.values())}
-    metric, further = METRICS[train.family]
+    labels = tuple(record.get("labels", train.labels))
+    metric, further = default_metrics(train.family, labels, train.unanswerable)
     return DeclaredTask(
         name=name,
         title=record["title"],
         family=train.family,
-        labels=tuple(record.get("labels", train.labels)),
+        labels=labels,
         metric=record.get("metric", metric),
         further_metrics=tuple(record.get("further_metrics", further)),
         max_length=MAX_LENGTHS.get(train.family),

@@ -5,26 +5,29 @@
     labels: [bad, good]
     languages: {en: english, de: german}     # language: folder with train, validation and test files
 
-Files are JSON lines, CSV, TSV or Parquet. Without `languages` the files lie beside the YAML. Without `labels` those of
-the training file count, in alphabetical order (O first). In a sweep the task is named by the path of the file, or of a
-folder with a `task.yaml` in it.
+Files are JSON lines, JSON, CSV, TSV, Parquet or CoNLL, compressed or not. One file of everything is split: `file:
+all.csv`, `split: {validation: 0.1, test: 0.2}`. Without `languages` the files lie beside the YAML. Without `labels`
+those of the training file count, in alphabetical order (O first). In a sweep the task is named by the path of the file,
+or of a folder with a `task.yaml` in it.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from adapeff.service.catalog import first_problem, metrics
 from adapeff.service.errors import DataError, SpecError, suggest
 from adapeff.service.references import StrictLoader, scalars
 from adapeff.worker.tasks.declared import DataSet, DeclaredTask
-from adapeff.worker.tasks.files import find_file, read_rows
-from adapeff.worker.tasks.hub import MAX_LENGTHS, METRICS
-from adapeff.worker.tasks.rows import OUTSIDE, RowForm, tag_fault
+from adapeff.worker.tasks.files import TEXT_ONLY, Row, find_files, form_of, other_files, read_rows
+from adapeff.worker.tasks.hub import MAX_LENGTHS, default_metrics
+from adapeff.worker.tasks.rows import OUTSIDE, Columns, RowForm, bilou_twins, found_columns, is_plain, tag_fault
 
 FILE_NAME = "task.yaml"
 
@@ -32,6 +35,8 @@ FILE_NAME = "task.yaml"
 class OwnTask(RowForm):
     """What a task file may say."""
 
+    columns: Columns = Columns()
+    """Of CoNLL files, `tokens` and `tags` unless named otherwise."""
     name: str | None = None
     title: str | None = None
     languages: dict[str, str] = Field(default={"und": "."}, min_length=1)
@@ -39,12 +44,47 @@ class OwnTask(RowForm):
     """Language of training and selection; the first one if none is named."""
     merge: dict[str, str] = {}
     group: str | None = None
+    file: str | None = None
+    """One file that holds everything, to be split."""
+    split: dict[Literal["validation", "test"], Annotated[float, Field(gt=0, lt=1)]] = {}
+    """The shares of it that serve as validation and test, drawn by label."""
     metric: str | None = None
     further_metrics: tuple[str, ...] | None = None
     max_length: int | None = Field(default=None, ge=8)
     licence: str = "the user's own data"
     non_commercial: bool = False
     notes: str = ""
+
+    @field_validator("languages")
+    @classmethod
+    def _codes(cls, value: dict[str, str]) -> dict[str, str]:
+        for code in value:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", code):
+                raise ValueError(
+                    f"language '{code[:40]}' is no code; expected up to 32 letters, digits, - and _, such as zh-Hans"
+                )
+        return value
+
+    @field_validator("name", "title", "licence", "notes")
+    @classmethod
+    def _printable(cls, value: str | None) -> str | None:
+        if value is not None and (control := re.search(r"[\x00-\x08\x0b-\x1f\x7f]", value)):
+            raise ValueError(f"it holds the control character {control[0]!r}; take it out")
+        return value
+
+    @model_validator(mode="after")
+    def _whole_file_is_split(self) -> Self:
+        if self.split and "test" not in self.split:
+            raise ValueError("split names no share for test; expected such as {validation: 0.1, test: 0.2}")
+        if sum(self.split.values()) >= 1:
+            raise ValueError(f"the shares of split add up to {sum(self.split.values()):g}; nothing is left to train on")
+        if (self.file is None) != (not self.split):
+            raise ValueError("file and split go together: file: all.csv, split: {validation: 0.1, test: 0.2}")
+        if self.file is not None and Path(self.file).name != self.file:
+            raise ValueError(
+                f"file is '{self.file}', expected the name of a file beside task.yaml or in a language's folder"
+            )
+        return self
 
 
 def load_own_task(written: str) -> DeclaredTask:
@@ -70,11 +110,15 @@ def load_own_task(written: str) -> DeclaredTask:
     for language, folder in declared.languages.items():
         if not (root / folder).resolve().is_relative_to(root) or Path(folder).is_absolute():
             raise SpecError(f"{path}: the folder of '{language}' is '{folder}', expected one below {root}")
+    if declared.family == "token_classification" and declared.columns == Columns():
+        declared = declared.model_copy(update={"columns": Columns(tokens="tokens", tags="tags")})
     if not declared.labels and declared.family in ("sequence_classification", "token_classification"):
         labels = _labels_of(declared, root, source)
         declared = declared.model_copy(update={"labels": labels})
+    if declared.family == "token_classification" and (twins := bilou_twins(declared.labels)):
+        declared = declared.model_copy(update={"merge": {**twins, **declared.merge}})
     name = declared.name or (root.name if path.name == FILE_NAME else path.stem)
-    metric, further = METRICS[declared.family]
+    metric, further = default_metrics(declared.family, _task_labels(declared), declared.unanswerable)
     fitting = [known for known, found in metrics().items() if declared.family in found.families]
     for asked in (declared.metric or metric, *(declared.further_metrics or ())):
         if asked not in metrics():
@@ -87,6 +131,8 @@ def load_own_task(written: str) -> DeclaredTask:
             root=root,
             languages=declared.languages,
             group=declared.group,
+            shares=declared.split,
+            whole=declared.file,
             licence=declared.licence,
             non_commercial=declared.non_commercial,
             notes=declared.notes,
@@ -122,8 +168,8 @@ def _read(path: Path) -> OwnTask:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise SpecError(f"{path}{where} is not YAML: {getattr(error, 'problem', None) or error}") from error
-    except (OSError, ValueError) as error:
-        raise SpecError(f"{path} cannot be read: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise SpecError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     if not isinstance(raw, dict):
         raise SpecError(f"{path} holds no mapping; expected keys such as family and columns")
     for key in raw:
@@ -142,25 +188,46 @@ def _task_labels(declared: OwnTask) -> tuple[str, ...]:
 def _labels_of(declared: OwnTask, root: Path, source: str) -> tuple[str, ...]:
     """The labels that the training file holds."""
     folder = root / declared.languages[source]
-    file = find_file(folder, "train")
-    if file is None:
-        raise DataError(f"there is no training file {folder}/train.jsonl (or .csv, .tsv, .parquet) to read labels from")
-    column = str(declared.columns.label if declared.family == "sequence_classification" else declared.columns.tags)
-    found: set[str] = set()
-    for number, row in enumerate(read_rows(file), start=1):
-        if column not in row:
-            raise DataError(f"{file}, row {number}: no column '{column}'; found: {', '.join(map(str, row)) or 'none'}")
-        value: Any = row[column]
-        values = (
-            value if isinstance(value, list) else str(value).split() if column == declared.columns.tags else [value]
+    files = (folder / declared.file,) if declared.file else find_files(folder, "train", root=root)
+    if files is None or not files[0].is_file():
+        others = other_files(folder)
+        there = f"; there are: {', '.join(others[:5])}" if others else ""
+        raise DataError(
+            f"there is no training file {folder}/train.jsonl (or .csv, .tsv, .parquet, .json, .conll) to read labels "
+            f"from{there}"
         )
+    is_tags = declared.family == "token_classification"
+    column = str(declared.columns.tags if is_tags else declared.columns.label)
+    ignored = {str(label) for label in declared.ignore_labels}
+    text_only = form_of(files[0], declared) in TEXT_ONLY
+    found: set[str] = set()
+    for row, where in read_rows(files, declared):
+        if column not in row:
+            raise DataError(f"{files[0]}, {where}: no column '{column}'; {found_columns(row)}")
+        value: Any = row[column]
+        values = value if isinstance(value, list) else str(value).split() if is_tags else [value]
         for label in values:
-            if not isinstance(label, str):
+            if str(label) in ignored or (label is None and declared.unlabelled):
+                continue
+            mapped = declared.values.get(str(label), label)
+            if text_only and isinstance(mapped, str) and not is_tags and mapped.strip() == "":
+                raise DataError(f"{files[0]}, {where}: '{column}' is empty, expected a label")
+            if not isinstance(mapped, str):
                 raise DataError(
-                    f"{file}, row {number}: the label {label!r} is no text; declare `labels:`, in order of the numbers"
+                    f"{files[0]}, {where}: the label {label!r} is no text; declare `labels:`, in order of the numbers"
                 )
-            fault = tag_fault(label) if declared.family == "token_classification" else None
-            if fault:
-                raise DataError(f"{file}, row {number}: {fault}")
-            found.add(str(declared.values.get(label, label)))
+            found.add(mapped)
+    if is_tags and not is_plain(found):
+        _check_tags(found, files[0], read_rows(files, declared), column, declared)
     return tuple(sorted(found, key=lambda label: (label != OUTSIDE, label)))
+
+
+def _check_tags(found: set[str], file: Path, rows: Iterable[Row], column: str, declared: OwnTask) -> None:
+    """Refuse a tag that is no chunk's among such that are, naming its row."""
+    twins = bilou_twins(found)
+    bad = {label: fault for label in found if (fault := tag_fault(twins.get(label, label)))}
+    for row, where in rows if bad else ():
+        value = row[column]
+        for tag in value if isinstance(value, list) else str(value).split():
+            if fault := bad.get(str(declared.values.get(str(tag), tag))):
+                raise DataError(f"{file}, {where}: {fault}")

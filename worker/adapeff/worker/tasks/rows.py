@@ -6,11 +6,17 @@ label but "Positive" became negative in the study's sentiment scripts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import ast
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import field_validator
 
 from adapeff.service.errors import DataError
 from adapeff.service.plugins import (
+    IGNORED_TAG,
     Answer,
     ChoiceExample,
     Example,
@@ -19,9 +25,11 @@ from adapeff.service.plugins import (
     QuestionExample,
     TaggedExample,
 )
+from adapeff.worker.tasks.files import FileForm
 
 OUTSIDE = "O"
 PREFIXES = "BIES"
+BILOU_TWINS = {"L": "E", "U": "S"}
 
 
 class Columns(Frozen):
@@ -44,7 +52,7 @@ class Columns(Frozen):
     """One column that holds a list, or a column per choice; an absent (null) choice is left out."""
 
 
-class RowForm(Frozen):
+class RowForm(FileForm):
     """How the rows of a data set are to be read."""
 
     family: FamilyName
@@ -55,10 +63,23 @@ class RowForm(Frozen):
     """Text in the label column -> label name (classification), or number of the choice from 0 (multiple choice)."""
     questions: Mapping[str, str] = {}
     """What the question column of a multiple choice set holds -> the question asked: cause -> What was the cause?"""
-    unanswerable: bool = False
-    """The data hold questions without an answer: they are left out, since SQuAD 1.1's scores know none."""
+    unanswerable: bool | Literal["predict"] = False
+    """The data hold questions without an answer: true: they are left out, since SQuAD 1.1's scores know none;
+    `predict`: that there is none is an answer like others, as in SQuAD 2.0."""
     unlabelled: bool = False
     """The data hold rows whose label is null: they are left out."""
+    ignore_labels: tuple[str | int, ...] = ()
+    """Labels that mean there is none, such as -1: their rows are left out, of tags only the tag."""
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _keys_are_texts(cls, value: Any) -> Any:
+        return {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else value
+
+    @field_validator("ignore_labels", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | int) else value
 
     def needed(self) -> dict[str, tuple[str, ...]]:
         """What the family needs -> the columns that hold it."""
@@ -107,21 +128,30 @@ class RowReader:
         self._merge = merge
         self._origin = origin
         self._text_only = text_only
-        self._seen: dict[str, int] = {}
+        self._seen: dict[str, str] = {}
+        self._ignored = {str(label) for label in form.ignore_labels}
+        self.left_out = 0
+        """Rows without an answer or label, which are known to be there."""
         self._needed = [column for columns in form.needed().values() for column in columns]
 
-    def read(self, row: Mapping[str, Any], number: int) -> Any:
+    def read(self, row: Mapping[str, Any], number: int, place: str = "") -> Any:
         """The example in the `number`-th row; None for one without an answer, where the data are known to hold such.
+
+        Args:
+            place: where the row stands, in words.
 
         Raises:
             DataError: naming the row, what is wrong and what was expected.
         """
-        where = f"{self._origin}, row {number}"
+        place = place or f"row {number}"
+        where = f"{self._origin}, {place}"
         for column in self._needed:
             if column not in row:
-                raise DataError(f"{where}: no column '{column}'; found: {', '.join(map(str, row)) or 'none'}")
-        name = self._name(row, number, where)
-        if self._form.unlabelled and row[str(self._columns.label)] is None:
+                raise DataError(f"{where}: no column '{column}'; {found_columns(row)}{self._hint(row)}")
+        name = self._name(row, number, place, where)
+        label = row[self._columns.label] if self._columns.label is not None else 0
+        if (self._form.unlabelled and label is None) or (self._ignored and self._is_ignored(label)):
+            self.left_out += 1
             return None
         makers: dict[str, Callable[..., Any]] = {
             "sequence_classification": self._classified,
@@ -129,9 +159,30 @@ class RowReader:
             "question_answering": self._question,
             "multiple_choice": self._choice,
         }
-        return makers[self._form.family](row, name, where)
+        example = makers[self._form.family](row, name, where)
+        self.left_out += example is None
+        return example
 
-    def _name(self, row: Mapping[str, Any], number: int, where: str) -> str:
+    def _is_ignored(self, label: Any) -> bool:
+        if isinstance(label, float) and label.is_integer():
+            label = int(label)
+        return isinstance(label, str | int) and (
+            str(label) in self._ignored or (self._text_only and _whole(str(label)) in self._ignored)
+        )
+
+    def _hint(self, row: Mapping[str, Any]) -> str:
+        """The line of a declaration that would read the file, as far as its first line tells."""
+        if not self._text_only:
+            return ""
+        names = list(map(str, row))
+        if len(names) == 1 and (other := next((mark for mark in ";|:\t" if mark in names[0]), None)):
+            return f"; if its values are separated by {other!r}, say so in task.yaml: `separator: {json.dumps(other)}`"
+        if not set(self._needed) & set(names):
+            wanted = [*self._needed, *(f"other_{at}" for at in range(len(names) - len(self._needed)))][: len(names)]
+            return f"; if the first line is no heading, name the columns in task.yaml: `header: [{', '.join(wanted)}]`"
+        return ""
+
+    def _name(self, row: Mapping[str, Any], number: int, place: str, where: str) -> str:
         column = self._columns.id
         if column is None:
             return str(number)
@@ -140,10 +191,10 @@ class RowReader:
             raise DataError(f"{where}: the id '{column}' is {name!r}, expected text or a number")
         if str(name) in self._seen:
             raise DataError(
-                f"{where}: the id {name!r} stands in row {self._seen[str(name)]} too; "
+                f"{where}: the id {name!r} stands in {self._seen[str(name)]} too; "
                 "make ids differ, or declare no id column"
             )
-        self._seen[str(name)] = number
+        self._seen[str(name)] = place
         return str(name)
 
     def _text(self, row: Mapping[str, Any], column: str | None, where: str) -> str:
@@ -164,11 +215,15 @@ class RowReader:
     def _label(self, value: Any, where: str) -> int:
         labels, values = self._form.labels, self._form.values
         given = value
-        if values:  # what is not among them is unknown
-            named = value if isinstance(value, str) and value in labels else None
-            value = values.get(str(value), named) if isinstance(value, str | int) and value is not True else None
-        elif self._text_only and isinstance(value, str) and value.isdecimal() and value not in labels:
+        if isinstance(value, float) and value.is_integer():
             value = int(value)
+        if values:  # what is not among them is unknown
+            value = self._by_value(value)
+        elif self._text_only and isinstance(value, str) and value not in labels:
+            whole = _whole(value)
+            value = int(whole) if whole.isdecimal() else value
+        elif isinstance(value, bool):
+            value = next((label for label in labels if label.lower() == str(value).lower()), value)
         if isinstance(value, int) and not isinstance(value, bool):
             if all(label.isdecimal() for label in labels):  # the numbers are the names
                 value = str(value)
@@ -178,8 +233,25 @@ class RowReader:
         if not isinstance(label, str) or label not in self._index or (value not in labels):
             texts = ", ".join(map(repr, self._form.values))
             known = texts or ", ".join(f"{index} ({label})" for index, label in enumerate(labels))
-            raise DataError(f"{where}: unknown label {_shown(given)}; expected {known}")
+            hint = ""
+            if isinstance(given, bool):
+                hint = '; map true and false in task.yaml: `values: {"True": ..., "False": ...}`'
+            elif given in (-1, "-1", None, "") and "label" in str(self._columns):
+                hint = "; if it means that there is none, say `ignore_labels: [-1]`" if given in (-1, "-1") else ""
+            raise DataError(f"{where}: unknown label {_shown(given)}; expected {known}{hint}")
         return self._index[label]
+
+    def _by_value(self, value: Any) -> Any:
+        """What `values` says of a label; its own name where that is none of the texts but a label; else None."""
+        if not isinstance(value, str | int):
+            return None
+        texts = {str(value), str(value).lower()} if isinstance(value, bool) else {str(value)}
+        if self._text_only:
+            texts.add(_whole(str(value)))
+        for text in texts:
+            if text in self._form.values:
+                return self._form.values[text]
+        return value if isinstance(value, str) and value in self._form.labels else None
 
     def _tagged(self, row: Mapping[str, Any], name: str, where: str) -> TaggedExample:
         tokens = self._list(row[str(self._columns.tokens)], self._columns.tokens, where)
@@ -191,25 +263,42 @@ class RowReader:
         for token in tokens:
             if not _is_text(token):
                 raise DataError(f"{where}: the token {_shown(token)} is no text")
-        return TaggedExample(name, tuple(tokens), tuple(self._label(tag, where) for tag in tags))
+        found = tuple(IGNORED_TAG if self._is_ignored(tag) else self._label(tag, where) for tag in tags)
+        return TaggedExample(name, tuple(tokens), found)
 
     def _list(self, value: Any, column: str | None, where: str) -> list[Any]:
         if self._text_only and isinstance(value, str):
-            return value.split()
+            return value.split() if not value.lstrip().startswith("[") else self._written_list(value, column, where)
         if not isinstance(value, list):
             raise DataError(f"{where}: '{column}' is {_shown(value)}, expected a list")
         return value
+
+    def _written_list(self, value: str, column: str | None, where: str) -> list[Any]:
+        """A list that was written out into a text, as JSON or as Python writes it."""
+        for read in (json.loads, ast.literal_eval):
+            try:
+                found = read(value)
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+            if isinstance(found, list) and not _ADJACENT.search(value):
+                return found
+        raise DataError(
+            f'{where}: \'{column}\' is {_shown(value)}, expected a list such as ["a", "b"], with commas, or words '
+            "apart by spaces"
+        )
 
     def _question(self, row: Mapping[str, Any], name: str, where: str) -> QuestionExample | None:
         question = self._text(row, self._columns.question, where)
         context = self._text(row, self._columns.context, where)
         answers = [answer for answer in self._answers(row, where) if answer[0] not in ("", None)]
         if not answers:
+            if self._form.unanswerable == "predict":
+                return QuestionExample(name, question, context, ())
             if self._form.unanswerable:
                 return None
             raise DataError(
                 f"{where}: the question has no answer, and SQuAD 1.1's scores know none; "
-                "leave it out, or declare unanswerable: true"
+                "leave it out, or declare unanswerable: true (left out) or predict (SQuAD 2.0)"
             )
         return QuestionExample(name, question, context, tuple(self._span(context, *one, where) for one in answers))
 
@@ -245,12 +334,9 @@ class RowReader:
 
     def _choice(self, row: Mapping[str, Any], name: str, where: str) -> ChoiceExample:
         columns = self._columns
+        names: list[str] = []
         if isinstance(columns.choices, str):
-            if self._text_only:
-                raise DataError(
-                    f"{where}: a list of choices needs JSON lines or Parquet; name a column for each choice"
-                )
-            given = self._list(row[columns.choices], columns.choices, where)
+            given, names = self._given_choices(row[columns.choices], columns.choices, where)
         else:
             absent = (None, "") if self._text_only else (None,)
             given = [row[column] for column in columns.choices or () if row[column] not in absent]
@@ -266,19 +352,69 @@ class RowReader:
                 raise DataError(f"{where}: unknown question {_shown(asked)}; expected {known}")
             asked = self._form.questions[asked]
         choices = tuple(f"{asked} {choice}" if asked else choice for choice in given)
-        label = self._place(row[str(columns.label)], len(given), where)
+        label = self._place(row[str(columns.label)], len(given), names, where)
         return ChoiceExample(name, self._text(row, columns.text, where), choices, label)
 
-    def _place(self, value: Any, choices: int, where: str) -> int:
+    def _given_choices(self, value: Any, column: str, where: str) -> tuple[list[Any], list[str]]:
+        """The choices, and their names where the data name them, as {label: [A, B], text: [...]}."""
+        if self._text_only:
+            if not str(value).lstrip().startswith("["):
+                raise DataError(
+                    f'{where}: \'{column}\' is {_shown(value)}, expected a list such as ["a", "b"]; or name a column '
+                    "for each choice"
+                )
+            return self._written_list(str(value), column, where), []
+        if isinstance(value, Mapping) and isinstance(value.get("text"), list) and isinstance(value.get("label"), list):
+            names = [str(name) for name in value["label"]]
+            if len(names) != len(value["text"]) or len(set(names)) != len(names):
+                raise DataError(f"{where}: '{column}' names its choices {names}, expected a name for each, none twice")
+            return value["text"], names
+        return self._list(value, column, where), []
+
+    def _place(self, value: Any, choices: int, names: Sequence[str], where: str) -> int:
         place = value
+        if isinstance(value, float) and value.is_integer():
+            place = int(value)
         if self._form.values:
-            place = self._form.values.get(str(value)) if isinstance(value, str | int) else None
-        elif self._text_only and isinstance(place, str) and place.isdecimal():
-            place = int(place)
+            place = self._by_value(value)
+        elif str(value) in names:
+            place = names.index(str(value))
+        elif self._text_only and isinstance(place, str) and _whole(place).isdecimal():
+            place = int(_whole(place))
         if isinstance(place, bool) or not isinstance(place, int) or not 0 <= place < choices:
             texts = ", ".join(map(repr, self._form.values))
-            raise DataError(f"{where}: unknown label {_shown(value)}; expected {texts or f'0 to {choices - 1}'}")
+            known = texts or ", ".join(names) or f"0 to {choices - 1}"
+            raise DataError(f"{where}: unknown label {_shown(value)}; expected {known}")
         return place
+
+
+_ADJACENT = re.compile(r"""['"]\s+['"]""")
+"""Two texts without a comma between, as numpy writes lists: Python would join them."""
+
+
+def _whole(text: str) -> str:
+    """A number written with decimals that are none (2.0, as a table with gaps is saved), without them."""
+    return text.partition(".")[0] if re.fullmatch(r"-?\d+\.0*", text) else text
+
+
+def found_columns(row: Iterable[Any]) -> str:
+    """The columns that are there, each cut short: a first line that is no heading may be anything."""
+    names = [_shown(str(name))[1:-1] if len(str(name)) > 40 else str(name) for name in row]
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return f"found: {', '.join(names[:12]) or 'none'}{more}"
+
+
+def is_plain(labels: Iterable[str]) -> bool:
+    """Whether tags are no chunks: none has a prefix such as B-, as parts of speech have none."""
+    return not any(re.match(r"[BIESLU]-", label) for label in labels)
+
+
+def bilou_twins(labels: Iterable[str]) -> dict[str, str]:
+    """BILOU's last and unit tags -> those of BIOES that mean the same; nothing where the tags are of another kind."""
+    every = list(labels)
+    if any(label.startswith(("E-", "S-")) for label in every):
+        return {}
+    return {label: f"{BILOU_TWINS[label[0]]}{label[1:]}" for label in every if label.startswith(("L-", "U-"))}
 
 
 def tag_fault(label: str) -> str | None:

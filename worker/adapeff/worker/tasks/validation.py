@@ -10,13 +10,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapeff.service.errors import AdapeffError
-from adapeff.service.plugins import Split, Task
+from adapeff.service.plugins import IGNORED_TAG, Split, Task
 from adapeff.worker.metrics.entities import entities
+from adapeff.worker.tasks.rows import is_plain
+
+if TYPE_CHECKING:
+    from adapeff.worker.token_counts import TokenCounts
 
 SHOWN = 3
+MOST_UNKNOWN = 0.05
+"""Share of unknown tokens above which a model hardly reads a text."""
 
 
 @dataclass
@@ -33,6 +39,8 @@ class SplitReport:
     length_max: int = 0
     cut: int | None = None
     """Examples longer than `max_length` (question answering: read in several windows); None without a model."""
+    unknown: float | None = None
+    """Share of the tokens that the model does not know; None without a model."""
     error: str = ""
     warnings: list[str] = field(default_factory=list)
 
@@ -41,13 +49,13 @@ def look_over(
     task: Task,
     data_root: Path | None,
     *,
-    count_tokens: Callable[[Sequence[Any]], list[int]] | None = None,
+    count_tokens: Callable[[Sequence[Any]], TokenCounts] | None = None,
     max_length: int = 128,
 ) -> Iterator[dict[str, Any]]:
     """One report per split and language, training first; the source language's train is held against every other.
 
     Args:
-        count_tokens: gives the tokens of each example; words are counted without it.
+        count_tokens: gives the tokens of examples; words are counted without it.
     """
     earlier: dict[str, list[Any]] = {}
     try:
@@ -67,7 +75,8 @@ def look_over(
             continue
         _describe(found, task, examples, count_tokens, max_length)
         if split == "train":
-            found.warnings += task.remarks(data_root)
+            found.warnings += (*task.remarks(data_root), *task.untested(data_root))
+        found.warnings += task.file_notes(split, language, data_root)
         found.warnings += _warnings(task, examples, earlier)
         if split != "test":
             earlier[split] = examples
@@ -78,15 +87,22 @@ def _describe(
     found: SplitReport,
     task: Task,
     examples: Sequence[Any],
-    count_tokens: Callable[[Sequence[Any]], list[int]] | None,
+    count_tokens: Callable[[Sequence[Any]], TokenCounts] | None,
     max_length: int,
 ) -> None:
     found.examples = len(examples)
     found.labels = dict(sorted(Counter(name for e in examples for name in _label_names(task, e)).items()))
-    lengths = count_tokens(examples) if count_tokens else [_words(example) for example in examples]
+    lengths = [_words(example) for example in examples]
     if count_tokens:
+        counts = count_tokens(examples)
+        lengths = counts.lengths
         found.length_unit = "tokens"
         found.cut = sum(length > max_length for length in lengths)
+        found.unknown = counts.unknown
+        if counts.unknown > MOST_UNKNOWN:
+            found.warnings.append(
+                f"{counts.unknown:.0%} of the tokens are unknown to the model; take one that knows this language"
+            )
     ordered = sorted(lengths)
     found.length_p50, found.length_p95 = (ordered[min(len(ordered) - 1, len(ordered) * p // 100)] for p in (50, 95))
     found.length_max = ordered[-1]
@@ -97,7 +113,8 @@ def _label_names(task: Task, example: Any) -> list[str]:
     if task.family == "sequence_classification":
         return [task.labels[example.label]]
     if task.family == "token_classification":
-        return [kind for kind, _, _ in entities([task.labels[tag] for tag in example.tags])]
+        tags = [task.labels[tag] for tag in example.tags if tag != IGNORED_TAG]
+        return tags if is_plain(task.labels) else [kind for kind, _, _ in entities(tags)]
     if task.family == "multiple_choice":
         return [f"choice {example.label + 1} of {len(example.choices)}"]
     return [f"{len(example.answers)} answer(s)"]
@@ -145,7 +162,7 @@ def _warnings(task: Task, examples: Sequence[Any], earlier: Mapping[str, Sequenc
     for split, known in earlier.items():
         yield from _leakage(by_key, split, known)
     if task.family == "token_classification" and any(label.startswith("B-") for label in task.labels):
-        loose = sum(_loose_inside([task.labels[tag] for tag in example.tags]) for example in examples)
+        loose = sum(_loose_inside([task.labels[tag] for tag in example.tags if tag >= 0]) for example in examples)
         if loose:
             yield f"{loose} I- or E- tags begin an entity; they are read as its beginning"
     if train and task.family == "sequence_classification":
@@ -166,10 +183,16 @@ def _leakage(by_key: dict[tuple[str, ...], list[Any]], split: str, examples: Seq
     leaked = [group for key, group in by_key.items() if key in known]
     if leaked:
         yield f"{sum(map(len, leaked))} examples stand in {split} too ({_ids(leaked)})"
-    passages = {key[0] for key in known if len(key) > 1}
-    sharing = [group for key, group in by_key.items() if key not in known and key[0] in passages]
+    swapped = {key[::-1] for key in known if len(key) == 2}
+    turned = [group for key, group in by_key.items() if key not in known and key in swapped]
+    if turned:
+        yield f"{sum(map(len, turned))} examples stand in {split} with their texts swapped ({_ids(turned)})"
+    texts = {text for key in known if len(key) > 1 for text in key if text}
+    sharing = [
+        group for key, group in by_key.items() if key not in known and key not in swapped and texts.intersection(key)
+    ]
     if sharing:
-        yield f"{sum(map(len, sharing))} examples share their text or context with {split} ({_ids(sharing)})"
+        yield f"{sum(map(len, sharing))} examples share a text or context with {split} ({_ids(sharing)})"
 
 
 def _ids(groups: Sequence[Sequence[Any]]) -> str:
