@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from adapeff.cli.render.markdown import notes, report_markdown
+from adapeff.cli.render.markdown import notes, report_markdown, target_grids
 from adapeff.cli.render.plots import plot_points
-from adapeff.service import jobs, results
+from adapeff.service import jobs, results, sweeps
 from adapeff.service.database import Database, upgrade
+from adapeff.service.export import measurement_rows
 from adapeff.service.jobs import Ending
+from adapeff.service.models import Run
 from adapeff.service.report import Report, build_report
 from adapeff.service.report_rows import report_rows
 from adapeff.service.results import Findings
+from adapeff.service.specs import expand, parse_sweep
 from tests.factories import claimer, spec
 
 GOLDEN = Path(__file__).parent / "report.md"
@@ -35,6 +39,7 @@ def store(database: Database, method: str, seed: int, accuracy: float, seconds: 
     device = str(changes.pop("device_name", "Test CPU"))
     revision = changes.pop("revision", "abc")
     repeat = changes.pop("repeat", 0)
+    disturbed: Any = changes.pop("disturbed", {})
     german, noise = float(str(changes.pop("german", 0.51))), changes.pop("noise", None)
     wanted = spec(seed, methods=[method], **{"settings": {"test_languages": ["en", "de"]}, **changes})
     wanted = wanted.model_copy(update={"repeat": repeat})
@@ -51,6 +56,7 @@ def store(database: Database, method: str, seed: int, accuracy: float, seconds: 
             found.take({"event": "measurement", "name": "noise_accuracy", "value": noise, "unit": "1", **where})
     single = {
         "train_compute_s": (seconds, "s"),
+        "wall_s": (2 * seconds, "s"),
         "stored_bytes": (2**20 if method == "full" else 2**15, "B"),
         "trainable_parameters_method": (1000 if method == "full" else 10, "1"),
         "trainable_parameters_head": (5, "1"),
@@ -63,6 +69,9 @@ def store(database: Database, method: str, seed: int, accuracy: float, seconds: 
     for batch, latency in ((1, 0.02), (32, 0.5)):
         where = {"batch": batch, "length": 64, "statistic": "p50"}
         found.take({"event": "measurement", "name": "latency_s", "value": latency, "unit": "s", **where})
+    for phase, reason in disturbed.items():
+        event = {"event": "measurement", "name": "disturbance", "value": 1, "unit": "1", "phase": phase}
+        found.take({**event, "reason": reason})
     with database.session() as session:
         results.finish(session, claim, Ending("succeeded", resolved={"model_revision": revision}), found)
 
@@ -155,17 +164,99 @@ def test_tuned_methods_stand_beside_the_reference_tuned_alike_and_unlike_searche
     assert any("unlike chances" in note for note in notes(table))
 
 
-def test_price_is_that_of_the_compute_time_where_an_hour_has_one(database: Database) -> None:
+def test_price_is_that_of_the_slots_time_in_its_unit(database: Database) -> None:
     store(database, "full", 0, 0.8, 100)
     store(database, "lora", 0, 0.7, 50)
     with database.session(read_only=True) as session:
-        (table,) = build_report(session, price_per_device_hour=3.6).tables
+        (table,) = build_report(session, price_per_device_hour=3.6, currency="EUR").tables
 
     assert [row.cells["price"].summary.mean for row in table.rows if row.cells["price"].summary] == pytest.approx(
-        [0.1, 0.05]
+        [0.2, 0.1]
     )
     assert table.rows[1].cells["price"].ratio == pytest.approx(0.5)
+    assert next(column.heading for column in table.columns if column.key == "price") == "price of a run, EUR"
     assert "price" not in {column.key for column in report(database).tables[0].columns}
+
+
+@pytest.mark.parametrize("which", ["full", "lora"])
+def test_disturbed_time_has_no_ratio_whichever_side_it_is_on(database: Database, which: str) -> None:
+    for method, seconds in (("full", 100), ("lora", 50)):
+        told = {"inference": "other processes used 80% of the cores"} if method == which else {}
+        store(database, method, 0, 0.8, seconds, disturbed=told)
+
+    (table,) = report(database).tables
+    lora = table.rows[1]
+
+    assert lora.cells["train_compute_s"].ratio == pytest.approx(0.5)
+    assert lora.cells["latency_b1"].ratio is None
+    assert lora.cells["stored_bytes"].ratio == pytest.approx(1 / 32)
+    text = report_markdown(report(database))
+    assert "20.0 ms !" in text
+    rows = {row["method"]: row for row in report_rows(report(database)) if row["figure"] == "latency_b1"}
+    assert "80% of the cores" in rows[which]["doubt"]
+    assert rows["lora"]["ratio_to_reference"] is None
+
+
+def test_time_measured_beside_another_run_has_no_ratio(database: Database) -> None:
+    for method, seconds in (("full", 100), ("lora", 50)):
+        store(database, method, 0, 0.8, seconds)
+    with database.session() as session:
+        runs = session.query(Run).order_by(Run.id).all()
+        runs[1].started_at = runs[0].started_at  # both at once, on one host
+
+    (table,) = report(database).tables
+
+    assert table.rows[1].cells["train_compute_s"].ratio is None
+    assert "beside another run" in table.rows[1].cells["train_compute_s"].doubt
+    grids = [rows for title, _, rows in target_grids(table) if title.startswith("why")]
+    assert all(row[1] == row[4] == "!" for rows in grids for row in rows)
+
+
+SETTINGS = {"train_size": [64, 128], "batch_size": [8, 16]}
+
+
+def test_rows_of_a_grid_can_be_told_apart(database: Database) -> None:
+    for size, batch in product(*SETTINGS.values()):
+        settings = {"test_languages": ["en", "de"], "train_size": size, "batch_size": batch}
+        store(database, "lora[rank=4]", 0, 0.8, 10, settings=settings)
+
+    rows = [row for row in report_rows(report(database)) if row["figure"] == "train_compute_s"]
+    with database.session(read_only=True) as session:
+        exported = [row for row in measurement_rows(session) if row["name"] == "train_compute_s"]
+
+    for found in (rows, exported):
+        assert {(row["train_size"], row["batch_size"]) for row in found} == set(product(*SETTINGS.values()))
+        assert {(row["method_name"], row["method_parameters"]) for row in found} == {("lora", '{"rank":4}')}
+    assert {row["repeat"] for row in exported} == {0}
+    titles = [table.title for table in report(database).tables]
+    assert len(set(titles)) == 4
+    assert any(title.endswith("64 training examples, batch_size 8") for title in titles)
+
+
+def test_mixed_table_has_a_row_for_each_setting(database: Database) -> None:
+    for size in (64, 128):
+        store(database, "full", 0, 0.8, 10, settings={"test_languages": ["en", "de"], "train_size": size})
+    with database.session(read_only=True) as session:
+        (table,) = build_report(session, allow_mixed=True).tables
+
+    assert {row.method for row in table.rows} == {"full (train_size 64)", "full (train_size 128)"}
+
+
+def test_sweeps_name_stands_for_all_its_submissions(database: Database) -> None:
+    for seeds in ([0], [0, 1]):
+        raw = {"name": "mine", "models": ["org/model"], "tasks": ["offline_sentiment"], "methods": ["full"]}
+        sweep = parse_sweep({**raw, "seeds": seeds})
+        with database.session() as session:
+            sweeps.submit(session, sweep, expand(sweep, data_root=None), max_failures=3)
+
+    with database.session(read_only=True) as session:
+        ids = sweeps.find_sweep_ids(session, "mine")
+        assert ids == [1, 2] == sweeps.find_sweep_ids(session, None)
+        assert sweeps.find_sweep_ids(session, "1") == [1]
+        assert len(jobs.list_jobs(session, sweep_ids=ids)) == 2
+        (record,) = sweeps.list_sweeps(session)
+        assert (record.name, record.submissions, record.states) == ("mine", [1, 2], {"queued": 2})
+        assert sweeps.names_of(session, [1, 2]) == {1: ["mine"], 2: ["mine"]}
 
 
 def test_storage_says_when_adapters_outweigh_a_whole_model(database: Database) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapeff.service.convergence import TARGETS, Curves, to_targets, when_reached
+from adapeff.service.convergence import TARGETS, Curves, best_score, to_targets, when_reached
 
 
 def run(scores: list[float], *, every: int = 10, flops: float = 100.0, seconds: float = 0.5) -> Curves:
@@ -52,3 +52,17 @@ def test_the_three_factors_multiply_to_the_time(scores: list[float], flops: floa
         assert cell.mean is not None and cell.flops_per_step is not None and cell.achieved_flops_per_s is not None
         time = cell.mean.steps * cell.flops_per_step / cell.achieved_flops_per_s
         assert time == pytest.approx(cell.mean.compute_s)
+
+
+def test_lower_scores_are_reached_from_above() -> None:
+    """For a metric such as an error rate: half of the reference's best is twice the error."""
+    curves: Curves = {
+        "validation_error": [[10, 0.5], [20, 0.2], [30, 0.1]],
+        **{name: [[10, 10], [20, 20], [30, 30]] for name in ("train_samples", "train_compute_s", "train_flops")},
+    }
+
+    found = to_targets({"full": [curves]}, reference="full", metric="error", higher_is_better=False)["full"]
+
+    assert found[-1].score == 0.1 and found[-1].mean is not None and found[-1].mean.steps == 30
+    assert found[0].score == pytest.approx(0.1 / 0.9) and found[0].mean is not None and found[0].mean.steps == 30
+    assert best_score(curves, "error", higher_is_better=False) == 0.1

@@ -22,6 +22,7 @@ from adapeff.service.specs import ready_made_sweeps
 from tests.conftest import ROOT, adapeff_program
 
 COMMANDS = {
+    "sweeps ls": {"--json"},
     "run": {
         "--set",
         "--with-queue",

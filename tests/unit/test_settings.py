@@ -62,6 +62,14 @@ def test_no_password_survives_masking(password: str) -> None:
     assert mask(f"redis://:{password}@host/0") == "redis://:***@host/0"
 
 
+def test_text_between_two_addresses_stays_and_tokens_do_not() -> None:
+    told = "moved from postgresql://u:hush@h/d to https://user:hush@proxy/x; see https://hf_0123456789abcdefgh@hub/y?token=hush"
+
+    assert mask(told) == (
+        "moved from postgresql://u:***@h/d to https://user:***@proxy/x; see https://***@hub/y?token=***"
+    )
+
+
 def test_password_in_a_query_is_masked() -> None:
     assert mask("postgresql://u@h/d?password=hush&x=1") == "postgresql://u@h/d?password=***&x=1"
 

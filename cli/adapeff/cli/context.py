@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
+
+from adapeff.cli.render.text import printable
 
 if TYPE_CHECKING:
     from adapeff.service.database import Database
@@ -56,4 +58,5 @@ def child_environment() -> dict[str, str]:
 
 def note(text: str) -> None:
     """Tell a person something that is no result."""
-    print(text, file=sys.stderr)
+    with suppress(OSError, ValueError):  # whoever closed stderr does not want to know
+        print(printable(text), file=sys.stderr)

@@ -6,13 +6,27 @@ import errno
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from adapeff.cli import context
-from adapeff.cli.commands import catalog, config, database, doctor, jobs, profile, report, run, status, submit, worker
+from adapeff.cli.commands import (
+    catalog,
+    config,
+    database,
+    doctor,
+    jobs,
+    profile,
+    report,
+    run,
+    status,
+    submit,
+    sweeps,
+    worker,
+)
 from adapeff.service.errors import AdapeffError, ExitCode
 
 _PLACES = {
@@ -69,32 +83,56 @@ app.command()(report.export)
 app.command()(config.config)
 app.command()(doctor.doctor)
 app.add_typer(database.app, name="db")
+app.add_typer(sweeps.app)
 for noun in (catalog.methods_app, catalog.tasks_app, catalog.suites_app):
     app.add_typer(noun)
 
 
 def main() -> NoReturn:
     """Run the command line; every expected error is one line on stderr."""
+    _open_streams()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish goes first
+            signal.signal(number, _interrupt)
     try:
         app()
     except AdapeffError as error:
         context.note(f"adapeff: {error}")
-        sys.exit(error.exit_code)
+        _leave(error.exit_code)
     except (context.Interrupted, KeyboardInterrupt):
         context.note("adapeff: interrupted")
-        sys.exit(ExitCode.INTERRUPTED)
+        _leave(ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `adapeff report | head`: the reader has enough
-        sys.exit(ExitCode.OK)
+        _leave(ExitCode.OK)  # `adapeff report | head`: the reader has enough
     except OSError as error:
         if error.errno not in _PLACES:
             raise
         place = f" ({error.filename})" if error.filename else ""
         context.note(f"adapeff: {error.strerror}{place}; make room or choose another place, then try again")
-        sys.exit(ExitCode.ERROR)
-    sys.exit(ExitCode.OK)
+        _leave(ExitCode.ERROR)
+    except SystemExit as ended:
+        _leave(ended.code if isinstance(ended.code, int) else ExitCode.OK if ended.code is None else ExitCode.ERROR)
+    _leave(ExitCode.OK)
+
+
+def _open_streams() -> None:
+    """Have somewhere to print to: a stream may be closed, or of an encoding that lacks some characters."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - for the process's life
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace" if name == "stdout" else "backslashreplace")
+
+
+def _leave(code: int) -> NoReturn:
+    """End with an exit code; a reader that went away meanwhile is no fault."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 def _interrupt(*_: Any) -> NoReturn:

@@ -80,6 +80,14 @@ def raise_for_failures(database: Database, job_ids: Sequence[int]) -> None:
         )
 
 
+LONGEST_LABEL = 30
+"""Characters of a job's name beside its bar: with them all the numbers fit on 80 columns."""
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 class _Lines:
     """A line per change of state."""
 
@@ -107,9 +115,11 @@ class _Bars:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+        self._began = time.monotonic()
+        self._done_before: int | None = None
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=8),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
@@ -123,24 +133,35 @@ class _Bars:
     def show(self, found: Sequence[Job], runs: dict[int, Run]) -> None:
         ended = [job for job in found if job.state in FINAL_STATES]
         bad = sum(job.state != "succeeded" for job in ended)
-        self._progress.update(self._all, completed=len(ended), note=f"{bad} not succeeded" if bad else "")
+        notes = [f"{bad} not succeeded" if bad else "", self._time_left(len(ended), len(found))]
+        self._progress.update(self._all, completed=len(ended), note=", ".join(filter(None, notes)))
         for job in found:
             if job.id in self._bars and job.state != "running":
                 self._progress.remove_task(self._bars.pop(job.id))
             if job.id in runs and job.id not in self._bars:
                 seed = "" if job.task == PROFILE else f" · seed {job.seed}"
-                label = f"  {job.method} · {job.task}{seed}"
+                label = _shortened(f"  {job.method} · {job.task}", LONGEST_LABEL - len(seed)) + seed
                 self._bars[job.id] = self._progress.add_task(escape(label), total=None, note="starting")
             if job.id in runs:
                 self._update(self._bars[job.id], runs[job.id])
 
+    def _time_left(self, done: int, total: int) -> str:
+        """How long the others will take, if they take as long as those that ended since this began."""
+        if self._done_before is None:
+            self._done_before = done
+        ended = done - self._done_before
+        if not ended or done == total:
+            return ""
+        seconds = (time.monotonic() - self._began) / ended * (total - done)
+        return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
+
     def _update(self, bar: Any, run: Run) -> None:
         at = run.progress or {}
         if run.stage == "train" and "step" in at:
-            note = f"loss {at['loss']:.3f}, {at['eta_s']:.0f} s of training left"
+            note = f"loss {at['loss']:.3f}, {at['eta_s']:.0f} s left"
             self._progress.update(bar, total=at["steps"], completed=at["step"], note=note)
         elif "block" in at:
-            note = f"{run.stage}: {at['of']}, about {at['eta_s']:.0f} s of it left"
+            note = f"{at['of']}, {at['eta_s']:.0f} s left"
             self._progress.update(bar, total=at["blocks"], completed=at["block"], note=note)
         else:
             self._progress.update(bar, note=run.stage or "starting")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from adapeff.service.finished import Result
@@ -28,6 +28,8 @@ class Cell:
     summary: Summary | None
     ratio: float | None = None
     reason: str = ""
+    doubt: str = ""
+    """What is known against it, if it is a time: something disturbed it, or it was measured beside another run."""
 
 
 def choose_columns(
@@ -75,6 +77,30 @@ def choose_columns(
             for length in group[0].spec.measuring.lengths
         ),
     )
+
+
+def doubts(found: Iterable[Result], beside: Container[int]) -> dict[str, str]:
+    """What is known against the times of a method's results: by `train` and `inference`, '' for nothing.
+
+    Args:
+        beside: ids of runs that shared their host with another.
+    """
+    told: dict[str, dict[str, None]] = {"train": {}, "inference": {}}
+    for result in found:
+        for m in result.measurements:
+            if m.name == "disturbance" and m.value and m.phase in told:
+                told[m.phase][m.reason or "disturbed"] = None
+        if result.run.id in beside:
+            for reasons in told.values():
+                reasons["measured beside another run of the same host"] = None
+    return {phase: "; ".join(reasons) for phase, reasons in told.items()}
+
+
+def phase_of(column: Column) -> str:
+    """The phase a time is of, '' where a column is no time."""
+    if column.key == "price" or (column.unit == "s" and not column.key.startswith("latency")):
+        return "train"
+    return "inference" if column.unit == "s" else ""
 
 
 _OF_A_VARIANT = ("quality", "transfer", "gap", "latency_b")

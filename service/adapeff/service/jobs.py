@@ -567,16 +567,21 @@ def mark_unsent(session: Session, job_id: int) -> None:
 def list_jobs(
     session: Session,
     *,
-    sweep_id: int | None = None,
+    sweep_ids: Sequence[int] | None = None,
     states: Sequence[str] = (),
     ids: Sequence[int] = (),
     train_hashes: Sequence[str] = (),
     limit: int | None = None,
 ) -> list[Job]:
-    """Jobs by id, newest last; `limit` keeps the newest."""
+    """Jobs by id, newest last.
+
+    Args:
+        sweep_ids: submissions that asked for them; None: all.
+        limit: keeps those a person looks for first: what runs, what failed, then the newest.
+    """
     wanted = select(Job)
-    if sweep_id is not None:
-        wanted = wanted.join(SweepJob, SweepJob.job_id == Job.id).where(SweepJob.sweep_id == sweep_id)
+    if sweep_ids is not None:
+        wanted = wanted.where(Job.id.in_(select(SweepJob.job_id).where(SweepJob.sweep_id.in_(sweep_ids))))
     if states:
         wanted = wanted.where(Job.state.in_(states))
     if ids:
@@ -585,14 +590,15 @@ def list_jobs(
         wanted = wanted.where(Job.train_hash.in_(train_hashes))
     if limit is None:
         return list(session.scalars(wanted.order_by(Job.id)))
-    return list(reversed(list(session.scalars(wanted.order_by(Job.id.desc()).limit(limit)))))
+    urgency = case((Job.state == "running", 0), (Job.state == "failed", 1), else_=2)
+    return list(session.scalars(wanted.order_by(urgency, Job.id.desc()).limit(limit)))
 
 
-def count_by_state(session: Session, *, sweep_id: int | None = None) -> dict[str, int]:
+def count_by_state(session: Session, *, sweep_ids: Sequence[int] | None = None) -> dict[str, int]:
     """How many jobs are in each state."""
     wanted = select(Job.state, func.count()).group_by(Job.state)
-    if sweep_id is not None:
-        wanted = wanted.join(SweepJob, SweepJob.job_id == Job.id).where(SweepJob.sweep_id == sweep_id)
+    if sweep_ids is not None:
+        wanted = wanted.where(Job.id.in_(select(SweepJob.job_id).where(SweepJob.sweep_id.in_(sweep_ids))))
     return {row[0]: row[1] for row in session.execute(wanted)}
 
 

@@ -123,9 +123,9 @@ class _Found:
         return list(dict.fromkeys((m.batch, m.length) for m, _ in self._all if m.name == "latency_ratio"))
 
 
-def build_profiles(session: Session, *, sweep_id: int | None = None) -> tuple[ProfileTable, ...]:
+def build_profiles(session: Session, *, sweep_ids: Sequence[int] | None = None) -> tuple[ProfileTable, ...]:
     """The tables of a sweep's finished profile jobs, or of all; of the repeats of a profile the newest."""
-    asked = [job for job in jobs.list_jobs(session, sweep_id=sweep_id, states=("succeeded",)) if job.task == PROFILE]
+    asked = [job for job in jobs.list_jobs(session, sweep_ids=sweep_ids, states=("succeeded",)) if job.task == PROFILE]
     if not asked:
         return ()
     profiled = list({job.train_hash for job in asked})

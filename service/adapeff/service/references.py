@@ -213,9 +213,12 @@ def resolve_model(text: str, *, needs_weights: bool = True) -> ModelReference:
         SpecError: if the text is neither a hub id nor a folder.
         ModelError: if a local folder or package does not hold a model.
     """
+    if not text.isprintable():
+        raise SpecError(f"model {text[:80]!r} holds a control character; take it out")
     folder = model_folder(text)
     if folder is not None:
-        return ModelReference(name=text, source="folder", fingerprint=_folder_fingerprint(folder, needs_weights))
+        name = text if text.startswith("package:") else str(folder.absolute())  # found from wherever a worker runs
+        return ModelReference(name=name, source="folder", fingerprint=_folder_fingerprint(folder, needs_weights))
     name, at, revision = text.partition("@")
     if not _HUB_ID.match(name) or (at and not revision):
         raise SpecError(

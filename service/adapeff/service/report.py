@@ -14,10 +14,19 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from adapeff.service import catalog, jobs
+from adapeff.service import catalog, jobs, sweeps
 from adapeff.service.convergence import TargetCell, to_targets
 from adapeff.service.errors import AdapeffError
-from adapeff.service.figures import Cell, Column, choose_columns, find_variants, summarise_figures, variant_label
+from adapeff.service.figures import (
+    Cell,
+    Column,
+    choose_columns,
+    doubts,
+    find_variants,
+    phase_of,
+    summarise_figures,
+    variant_label,
+)
 from adapeff.service.finished import (
     ALIKE,
     Result,
@@ -31,10 +40,11 @@ from adapeff.service.finished import (
 from adapeff.service.overview import Overview, build_overviews
 from adapeff.service.profile_report import ProfileTable, build_profiles
 from adapeff.service.profiles import PROFILE
-from adapeff.service.references import is_task_file
+from adapeff.service.references import PluginReference, is_task_file
 from adapeff.service.reruns import Rerun, find_reruns
 from adapeff.service.specs import JobSpec
 from adapeff.service.statistics import Summary, summarise, within_noise
+from adapeff.service.variation import in_words, settings_of, varied_settings
 
 REFERENCE = "full"
 
@@ -48,6 +58,15 @@ class Row:
     learning_rate_source: str
     seeds: tuple[int, ...]
     cells: dict[str, Cell]
+    plugin: PluginReference
+    """The method's name and parameters."""
+    repeats: tuple[int, ...] = (0,)
+    """Which repeat of each seed's job it is."""
+
+    @property
+    def train_time_is_doubtful(self) -> bool:
+        """Whether something is known against the time of training."""
+        return bool(self.cells["train_compute_s"].doubt)
 
 
 @dataclass(frozen=True)
@@ -87,6 +106,12 @@ class Table:
     runs: int
     searches: tuple[str, ...] = ()
     """The different searches for a learning rate among its runs."""
+    varied: dict[str, Any] = field(default_factory=dict)
+    """The settings in which the report's tables differ, as they are in this one."""
+    sweeps: tuple[str, ...] = ()
+    """Names of the sweeps that asked for its runs."""
+    untested: str = ""
+    """Languages of the task that the data at hand do not have."""
     reruns: tuple[Rerun, ...] = ()
     """Jobs that were done more than once, and how far their figures lie apart."""
     differs: tuple[str, ...] = ()
@@ -107,18 +132,20 @@ class Report:
 def build_report(
     session: Session,
     *,
-    sweep_id: int | None = None,
+    sweep_ids: Sequence[int] | None = None,
     allow_mixed: bool = False,
     price_per_device_hour: float | None = None,
+    currency: str = "",
 ) -> Report:
-    """The report over a sweep's jobs, or over all jobs.
+    """The report over the jobs of some submissions, or over all jobs.
 
     Args:
-        price_per_device_hour: adds the price of training's compute time, where given.
+        sweep_ids: submissions whose jobs count; None: all jobs.
+        price_per_device_hour: adds the price of a run's time in its slot, where given; `currency` is its unit.
         allow_mixed: put runs of one model and task into one table whatever else differs; the table says what does.
     """
     asked = [
-        job for job in jobs.list_jobs(session, sweep_id=sweep_id) if job.task != PROFILE or job.state != "succeeded"
+        job for job in jobs.list_jobs(session, sweep_ids=sweep_ids) if job.task != PROFILE or job.state != "succeeded"
     ]
     unfinished: dict[str, int] = {}
     for job in asked:
@@ -131,31 +158,42 @@ def build_report(
         groups.setdefault(key(result), []).append(result)
     beside = find_side_by_side(found)
     differences = find_differences(found)
-    again = _repeats(session, found) if sweep_id is not None else found
+    again = _repeats(session, found) if sweep_ids is not None else found
+    varied = varied_settings(result.job.spec for result in found)
+    named = sweeps.names_of(session, [result.job.id for result in found])
+    price = None if price_per_device_hour is None else Price(price_per_device_hour, currency)
     tables = tuple(
         replace(
-            _table(group, [result for result in again if key(result) == of], beside, price_per_device_hour),
+            _table(group, [result for result in again if key(result) == of], beside, price, varied),
             differs=differences[model_and_task(group[0])],
+            sweeps=tuple(sorted({name for result in group for name in named[result.job.id]})),
         )
         for of, group in groups.items()
     )
-    profiles = build_profiles(session, sweep_id=sweep_id)
+    profiles = build_profiles(session, sweep_ids=sweep_ids)
     return Report(tables, build_overviews(tables), profiles, unfinished)
 
 
-def _priced(cells: dict[str, Cell], hourly: float | None) -> dict[str, Cell]:
-    """The cells with the price of the compute seconds of training, the trials of a search included."""
-    if hourly is None:
+@dataclass(frozen=True)
+class Price:
+    """What an hour of a device costs."""
+
+    hourly: float
+    currency: str
+
+
+def _priced(cells: dict[str, Cell], found: Sequence[Result], price: Price | None) -> dict[str, Cell]:
+    """The cells with the price of the time that the runs had their slot: from the start of the process to its end."""
+    if price is None:
         return cells
-    spent = cells["tuning_compute_s"] if "tuning_compute_s" in cells else cells["train_compute_s"]
-    spent = spent if spent.summary is not None else cells["train_compute_s"]
-    if spent.summary is None:
-        return {**cells, "price": spent}
-    return {**cells, "price": Cell(summarise([seconds / 3600 * hourly for seconds in spent.summary.values]))}
+    times = [m.value for result in found if (m := result.find("wall_s")) is not None and m.value is not None]
+    if not times:
+        return {**cells, "price": Cell(None, reason="not measured")}
+    return {**cells, "price": Cell(summarise([seconds / 3600 * price.hourly for seconds in times]))}
 
 
-_Key = tuple[str, float, str]
-"""Method, learning rate, and how that was tuned: the search as JSON, '' for none."""
+_Key = tuple[str, float, str, str]
+"""Method, learning rate, how that was tuned (the search as JSON, '' for none), and settings that others do not have."""
 _ByMethod = dict[_Key, dict[int, Result]]
 """... -> seed -> result."""
 
@@ -168,64 +206,86 @@ def _repeats(session: Session, found: Sequence[Result]) -> list[Result]:
     )
 
 
-def _table(group: Sequence[Result], again: Sequence[Result], beside: set[int], hourly: float | None) -> Table:
+def _table(
+    group: Sequence[Result], again: Sequence[Result], beside: set[int], price: Price | None, varied: Sequence[str]
+) -> Table:
     """The table of like runs.
 
     Args:
         again: the runs and their repeats.
         beside: runs that shared their host with another.
-        hourly: the price of a device-hour.
+        price: of a device-hour.
+        varied: settings in which the report's jobs differ.
     """
     first = group[0].spec
     task = _find_task(first)
     told = dict(group[0].run.resolved or {})  # what the task was when it ran; runs of before say less
     metric = str(told.get("metric") or (task.metric if task else "accuracy"))
     source = str(told.get("source_language") or (task.source_language if task else "en"))
-    columns = choose_columns(group, metric, source)
-    if hourly is not None:
-        columns += (Column("price", "price of training", "", False),)
+    better = higher_is_better(metric)
+    columns = choose_columns(group, metric, source, higher_is_better=better)
+    if price is not None:
+        columns += (Column("price", f"price of a run{f', {price.currency}' if price.currency else ''}", "", False),)
+    apart = varied_settings(result.job.spec for result in group)
     by_method: _ByMethod = {}
     for result in group:  # ids ascend, so the newest repeat of a seed stays
-        by_method.setdefault(_key(result), {})[result.spec.seed] = result
+        by_method.setdefault(_key(result, apart), {})[result.spec.seed] = result
     names = _row_names(by_method)
     base = _base(by_method, names)
 
     def cells_of(found: Sequence[Result]) -> dict[str, Cell]:
-        return _priced(summarise_figures(found, columns, metric, source), hourly)
+        cells = _priced(summarise_figures(found, columns, metric, source), found, price)
+        against = {"": "", **doubts(found, beside)}
+        return {c.key: replace(cells[c.key], doubt=against[phase_of(c)]) for c in columns}
 
     return Table(
         model=str(first.model),
         task=_task_name(first),
-        title=f"{task.title if task else _task_name(first)}{_learning_curve(first)}",
+        title=f"{task.title if task else _task_name(first)}{_learning_curve(first, varied)}",
         metric=metric,
         source_language=source,
         settings=comparable_settings(first),
         environment={key: group[0].environment.get(key) for key in ALIKE},
         columns=columns,
-        rows=tuple(_rows(by_method, names, base, cells_of, metric)),
-        languages=_languages(by_method, names, metric),
+        rows=tuple(_rows(by_method, names, base, cells_of, metric, columns)),
+        languages=_languages(by_method, names, metric, better=better),
         ceiling=task.ceiling() if task else None,
         licence=str(told.get("licence") or (task.licence if task else "")),
         non_commercial=bool(told.get("non_commercial", task.non_commercial if task else False)),
         has_reference=base is not None,
-        targets=_targets(by_method, names, metric) if base else {},
+        targets=_targets(by_method, names, metric, better=better) if base else {},
         disturbed=_disturbed(by_method, names),
         side_by_side=sum(result.run.id in beside for result in group),
         runs=len(group),
         searches=tuple(sorted({tuning.words for r in group if (tuning := r.spec.training.tuning) is not None})),
-        reruns=find_reruns([result for result in again if _key(result) in names], columns, metric, source),
+        varied={key: value for key, value in settings_of(group[0].job.spec).items() if key in varied},
+        untested=str(told.get("untested", "")),
+        reruns=find_reruns([result for result in again if _key(result, apart) in names], columns, metric, source),
     )
 
 
-def _key(result: Result) -> _Key:
+def higher_is_better(metric: str) -> bool:
+    """Which of two scores is the better one; the higher where the metric's plug-in is not installed."""
+    found = catalog.metrics().get(metric)
+    return found is None or found.higher_is_better
+
+
+def _key(result: Result, apart: Sequence[str]) -> _Key:
+    """What a row is of.
+
+    Args:
+        apart: settings in which the runs of the table differ.
+    """
     training = result.spec.training
-    return str(result.spec.method), training.learning_rate, training.tuning.model_dump_json() if training.tuning else ""
+    tuning = training.tuning.model_dump_json() if training.tuning else ""
+    settings = {key: value for key, value in settings_of(result.job.spec).items() if key in apart and key != "device"}
+    return str(result.spec.method), training.learning_rate, tuning, in_words(settings)
 
 
 def _row_names(by_method: _ByMethod) -> dict[_Key, str]:
-    untuned = [method for method, _, tuning in by_method if not tuning]
-    several_rates = {method for method in untuned if untuned.count(method) > 1}
-    searches = {tuning for _, _, tuning in by_method if tuning}
+    untuned = [(method, apart) for method, _, tuning, apart in by_method if not tuning]
+    several_rates = {method for method, apart in untuned if untuned.count((method, apart)) > 1}
+    searches = {tuning for _, _, tuning, _ in by_method if tuning}
     return {key: _row_name(key, seeds, several_rates, len(searches) > 1) for key, seeds in by_method.items()}
 
 
@@ -243,11 +303,13 @@ def _rows(
     base: Mapping[int, Result] | None,
     cells_of: Callable[[Sequence[Result]], dict[str, Cell]],
     metric: str,
+    columns: Sequence[Column],
 ) -> Iterator[Row]:
     """A row per method, the reference first, each with its other ways of serving below it.
 
     Figures stand beside the reference's, those of a tuned method beside those of the reference tuned alike, if any.
     """
+    timed = {column.key for column in columns if phase_of(column)}
     references = {key[2]: list(seeds.values()) for key, seeds in by_method.items() if key[0] == REFERENCE and key[2]}
     for key, seeds in sorted(by_method.items(), key=lambda item: (item[0][0] != REFERENCE, item[0])):
         found = list(seeds.values())
@@ -255,7 +317,10 @@ def _rows(
         beside = cells_of(reference) if reference else {}
 
         def cells(served: Sequence[Result], beside: Mapping[str, Cell] = beside) -> dict[str, Cell]:
-            return {name: _with_ratio(cell, beside.get(name)) for name, cell in cells_of(served).items()}
+            return {
+                name: _with_ratio(cell, beside.get(name), is_time=name in timed)
+                for name, cell in cells_of(served).items()
+            }
 
         row = Row(
             method=names[key],
@@ -263,6 +328,8 @@ def _rows(
             learning_rate_source=found[0].spec.learning_rate_source,
             seeds=tuple(sorted(seeds)),
             cells=cells(found),
+            plugin=found[0].spec.method,
+            repeats=tuple(seeds[seed].spec.repeat for seed in sorted(seeds)),
         )
         yield row
         for variant in find_variants(found, metric):
@@ -271,16 +338,19 @@ def _rows(
 
 
 def _row_name(key: _Key, seeds: Mapping[int, Result], several_rates: Container[str], several_searches: bool) -> str:
-    method, rate, _ = key
+    method, rate, _, apart = key
+    settings = f" ({apart})" if apart else ""
     tuning = next(iter(seeds.values())).spec.training.tuning
     if tuning is not None:
-        return f"{method} (tuned, {tuning.words if several_searches else f'{tuning.trials} trials'})"
-    return f"{method} lr {rate:g}" if method in several_rates else method
+        return f"{method} (tuned, {tuning.words if several_searches else f'{tuning.trials} trials'}){settings}"
+    return f"{method} lr {rate:g}{settings}" if method in several_rates else f"{method}{settings}"
 
 
-def _targets(by_method: _ByMethod, names: Mapping[_Key, str], metric: str) -> dict[str, tuple[TargetCell, ...]]:
+def _targets(
+    by_method: _ByMethod, names: Mapping[_Key, str], metric: str, *, better: bool
+) -> dict[str, tuple[TargetCell, ...]]:
     runs = {names[key]: [result.curves for result in seeds.values()] for key, seeds in by_method.items()}
-    return to_targets(runs, reference=REFERENCE, metric=metric)
+    return to_targets(runs, reference=REFERENCE, metric=metric, higher_is_better=better)
 
 
 def _disturbed(by_method: _ByMethod, names: Mapping[_Key, str]) -> dict[str, str]:
@@ -305,9 +375,13 @@ def _task_name(spec: JobSpec) -> str:
     return path.parent.name if path.name == "task.yaml" else path.stem
 
 
-def _learning_curve(spec: JobSpec) -> str:
+def _learning_curve(spec: JobSpec, varied: Sequence[str]) -> str:
+    """What tells a table's title from those of others of its task."""
     size = spec.training.train_size
-    return f", {size:,} training examples" if size else ""
+    count = f", {size:,} training examples" if isinstance(size, int) else f", {size} training examples" if size else ""
+    stored = settings_of(spec.model_dump(mode="json"))
+    others = {key: stored[key] for key in varied if key in stored and key not in ("train_size", "device")}
+    return f"{count}{f', {in_words(others)}' if others else ''}"
 
 
 def _find_task(spec: JobSpec) -> Any:
@@ -318,13 +392,18 @@ def _find_task(spec: JobSpec) -> Any:
         return None
 
 
-def _with_ratio(cell: Cell, base: Cell | None) -> Cell:
+def _with_ratio(cell: Cell, base: Cell | None, *, is_time: bool) -> Cell:
+    """A cell with its ratio to the reference's; none of times that something is known against on either side."""
     if cell.summary is None or base is None or base.summary is None or base.summary.mean <= 0:
         return cell
-    return Cell(cell.summary, cell.summary.mean / base.summary.mean, cell.reason)
+    if is_time and (cell.doubt or base.doubt):
+        return cell
+    return replace(cell, ratio=cell.summary.mean / base.summary.mean)
 
 
-def _languages(by_method: _ByMethod, names: dict[_Key, str], metric: str) -> dict[str, dict[str, LanguageCell]]:
+def _languages(
+    by_method: _ByMethod, names: dict[_Key, str], metric: str, *, better: bool
+) -> dict[str, dict[str, LanguageCell]]:
     found: dict[str, dict[str, LanguageCell]] = {}
     for key, seeds in sorted(by_method.items(), key=lambda item: (item[0][0] != REFERENCE, item[0])):
         ordered = sorted(seeds.values(), key=lambda result: result.spec.seed)
@@ -341,8 +420,9 @@ def _languages(by_method: _ByMethod, names: dict[_Key, str], metric: str) -> dic
                 served = [replace(result, variant=variant) for result in ordered]
                 scores = [m.value for result in served if (m := result.find(metric, **where)) and m.value is not None]
                 summary = summarise(scores)
+                above = summary.mean - constant.value if better else constant.value - summary.mean
                 if noise is not None and noise.value is not None:
-                    at_chance = summary.mean - constant.value <= noise.value
+                    at_chance = above <= noise.value
                 else:  # a run before the noise was measured: accuracies, whose noise is known
                     at_chance = within_noise(summary.mean, constant.value, int(examples.value))
                 found.setdefault(language, {})[name] = LanguageCell(summary, constant.value, at_chance)

@@ -8,13 +8,18 @@ from typing import Any
 from adapeff.service.overview import overview_rows
 from adapeff.service.report import Report, Row, Table
 from adapeff.service.reruns import Rerun
+from adapeff.service.specs import canonical_json
 from adapeff.service.statistics import Summary
 
 _EMPTY: dict[str, Any] = {
     "model": "",
     "task": "",
     "device": None,
+    "sweep": "",
     "method": "",
+    "method_name": "",
+    "method_parameters": "",
+    "repeats": "",
     "learning_rate": None,
     "learning_rate_source": "",
     "figure": "",
@@ -28,30 +33,46 @@ _EMPTY: dict[str, Any] = {
     "ratio_to_reference": None,
     "at_chance": None,
     "reason": "",
+    "doubt": "",
 }
 
 
 def report_rows(report: Report) -> list[dict[str, Any]]:
     """Every figure of the tables, of what their reruns say, and of the averages."""
     rows: list[dict[str, Any]] = []
+    varied = dict.fromkeys((key for table in report.tables for key in table.varied), None)
+    empty = {**_EMPTY, **varied}
     for table in report.tables:
         for row in table.rows:
-            rows += [{**_EMPTY, **_common(table, row), **found} for found in _figures(table, row)]
+            rows += [{**empty, **_common(table, row), **found} for found in _figures(table, row)]
         for rerun in table.reruns:
-            about = {"model": table.model, "task": table.task, "device": table.environment.get("device_name")}
-            rows += [{**_EMPTY, **about, **found} for found in _rerun(rerun)]
+            rows += [{**empty, **_about(table), **found} for found in _rerun(rerun)]
     for average in overview_rows(report.overviews):
         summary = average.pop("summary")
-        rows.append({**_EMPTY, **average, "figure": "average", **_flat(summary)})
+        rows.append({**empty, **average, "figure": "average", **_flat(summary)})
     return rows
 
 
-def _common(table: Table, row: Row) -> dict[str, Any]:
+def _about(table: Table) -> dict[str, Any]:
     return {
         "model": table.model,
         "task": table.task,
         "device": table.environment.get("device_name"),
+        "sweep": ", ".join(table.sweeps),
+        **{
+            key: canonical_json(value) if isinstance(value, dict | list) else value
+            for key, value in table.varied.items()
+        },
+    }
+
+
+def _common(table: Table, row: Row) -> dict[str, Any]:
+    return {
+        **_about(table),
         "method": row.method,
+        "method_name": row.plugin.name,
+        "method_parameters": canonical_json(row.plugin.parameters),
+        "repeats": " ".join(map(str, row.repeats)),
         "learning_rate": row.learning_rate,
         "learning_rate_source": row.learning_rate_source,
     }
@@ -68,6 +89,7 @@ def _figures(table: Table, row: Row) -> Iterator[dict[str, Any]]:
             **_flat(cell.summary),
             "ratio_to_reference": cell.ratio,
             "reason": cell.reason,
+            "doubt": cell.doubt,
             **(quality if column.key == "quality" else {}),
         }
     for language, methods in table.languages.items():

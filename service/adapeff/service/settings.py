@@ -70,8 +70,9 @@ class Settings(BaseSettings):
         default="", description="further environment variables that runs get, comma separated; MY_* takes all of MY_"
     )
     price_per_device_hour: PositiveFloat | None = Field(
-        default=None, description="what an hour of the device costs, in any currency; adds prices to reports"
+        default=None, description="what an hour of a slot costs; adds the price of each run's time in it to reports"
     )
+    currency: str = Field(default="", max_length=16, description="the unit of price_per_device_hour, such as EUR")
 
     @field_validator("database_url")
     @classmethod
@@ -283,9 +284,21 @@ def find_project() -> Path | None:
 
 
 def mask(text: str) -> str:
-    """Any URL in the text with its password replaced by ***, in the address and in the query."""
-    text = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", text)
-    return re.sub(r"((?:ssl)?password=)[^&\s]*", r"\1***", text, flags=re.IGNORECASE)
+    """Any URL in the text with its password or token replaced by ***, in the address and in the query."""
+    masked = "".join(_mask_one(part) for part in re.split(r"(?=\b(?:https?|rediss?|postgres(?:ql)?[+\w]*)://)", text))
+    return re.sub(
+        r"((?:^|[?&\s;])(?:ssl)?(?:password|passwd|token|secret|api_key|access_key)=)[^&\s]*",
+        r"\1***",
+        masked,
+        flags=re.IGNORECASE,
+    )
+
+
+def _mask_one(part: str) -> str:
+    """A text with one address at most; its password may hold anything, so that the last @ ends it."""
+    if re.search(r"://[^:/@\s]*:.*@", part, re.DOTALL):
+        return re.sub(r"(://[^:/@\s]*):.*@", r"\1:***@", part, count=1, flags=re.DOTALL)
+    return re.sub(r"://[^:/@\s]{16,}@", "://***@", part)
 
 
 def make_private(folder: Path) -> None:

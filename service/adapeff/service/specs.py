@@ -272,6 +272,13 @@ class SweepSpec(Frozen):
     priority: int = Field(default=5, ge=0, le=9, strict=True)
     """0 is served first."""
 
+    @field_validator("name", "description")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        if not value.replace("\n", "").isprintable() or "\n" in value.strip():
+            raise ValueError("it holds a control character, or several lines; take them out")
+        return value.strip()
+
     @field_validator("models", "tasks", "suites", "methods", "seeds", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
@@ -324,14 +331,14 @@ def find_sweep(name: str) -> Path:
         SpecError: if there is none.
     """
     path = Path(name)
+    if path.suffix not in (".yaml", ".yml") and name in ready_made_sweeps():
+        return SWEEPS / f"{name}.yaml"  # whatever else is called so here; ./name means the file
     if path.suffix in (".yaml", ".yml") or path.exists():
         if not path.is_file():
             what = "is no file" if path.exists() else "does not exist"
             raise SpecError(f"sweep file '{name}' {what}; ready-made sweeps: {', '.join(ready_made_sweeps())}")
         return path
-    if name not in ready_made_sweeps():
-        raise UnknownNameError("sweep", name, ready_made_sweeps())
-    return SWEEPS / f"{name}.yaml"
+    raise UnknownNameError("sweep", name, ready_made_sweeps())
 
 
 def ready_made_sweeps() -> list[str]:
@@ -360,9 +367,30 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> SweepSpec:
     if not isinstance(raw, dict):
         raise SpecError(f"{path} holds {_kind(raw)}, expected a mapping with keys such as models, tasks, methods")
     raw.setdefault("name", path.stem)
+    _from_its_folder(raw, path.parent)
     for override in overrides:
         _apply_override(raw, override)
     return parse_sweep(raw, origin=str(path))
+
+
+def _from_its_folder(raw: dict[str, Any], folder: Path) -> None:
+    """Have the relative paths in a sweep file start from the folder it lies in, wherever the command is typed."""
+
+    def moved(value: Any, *, is_model: bool) -> Any:
+        if isinstance(value, list):
+            return [moved(item, is_model=is_model) for item in value]
+        if not isinstance(value, str):
+            return value
+        is_path = value.startswith(("./", "../")) or value in (".", "..")
+        if is_path or (is_model and ":" not in value and (folder / value).is_dir()):
+            return str(folder.absolute() / value)
+        return value
+
+    cells = [raw, *(cell for key in ("include", "exclude") for cell in raw.get(key) or () if isinstance(cell, dict))]
+    for cell in cells:
+        for key in ("models", "model", "tasks", "task"):
+            if key in cell:
+                cell[key] = moved(cell[key], is_model=key.startswith("model"))
 
 
 def parse_sweep(raw: Mapping[str, Any], *, origin: str = "sweep") -> SweepSpec:

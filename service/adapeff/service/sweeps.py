@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from adapeff.service import jobs
@@ -81,22 +82,66 @@ def plan_repeat(session: Session, spec: _Spec, *, force: bool, hub_revisions: Ma
     return newest
 
 
-def find_sweep_id(session: Session, reference: str | None) -> int | None:
-    """The id of a sweep given by id or name (the newest of that name), or of the newest sweep for None.
+def find_sweep_ids(session: Session, reference: str | None) -> list[int]:
+    """The submissions of a sweep given by name, or the one given by its number; for None those of the newest's name.
 
     Raises:
         JobError: if there is no such sweep.
     """
     if reference is None:
-        return session.scalar(select(Sweep.id).order_by(Sweep.id.desc()).limit(1))
+        newest = select(Sweep.name).order_by(Sweep.id.desc()).limit(1).scalar_subquery()
+        return list(session.scalars(select(Sweep.id).where(Sweep.name == newest).order_by(Sweep.id)))
     wanted = select(Sweep.id).where(Sweep.name == reference)
-    if reference.isdecimal():
-        wanted = select(Sweep.id).where(Sweep.id == min(int(reference), 2**31 - 1))
-    found = session.scalar(wanted.order_by(Sweep.id.desc()).limit(1))
-    if found is None:
+    found = list(session.scalars(wanted.order_by(Sweep.id)))
+    if not found and reference.isdecimal():
+        found = list(session.scalars(select(Sweep.id).where(Sweep.id == min(int(reference), 2**31 - 1))))
+    if not found:
         names = session.scalars(select(Sweep.name).distinct().order_by(Sweep.name).limit(20)).all()
         raise JobError(f"there is no sweep '{reference}'; known: {', '.join(names) or 'none yet'}")
     return found
+
+
+def names_of(session: Session, job_ids: Sequence[int]) -> dict[int, list[str]]:
+    """The names of the sweeps that asked for each job."""
+    found: dict[int, list[str]] = {job_id: [] for job_id in job_ids}
+    for start in range(0, len(job_ids), 500):
+        chunk = job_ids[start : start + 500]
+        wanted = select(SweepJob.job_id, Sweep.name).join(Sweep, Sweep.id == SweepJob.sweep_id).distinct()
+        for row in session.execute(wanted.where(SweepJob.job_id.in_(chunk)).order_by(SweepJob.job_id, Sweep.name)):
+            found[row.job_id].append(row.name)
+    return found
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """What is known of a sweep by name."""
+
+    name: str
+    submissions: list[int]
+    states: dict[str, int]
+    """State -> jobs."""
+    last_submitted: datetime
+
+
+def list_sweeps(session: Session) -> list[SweepRecord]:
+    """Every sweep by name, the one submitted last at the end."""
+    submitted: dict[str, list[tuple[int, datetime]]] = {}
+    for row in session.execute(select(Sweep.id, Sweep.name, Sweep.created_at).order_by(Sweep.id)):
+        submitted.setdefault(row.name, []).append((row.id, row.created_at))
+    counted: dict[str, dict[str, int]] = {}
+    wanted = (
+        select(Sweep.name, Job.state, func.count(Job.id.distinct()))
+        .join(SweepJob, SweepJob.sweep_id == Sweep.id)
+        .join(Job, Job.id == SweepJob.job_id)
+        .group_by(Sweep.name, Job.state)
+    )
+    for name, state, count in session.execute(wanted):
+        counted.setdefault(name, {})[state] = count
+    records = [
+        SweepRecord(name, [number for number, _ in some], counted.get(name, {}), some[-1][1])
+        for name, some in submitted.items()
+    ]
+    return sorted(records, key=lambda record: record.submissions[-1])
 
 
 def estimate_seconds(session: Session, specs: Iterable[AnySpec]) -> list[float | None]:

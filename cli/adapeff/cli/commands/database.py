@@ -32,7 +32,8 @@ def upgrade(as_json: Json = False) -> None:
         )
     database.upgrade(opened)
     after = database.current_revision(opened)
-    print(json.dumps({"before": before, "after": after}) if as_json else f"{before or 'empty'} -> {after}")
+    told = f"already at {after}" if before == after else f"{before or 'empty'} -> {after}"
+    print(json.dumps({"before": before, "after": after}) if as_json else told)
 
 
 @app.command()

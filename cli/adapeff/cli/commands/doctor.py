@@ -49,6 +49,13 @@ def _checks() -> Iterator[tuple[str, str, str]]:
     yield "python", "ok", f"{sys.version.split()[0]}, adapeff {version('adapeff')}"
     yield "database", *_guard(lambda: _database(settings))
     yield "broker", *_guard(lambda: _broker(settings))
+    if settings.broker_url is not None and "@" not in settings.broker_url:
+        yield (
+            "redis password",
+            "warn",
+            "none in broker_url: whoever reaches this Redis can send and take jobs; set requirepass, and "
+            "redis://:PASSWORD@HOST",
+        )
     for package in ("torch", "transformers", "peft", "datasets"):
         try:
             yield package, "ok", version(package)

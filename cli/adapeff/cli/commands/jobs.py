@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adapeff.cli import context
+from adapeff.cli import completion, context
 from adapeff.cli.options import JobId, JobIds, Json
 
 if TYPE_CHECKING:
@@ -141,7 +141,12 @@ def _find_run(job_id: int, attempt: int | None) -> tuple[Run, bool]:
 
 def cancel(
     jobs_given: JobIds = None,
-    sweep: Annotated[str | None, typer.Option("--sweep", help="All queued and running jobs of this sweep.")] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(
+            "--sweep", help="All queued and running jobs of this sweep.", autocompletion=completion.sweep_names
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Cancel jobs: queued ones at once, running ones within seconds.
@@ -158,8 +163,8 @@ def cancel(
     with context.database() as database, database.session() as session:
         ids = list(jobs_given or [])
         if sweep is not None:
-            sweep_id = sweeps.find_sweep_id(session, sweep)
-            ids += [job.id for job in jobs.list_jobs(session, sweep_id=sweep_id, states=("queued", "running"))]
+            sweep_ids = sweeps.find_sweep_ids(session, sweep)
+            ids += [job.id for job in jobs.list_jobs(session, sweep_ids=sweep_ids, states=("queued", "running"))]
         if not ids and sweep is None:
             raise JobError("name the jobs to cancel, or a sweep with --sweep")
         done = [(job_id, jobs.request_cancel(session, job_id)) for job_id in ids]

@@ -75,7 +75,7 @@ def profile(
             return
         work_off(database, settings, stored, devices, cores=request.spec.cpu_threads)
         with database.session(read_only=True) as session:
-            tables = build_profiles(session, sweep_id=stored.sweep_id)
+            tables = build_profiles(session, sweep_ids=[stored.sweep_id])
         if as_json:
             print_profiles_json(tables)
         else:

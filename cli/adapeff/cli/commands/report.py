@@ -13,6 +13,7 @@ import typer
 
 from adapeff.cli import context
 from adapeff.cli.options import Json, SweepName
+from adapeff.cli.render.text import spreadsheet_cell
 
 if TYPE_CHECKING:
     from adapeff.service.report import Report
@@ -47,15 +48,18 @@ def report(
     from adapeff.service import sweeps
     from adapeff.service.report import build_report
 
+    if plot is not None:
+        check_picture(plot)
     _one_of("a sweep", sweep is not None, "--all", all_jobs)
     _one_of("--json", as_json, f"--format {form}", form not in ("table", "json"))
     with context.database() as database, database.session(read_only=True) as session:
-        sweep_id = None if all_jobs else sweeps.find_sweep_id(session, sweep)
+        settings = context.settings().values
         built = build_report(
             session,
-            sweep_id=sweep_id,
+            sweep_ids=None if all_jobs else sweeps.find_sweep_ids(session, sweep),
             allow_mixed=allow_mixed,
-            price_per_device_hour=context.settings().values.price_per_device_hour,
+            price_per_device_hour=settings.price_per_device_hour,
+            currency=settings.currency,
         )
     print_report(built, "json" if as_json else form)
     if plot is not None:
@@ -96,6 +100,18 @@ def print_report(built: Report, form: ReportFormat) -> None:
         context.note("no job has finished yet; `adapeff status` shows how they stand")
 
 
+def check_picture(path: Path) -> None:
+    """Refuse a place for a picture that cannot be written, before any work.
+
+    Raises:
+        SpecError: if its folder does not exist.
+    """
+    from adapeff.service.errors import SpecError
+
+    if not path.parent.is_dir():
+        raise SpecError(f"the folder {path.parent} of --plot does not exist; make it, or name another")
+
+
 def save_plot(built: Report, path: Path) -> None:
     """Save the report's picture.
 
@@ -111,7 +127,9 @@ def save_plot(built: Report, path: Path) -> None:
 def export(
     sweep: SweepName = None,
     all_jobs: Annotated[bool, typer.Option("--all", help="Every finished job, whatever its sweep.")] = False,
-    form: Annotated[ExportFormat, typer.Option("--format", help="File format.")] = "csv",
+    form: Annotated[
+        ExportFormat | None, typer.Option("--format", help="File format; default: what --out ends in, else csv.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; stdout if none.")] = None,
 ) -> None:
     """Export every measurement of every run that counts, in long form.
@@ -127,11 +145,14 @@ def export(
     from adapeff.service.export import measurement_rows
 
     _one_of("a sweep", sweep is not None, "--all", all_jobs)
+    form = form or _form_of(out)
     if form == "parquet" and out is None:
         raise SpecError("parquet is a binary format; name a file with --out")
+    if out is not None and not out.parent.is_dir():
+        raise SpecError(f"the folder {out.parent} of --out does not exist; make it, or name another")
     with context.database() as database, database.session(read_only=True) as session:
-        sweep_id = None if all_jobs else sweeps.find_sweep_id(session, sweep)
-        rows = list(measurement_rows(session, sweep_id=sweep_id))
+        sweep_ids = None if all_jobs else sweeps.find_sweep_ids(session, sweep)
+        rows = list(measurement_rows(session, sweep_ids=sweep_ids))
     if form == "parquet" and out is not None:
         _write_parquet(rows, out)
     else:
@@ -143,12 +164,18 @@ def export(
     context.note(f"{len(rows)} measurements{f' in {out}' if out else ''}")
 
 
+def _form_of(out: Path | None) -> ExportFormat:
+    """The format that a file's name asks for."""
+    endings: dict[str, ExportFormat] = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
+    return endings.get(out.suffix.lower(), "csv") if out is not None else "csv"
+
+
 def _csv(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     if rows:
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: spreadsheet_cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
 
 

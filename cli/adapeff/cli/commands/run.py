@@ -53,11 +53,13 @@ def run(
 
         adapeff run my.yaml --methods full,houlsby --devices cuda:0
     """
-    from adapeff.cli.commands.report import print_report, save_plot
+    from adapeff.cli.commands.report import check_picture, print_report, save_plot
     from adapeff.cli.progress import raise_for_failures
     from adapeff.service.errors import AdapeffError, UnreachableError
     from adapeff.service.report import build_report
 
+    if plot is not None:
+        check_picture(plot)
     context.set_flags(data_root=data_root)
     settings = context.settings().values
     spec, jobs = expand_sweep(sweep, overrides(given, models, tasks, methods, seeds), settings)
@@ -72,8 +74,12 @@ def run(
         except AdapeffError as error:  # what has finished is shown all the same
             trouble = error
         with database.session(read_only=True) as session:
-            price = settings.price_per_device_hour
-            report = build_report(session, sweep_id=stored.sweep_id, price_per_device_hour=price)
+            report = build_report(
+                session,
+                sweep_ids=[stored.sweep_id],
+                price_per_device_hour=settings.price_per_device_hour,
+                currency=settings.currency,
+            )
         print_report(report, "json" if as_json else "table")
         if plot is not None:
             save_plot(report, plot)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adapeff.cli import context
+from adapeff.cli import completion, context
 from adapeff.cli.options import Json
 
 if TYPE_CHECKING:
@@ -19,12 +19,15 @@ WATCH_SECONDS = 1.0
 
 def status(
     sweep: Annotated[
-        str | None, typer.Argument(metavar="[SWEEP]", help="A sweep's name or id; all jobs if none.")
+        str | None,
+        typer.Argument(
+            metavar="[SWEEP]", help="A sweep's name or id; all jobs if none.", autocompletion=completion.sweep_names
+        ),
     ] = None,
     state: Annotated[
         list[str] | None, typer.Option("--state", help="Show only jobs in this state; repeatable.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Show at most that many jobs, the newest.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Show at most so many; running and failed first.")] = 50,
     watch: Annotated[bool, typer.Option("--watch", help="Keep showing until Ctrl-C or all jobs have ended.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -74,14 +77,19 @@ def _watch(database: Database, sweep: str | None, states: list[str], limit: int)
 
 
 def snapshot(database: Database, sweep: str | None, states: list[str], limit: int) -> dict[str, Any]:
-    """Counts by state, and the newest jobs with their last run's progress."""
+    """Counts by state, and jobs with their last run: what runs, what failed, then the newest."""
     from adapeff.service import jobs, sweeps
+    from adapeff.service.database import now
+    from adapeff.service.variation import settings_of, varied_settings
 
     with database.session(read_only=True) as session:
-        sweep_id = sweeps.find_sweep_id(session, sweep) if sweep is not None else None
-        found = jobs.list_jobs(session, sweep_id=sweep_id, states=states, limit=limit)
+        sweep_ids = sweeps.find_sweep_ids(session, sweep) if sweep is not None else None
+        found = jobs.list_jobs(session, sweep_ids=sweep_ids, states=states, limit=limit)
         runs = jobs.list_runs(session, [job.id for job in found])
-        counts = jobs.count_by_state(session, sweep_id=sweep_id)
+        counts = jobs.count_by_state(session, sweep_ids=sweep_ids)
+        named = sweeps.names_of(session, [job.id for job in found])
+        moment = now(session)
+    varied = varied_settings(job.spec for job in found)
     rows = []
     for job in found:
         last = runs[job.id][-1] if runs[job.id] else None
@@ -93,10 +101,15 @@ def snapshot(database: Database, sweep: str | None, states: list[str], limit: in
                 "task": job.task,
                 "method": job.method,
                 "seed": job.seed,
+                "sweeps": named[job.id],
+                "repeat": job.spec.get("repeat", 0),
+                "varied": {key: value for key, value in settings_of(job.spec).items() if key in varied},
                 "runs": len(runs[job.id]),
                 "failures": job.failures,
                 "worker": job.lease_owner,
-                "slot": last.slot if last and job.state == "running" else None,
+                "slot": last.slot if last else None,
+                "host": last.worker.rsplit("-", 2)[0] if last else None,
+                "seconds": ((last.finished_at or moment) - last.started_at).total_seconds() if last else None,
                 "stage": last.stage if last and job.state == "running" else None,
                 "progress": last.progress if last and job.state == "running" else None,
                 "cancelling": job.state == "running" and job.cancel_requested_at is not None,

@@ -65,6 +65,7 @@ def submit(
 
 def expand_sweep(sweep: str, changes: list[str], settings: Settings) -> tuple[SweepSpec, list[JobSpec]]:
     """The sweep and its jobs."""
+    from adapeff.service import catalog
     from adapeff.service.specs import expand, find_sweep, load_sweep
 
     spec = load_sweep(find_sweep(sweep), changes)
@@ -72,6 +73,9 @@ def expand_sweep(sweep: str, changes: list[str], settings: Settings) -> tuple[Sw
     if settings.data_root is not None:
         for task in dict.fromkeys(str(job.task) for job in jobs if job.data.source == "hub"):
             context.note(f"'{task}' is not under {settings.data_root}: its data come from the hub when a job runs")
+    for named in {str(job.task): job.task for job in jobs}.values():
+        for note in catalog.get_task(named.name, named.parameters).untested(settings.data_root):
+            context.note(f"'{named.name}': {note}")
     return spec, jobs
 
 
@@ -83,10 +87,11 @@ def store(
     from adapeff.service.hub import current_revisions
 
     revisions = {} if force else current_revisions(jobs)
-    with database.session() as session:
-        return sweeps.submit(
+    return database.retried(
+        lambda session: sweeps.submit(
             session, spec, jobs, max_failures=settings.max_failures, force=force, hub_revisions=revisions
         )
+    )
 
 
 def send(database: Database, settings: Settings) -> None:
@@ -117,12 +122,15 @@ def _print_plan(database: Database, spec: SweepSpec, jobs: list[JobSpec], *, for
     from adapeff.service import sweeps
     from adapeff.service.hub import current_revisions
     from adapeff.service.jobs import states_by_hash
+    from adapeff.service.variation import in_words, settings_of, varied_settings
 
     revisions = {} if force else current_revisions(jobs)
     with database.session(read_only=True) as session:
         jobs = [sweeps.plan_repeat(session, job, force=force, hub_revisions=revisions) for job in jobs]
         states = states_by_hash(session, [job.job_hash for job in jobs])
         seconds = sweeps.estimate_seconds(session, jobs)
+    specs = [job.model_dump(mode="json") for job in jobs]
+    varied = varied_settings(specs)
     rows: list[dict[str, Any]] = [
         {
             "model": str(job.model),
@@ -130,11 +138,13 @@ def _print_plan(database: Database, spec: SweepSpec, jobs: list[JobSpec], *, for
             "method": str(job.method),
             "seed": job.seed,
             "learning_rate": job.training.learning_rate,
+            "repeat": job.repeat,
+            "settings": {key: value for key, value in settings_of(stored).items() if key in varied},
             "state": states.get(job.job_hash, "new"),
             "estimated_s": estimate,
             "job_hash": job.job_hash,
         }
-        for job, estimate in zip(jobs, seconds, strict=True)
+        for job, estimate, stored in zip(jobs, seconds, specs, strict=True)
     ]
     if as_json:
         print(json.dumps(rows, indent=1))
@@ -143,9 +153,10 @@ def _print_plan(database: Database, spec: SweepSpec, jobs: list[JobSpec], *, for
 
     print_table(
         f"{spec.name}: {len(rows)} jobs, nothing stored",
-        ["model", "task", "method", "seed", "lr", "state", "estimate"],
+        ["model", "task", "method", "settings", "seed", "repeat", "lr", "state", "estimate"],
         [
-            [r["model"], r["task"], r["method"], str(r["seed"]), f"{r['learning_rate']:g}", r["state"],
+            [r["model"], r["task"], r["method"], in_words(r["settings"]), str(r["seed"]), str(r["repeat"] or ""),
+             f"{r['learning_rate']:g}", r["state"],
              "unknown" if r["estimated_s"] is None else f"{r['estimated_s']:.0f} s"]
             for r in rows
         ],

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from adapeff.cli.render.profiles import profile_grids, profile_notes, profile_title
+from adapeff.cli.render.text import markdown_cell, one_line
 from adapeff.cli.render.units import format_cell, format_language, format_percent, format_spread
 from adapeff.service.convergence import TargetCell
 from adapeff.service.overview import Overview
@@ -57,9 +58,9 @@ def overview_grids(overview: Overview) -> Iterator[tuple[str, list[str], list[li
 
 
 def _table(table: Table) -> Iterator[str]:
-    yield f"## {table.title}"
+    yield f"## {one_line(table.title)}"
     yield ""
-    yield describe(table)
+    yield one_line(describe(table))
     yield ""
     headings = ["method", "lr", "n", *(column.heading for column in table.columns)]
     rows = [
@@ -95,6 +96,7 @@ def target_grids(table: Table) -> Iterator[tuple[str, list[str], list[list[str]]
     if len(table.targets) < 2:
         return
     some = next(iter(table.targets.values()))
+    doubtful = {row.method for row in table.rows if row.train_time_is_doubtful}
     headings = [f"{cell.target:.0%} ({cell.score * 100:.1f})" for cell in some]
     yield (
         f"compute seconds (steps) until validation {table.metric} reaches a share of `{REFERENCE}`'s best",
@@ -106,7 +108,15 @@ def target_grids(table: Table) -> Iterator[tuple[str, list[str], list[list[str]]
             yield (
                 f"why: time to {cell.target:.0%} = steps x FLOPs a step / FLOP/s, against `{REFERENCE}`",
                 ["method", "time", "steps", "FLOPs a step", "FLOP/s"],
-                [[name, *_factors(cells[at], table.targets[REFERENCE][at])] for name, cells in table.targets.items()],
+                [
+                    [
+                        name,
+                        *_factors(
+                            cells[at], table.targets[REFERENCE][at], is_doubtful=bool(doubtful & {name, REFERENCE})
+                        ),
+                    ]
+                    for name, cells in table.targets.items()
+                ],
             )
 
 
@@ -142,19 +152,21 @@ def _reached(cell: TargetCell) -> str:
     return f"{cell.mean.compute_s:.1f} ({cell.mean.steps:.0f}{some})"
 
 
-def _factors(cell: TargetCell, base: TargetCell) -> list[str]:
+def _factors(cell: TargetCell, base: TargetCell, *, is_doubtful: bool) -> list[str]:
+    """How many times the reference's; of times that something is known against only steps and FLOPs."""
     if cell.mean is None or base.mean is None:
         return ["–"] * 4
     own = (cell.mean.compute_s, cell.mean.steps, cell.flops_per_step, cell.achieved_flops_per_s)
     theirs = (base.mean.compute_s, base.mean.steps, base.flops_per_step, base.achieved_flops_per_s)
-    return [f"{a / b:.2f}x" if a and b else "–" for a, b in zip(own, theirs, strict=True)]
+    found = [f"{a / b:.2f}x" if a and b else "–" for a, b in zip(own, theirs, strict=True)]
+    return ["!", found[1], found[2], "!"] if is_doubtful else found
 
 
 def _grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     yield "| " + " | ".join(headings) + " |"
     yield "| " + " | ".join("---" for _ in headings) + " |"
     for row in rows:
-        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+        yield "| " + " | ".join(map(markdown_cell, row)) + " |"
 
 
 def describe(table: Table) -> str:
@@ -188,7 +200,10 @@ def notes(table: Table) -> list[str]:
     """What a reader must know to read the table."""
     found = []
     if table.has_reference:
-        found.append(f"(x): ratio to `{REFERENCE}`. Times come from separate runs, not paired: machines drift.")
+        found.append(
+            f"(x): ratio to `{REFERENCE}`. Times come from separate runs, not paired, and machines drift: for ratios "
+            "to rely on, see `adapeff profile`."
+        )
     else:
         found.append(f"No ratios: there is no single `{REFERENCE}` among these runs.")
     if any(row.method.startswith(f"{REFERENCE} (tuned") for row in table.rows):
@@ -200,8 +215,10 @@ def notes(table: Table) -> list[str]:
     found += _storage(table)
     if table.differs:
         found.append(f"Runs of this model and task differ in {'; '.join(table.differs)}.")
+    if any(cell.doubt for row in table.rows for cell in row.cells.values()):
+        found.append("!: a time that something disturbed, or that was measured beside another run; it has no ratio.")
     for method, problems in table.disturbed.items():
-        found.append(f"!: times of {method} are disturbed: {problems}.")
+        found.append(f"Times of {method} were disturbed: {problems}.")
     if table.side_by_side:
         found.append(
             f"{table.side_by_side} of {table.runs} runs shared the host with another run of this report for some time: "
@@ -213,6 +230,8 @@ def notes(table: Table) -> list[str]:
     found.append(f"Learning rates: {'; '.join(sorted(rates))}.")
     if any(cell.at_chance for cells in table.languages.values() for cell in cells.values()):
         found.append("~: within noise of the best constant answer (95 %, bootstrap over the examples).")
+    if table.untested:
+        found.append(f"{table.untested[0].upper()}{table.untested[1:]}.")
     if table.ceiling is not None:
         found.append(f"Ceiling of these data: {table.ceiling * 100:.1f}; the rest is label noise put there.")
     reasons = {

@@ -78,11 +78,19 @@ def plot_report(report: Report, path: Path) -> list[Point]:
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("{x:g}")
         axis.tick_params(axis="x", which="minor", labelsize=7)
-        axis.legend(fontsize=8, loc="lower right")
         axis.set_title(panel, fontsize=9)
         axis.set_xlabel("training compute time, s (log)")
         axis.set_ylabel(f"{table.metric} in {table.source_language}, %")
         axis.grid(visible=True, which="both", alpha=0.2)
+    marks = {text: mark for axis in axes[0] for mark, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    rows = -(-len(methods) // max(1, 4 * len(panels)))
+    figure.legend(
+        [marks[method] for method in methods],
+        methods,
+        fontsize=8,
+        loc="outside lower center",  # below the panels, where no point can lie
+        ncols=-(-len(methods) // rows),
+    )
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
     return points

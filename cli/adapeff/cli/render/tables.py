@@ -12,9 +12,11 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from adapeff.cli.render.markdown import describe, notes, overview_grids, rerun_grids, target_grids
+from adapeff.cli.render.text import printable
 from adapeff.cli.render.units import format_cell, format_language
 from adapeff.service.profiles import PROFILE
 from adapeff.service.report import Report, Table
+from adapeff.service.variation import in_words
 
 MOST_METHODS_AS_COLUMNS = 5
 LONGEST_NAME = 24
@@ -32,44 +34,74 @@ def _columns_asked() -> int:
     return shutil.get_terminal_size((160, 24)).columns
 
 
+def shown(text: object) -> str:
+    """A text from anywhere as a table may hold it."""
+    return escape(printable(str(text)))
+
+
 def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a plain table."""
-    table = RichTable(title=escape(title), title_justify="left", title_style="bold", show_header=any(headings))
+    table = RichTable(title=shown(title), title_justify="left", title_style="bold", show_header=any(headings))
     for number, heading in enumerate(headings):
         longest = max((len(str(row[number])) for row in rows), default=0)
-        table.add_column(escape(heading), overflow="fold", no_wrap=number == 0 and longest <= LONGEST_NAME)
+        table.add_column(shown(heading), overflow="fold", no_wrap=number == 0 and longest <= LONGEST_NAME)
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*(shown(cell) for cell in row))
     stdout().print(table)
 
 
 def jobs_table(found: dict[str, Any]) -> RichTable:
-    """The jobs of `adapeff status`."""
+    """The jobs of `adapeff status`; columns that say the same of all jobs are told in the title."""
     counts = ", ".join(f"{count} {state}" for state, count in sorted(found["counts"].items())) or "no jobs yet"
     hidden = sum(found["counts"].values()) - len(found["jobs"])
-    shown = len(found["jobs"])
-    title = f"{counts} (the newest {shown} shown)" if hidden > 0 else counts
-    table = RichTable(title=title, title_justify="left", title_style="bold")
-    for heading in ("job", "state", "method", "task", "seed", "model", "now"):
-        table.add_column(heading, overflow="fold")
-    for job in found["jobs"]:
+    title = f"{counts} ({len(found['jobs'])} shown; --limit shows more)" if hidden > 0 else counts
+    columns = {
+        "sweep": [", ".join(job["sweeps"]) for job in found["jobs"]],
+        "model": [job["model"] for job in found["jobs"]],
+        "task": [job["task"] for job in found["jobs"]],
+        "method": [job["method"] for job in found["jobs"]],
+        "seed": ["" if job["task"] == PROFILE else str(job["seed"]) for job in found["jobs"]],
+        "settings": [in_words(job["varied"]) for job in found["jobs"]],
+        "repeat": [str(job["repeat"] or "") for job in found["jobs"]],
+    }
+    several = len(found["jobs"]) > 1
+    same = {name for name, values in columns.items() if len(set(values)) == 1}
+    common = [f"{name} {columns[name][0]}" for name in columns if several and name in same and columns[name][0]]
+    kept = {name: values for name, values in columns.items() if name not in same or (not several and values[0])}
+    title = f"{title}\n{'; '.join(common)}" if common else title
+    table = RichTable(title=shown(title), title_justify="left", title_style="bold")
+    for heading in ("job", "state", *kept, "time", "now"):
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("job", "state", "time"))
+    for at, job in enumerate(found["jobs"]):
         style = _STATE_STYLE.get(job["state"], "")
         state = "cancelling" if job["cancelling"] else job["state"]
         state = f"[{style}]{state}[/]" if style else state
-        seed = "" if job["task"] == PROFILE else str(job["seed"])
-        words = (job["method"], job["task"], seed, job["model"], _now(job))
-        table.add_row(str(job["id"]), state, *map(escape, words))
+        words = [shown(values[at]) for values in kept.values()]
+        table.add_row(str(job["id"]), state, *words, duration(job["seconds"]), shown(_now(job)))
     return table
 
 
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
 def _now(job: dict[str, Any]) -> str:
+    where = f"{job['slot']} on {job['host']}" if job["host"] else ""
     if job["state"] != "running":
-        return str(job["cause"])
+        return str(job["cause"]) or where
     at = job["progress"] or {}
     if "block" in at:
-        return f"{job['slot']}: {at['of']}, block {at['block']}/{at['blocks']}, {at['eta_s']:.0f} s"
+        return f"{where}: {at['of']}, block {at['block']}/{at['blocks']}, {at['eta_s']:.0f} s"
     steps = f" step {at['step']}/{at['steps']}, {at['eta_s']:.0f} s" if job["stage"] == "train" and "step" in at else ""
-    return f"{job['slot']}: {job['stage'] or 'starting'}{steps}"
+    return f"{where}: {job['stage'] or 'starting'}{steps}"
 
 
 def print_job(view: dict[str, Any]) -> None:
@@ -125,8 +157,8 @@ def print_report_tables(report: Report) -> None:
     """The report's tables, each with its notes. A few methods are columns, which fits a terminal; many are rows."""
     console = stdout()
     for table in report.tables:
-        console.print(f"\n[bold]{escape(table.title)}[/]")
-        console.print(escape(describe(table)), style="dim", soft_wrap=False)
+        console.print(f"\n[bold]{shown(table.title)}[/]")
+        console.print(shown(describe(table)), style="dim", soft_wrap=False)
         if len(table.rows) <= MOST_METHODS_AS_COLUMNS:
             console.print(_figures(table))
         else:
@@ -136,7 +168,7 @@ def print_report_tables(report: Report) -> None:
         for title, headings, rows in (*target_grids(table), *rerun_grids(table)):
             print_table(title.replace("`", ""), headings, rows)
         for note in notes(table):
-            console.print(f"  {escape(note.replace('**', '').replace('`', ''))}", style="dim")
+            console.print(f"  {shown(note.replace('**', '').replace('`', ''))}", style="dim")
     for overview in report.overviews:
         for title, headings, rows in overview_grids(overview):
             console.print()
@@ -151,7 +183,7 @@ def _figures_by_row(table: Table) -> RichTable:
         drawn.add_column(escape(heading), justify="right", overflow="fold")
     for row in table.rows:
         cells = [format_cell(table, row, column) for column in table.columns]
-        drawn.add_row(escape(row.method), f"{row.learning_rate:g}", str(len(row.seeds)), *cells)
+        drawn.add_row(shown(row.method), f"{row.learning_rate:g}", str(len(row.seeds)), *cells)
     return drawn
 
 
@@ -162,7 +194,7 @@ def _languages_by_row(table: Table) -> RichTable:
         drawn.add_column(f"{language} (constant {next(iter(cells.values())).constant * 100:.1f})", justify="right")
     for row in table.rows:
         found = [cells.get(row.method) for cells in table.languages.values()]
-        drawn.add_row(escape(row.method), *("–" if cell is None else format_language(cell) for cell in found))
+        drawn.add_row(shown(row.method), *("–" if cell is None else format_language(cell) for cell in found))
     return drawn
 
 
@@ -170,7 +202,7 @@ def _figures(table: Table) -> RichTable:
     drawn = RichTable()
     drawn.add_column("")
     for row in table.rows:
-        drawn.add_column(escape(row.method), justify="right")
+        drawn.add_column(shown(row.method), justify="right")
     drawn.add_row("learning rate", *(f"{row.learning_rate:g}" for row in table.rows))
     drawn.add_row(
         "n (seeds)", *(f"{len(row.seeds)} ({','.join(map(str, row.seeds))})" for row in table.rows), end_section=True

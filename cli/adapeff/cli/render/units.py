@@ -50,6 +50,7 @@ def format_cell(table: Table, row: Row, column: Column) -> str:
     text = format_summary(cell.summary, column.unit)
     if column.key == "quality" and (scored := table.languages.get(table.source_language, {}).get(row.method)):
         text += " ~" if scored.at_chance else ""
+    text += " !" if cell.doubt else ""
     return f"{text} ({cell.ratio:.2f}x)" if cell.ratio is not None and column.unit != "params" else text
 
 

@@ -1,0 +1,29 @@
+"""Text from other people, as it may be shown: names and paths may hold what a terminal or a spreadsheet would obey."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def printable(text: str) -> str:
+    """The text with control characters written out; tabs and line ends stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
+def one_line(text: str) -> str:
+    """The same on a single line."""
+    return printable(text).replace("\n", "\\n").replace("\t", " ")
+
+
+def markdown_cell(text: str) -> str:
+    """A cell of a Markdown table that shows the text and nothing else."""
+    return one_line(text).replace("|", "\\|").replace("<", "&lt;")
+
+
+def spreadsheet_cell(value: Any) -> Any:
+    """A value that no spreadsheet takes for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

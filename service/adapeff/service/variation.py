@@ -1,0 +1,37 @@
+"""Which settings tell jobs apart: what must stand beside their figures, so that no two rows look the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_OTHERWISE = {"learning_rate", "tuning", "test_languages"}
+"""Settings that have a place of their own in tables, or are told by their rows."""
+
+
+def settings_of(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a stored job's specification, by name."""
+    parts = (spec.get("training"), spec.get("measuring"), spec.get("settings"))
+    return {key: value for part in parts for key, value in (part or {}).items() if key not in _OTHERWISE}
+
+
+def varied_settings(specs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The names of the settings in which stored jobs differ, in the order they are declared."""
+    seen: dict[str, set[str]] = {}
+    for spec in specs:
+        for key, value in settings_of(spec).items():
+            seen.setdefault(key, set()).add(repr(value))
+    return [key for key, values in seen.items() if len(values) > 1]
+
+
+def in_words(settings: Mapping[str, Any]) -> str:
+    """`batch_size 8, train_size 64`."""
+    return ", ".join(f"{key} {_text(value)}" for key, value in settings.items())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{key.replace('_', ' ')} {item}" for key, item in value.items())
+    if value is None:
+        return "all"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
