@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapeff.worker.control_group import cpu_quota, throttled_seconds
 from adapeff.worker.gauges import (
     HostGauge,
     NvmlGauge,
@@ -187,3 +189,44 @@ def test_divided_gpu_is_offered_by_its_instances() -> None:
     assert device_uuids(nvml, "GPU-1") == ["MIG-0", "MIG-2"]
     nvml.nvmlDeviceGetMigMode = lambda _: (0, 0)
     assert device_uuids(nvml, "GPU-1") == ["GPU-1"]
+
+
+def cgroup(folder: Path, *, version: int, quota: str, throttled_s: float) -> tuple[Path, Path]:
+    """A control group in another one, which has the quota, as the kernel shows them."""
+    own, mount = folder / "cgroup", folder / "mount"
+    top = mount / ("cpu,cpuacct" if version == 1 else "") / "service"
+    (top / "run").mkdir(parents=True)
+    own.write_text("0::/service/run\n" if version == 2 else "3:memory:/x\n4:cpu,cpuacct:/service/run\n")
+    if version == 2:
+        (top / "cpu.max").write_text(f"{quota} 100000\n")
+        (top / "run" / "cpu.max").write_text("max 100000\n")
+        (top / "cpu.stat").write_text(f"usage_usec 5\nnr_throttled 2\nthrottled_usec {throttled_s * 1e6:.0f}\n")
+    else:
+        (top / "cpu.cfs_quota_us").write_text("-1\n" if quota == "max" else f"{quota}\n")
+        (top / "cpu.cfs_period_us").write_text("100000\n")
+        (top / "cpu.stat").write_text(f"nr_periods 9\nnr_throttled 2\nthrottled_time {throttled_s * 1e9:.0f}\n")
+    return mount, own
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_quota_of_a_control_group_is_read_in_both_versions(tmp_path: Path, version: int) -> None:
+    mount, own = cgroup(tmp_path, version=version, quota="60000", throttled_s=1.5)
+
+    assert cpu_quota(mount, own) == 0.6
+    assert throttled_seconds(mount, own) == 1.5
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_no_quota_is_none(tmp_path: Path, version: int) -> None:
+    mount, own = cgroup(tmp_path, version=version, quota="max", throttled_s=0)
+
+    assert (cpu_quota(mount, own), throttled_seconds(mount, own)) == (None, None)
+    assert cpu_quota(tmp_path / "nothing", tmp_path / "nothing") is None
+
+
+def test_time_that_a_quota_took_is_told() -> None:
+    start = Reading(time_s=0, own_cpu_s=0, held_back_s=1.0)
+    end = Reading(time_s=10, own_cpu_s=6, held_back_s=5.0)
+
+    assert Window(start, end).problems() == ["a CPU quota held this process back for 40% of the time"]
+    assert Window(start, replace(end, held_back_s=1.05)).problems() == []

@@ -15,6 +15,7 @@ from adapeff.service.specs import JobSpec
 
 ALIKE = (
     *("device_name", "device_type", "precision", "driver", "cuda", "cpu_capability", "torch_threads", "cpu_affinity"),
+    *("cpu_quota", "attention_kernels"),
     *("adapeff", "git_revision", "git_dirty", "python", "torch", "transformers", "peft"),
 )
 

@@ -159,6 +159,11 @@ class Measuring(Frozen):
     def _one_is_a_list(cls, value: Any) -> Any:
         return split_list(value) if isinstance(value, str) else value
 
+    @field_validator("latency_batches", "latency_lengths", mode="before")
+    @classmethod
+    def _one_size_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+
     @field_validator("latency_batches", "latency_lengths", "test_languages")
     @classmethod
     def _each_once(cls, value: tuple[Any, ...] | None) -> tuple[Any, ...] | None:

@@ -19,10 +19,13 @@ from typing import Any, Protocol
 
 import torch
 
+from adapeff.worker.control_group import throttled_seconds
+
 RAPL = Path("/sys/class/powercap")
 MOST_FOREIGN_CPU = 0.05
 """Share of the cores' time that others may use before a figure counts as disturbed."""
 MOST_STEAL = 0.02
+MOST_HELD_BACK = 0.01
 MOST_SPREAD = 0.25
 """Interquartile range over median of step times."""
 MOST_DRIFT = 0.05
@@ -53,6 +56,8 @@ class Reading:
     stolen_cpu_s: float | None = None
     """Seconds those cores were taken by a hypervisor."""
     cores: int = 1
+    held_back_s: float | None = None
+    """Seconds in which the control group's CPU quota held its processes back."""
     energy_j: float | None = None
     energy_reason: str = ""
     """Why there is no energy."""
@@ -91,6 +96,7 @@ class HostGauge:
             busy_cpu_s=busy,
             stolen_cpu_s=stolen,
             cores=cores,
+            held_back_s=throttled_seconds(),
             energy_j=energy,
             energy_reason=reason,
         )
@@ -308,6 +314,13 @@ class Window:
             return None
         return (self.end.stolen_cpu_s - self.start.stolen_cpu_s) / (self.seconds * self.start.cores)
 
+    @property
+    def held_back(self) -> float | None:
+        """Share of the time in which a CPU quota held processes of the control group back, 0..1."""
+        if self.start.held_back_s is None or self.end.held_back_s is None or self.seconds <= 0:
+            return None
+        return (self.end.held_back_s - self.start.held_back_s) / self.seconds
+
     def problems(self) -> list[str]:
         """Why figures of this window may be off, in words; empty if nothing is known against them."""
         found = []
@@ -315,6 +328,8 @@ class Window:
             found.append(f"other processes used {share:.0%} of the cores")
         if (share := self.steal) is not None and share > MOST_STEAL:
             found.append(f"the hypervisor took {share:.0%} of the cores")
+        if (share := self.held_back) is not None and share > MOST_HELD_BACK:
+            found.append(f"a CPU quota held this process back for {min(share, 1):.0%} of the time")
         looks = self.end.looks - self.start.looks
         for name, times in self.end.throttled.items():
             if since := times - self.start.throttled.get(name, 0):

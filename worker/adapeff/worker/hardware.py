@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from adapeff.service.errors import ResourceError
+from adapeff.worker.control_group import cpu_quota
 
 _PACKAGES = ("adapeff", "torch", "transformers", "peft", "tokenizers", "datasets", "numpy")
 
@@ -46,7 +47,39 @@ def choose_precision(name: str, device: torch.device) -> str:
     """`bf16` or `fp32`: `auto` is bf16 on a GPU that computes in it, else fp32."""
     if name != "auto":
         return name
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+
+SHAPE_MULTIPLE = 8
+"""On a GPU lengths are padded to multiples of this: each new shape costs kernels their plans."""
+
+
+def shape_multiple(device: torch.device) -> int:
+    """What the lengths of batches are padded to a multiple of."""
+    return SHAPE_MULTIPLE if device.type == "cuda" else 1
+
+
+def prepare_device(device: torch.device) -> None:
+    """Settings of the device that hold for all methods alike.
+
+    cuDNN's attention makes a plan for every new shape, some 110 ms each on an H100 (torch 2.11), and shapes vary here.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def attention_kernels() -> str:
+    """The kernels that fused attention may choose from on a GPU."""
+    backends = torch.backends.cuda
+    kinds = {
+        "flash": backends.flash_sdp_enabled(),
+        "efficient": backends.mem_efficient_sdp_enabled(),
+        "cudnn": backends.cudnn_sdp_enabled(),
+        "math": backends.math_sdp_enabled(),
+    }
+    return ",".join(name for name, enabled in kinds.items() if enabled)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -169,6 +202,8 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "driver": _driver(device),
+        "cpu_quota": cpu_quota(),
+        "attention_kernels": attention_kernels() if device.type == "cuda" else None,
         **{package: _version(package) for package in _PACKAGES},
         **_git(),
     }

@@ -23,7 +23,7 @@ from adapeff.service.profiles import ProfileSpec
 from adapeff.worker.clocks import step_clock
 from adapeff.worker.contenders import labelled, load_bare, make_contender
 from adapeff.worker.footprint import optimizer_bytes, step_bytes, weight_bytes
-from adapeff.worker.hardware import Memory, autocast, out_of_memory
+from adapeff.worker.hardware import Memory, autocast, out_of_memory, prepare_device
 from adapeff.worker.models import import_architecture
 
 STEPS = 3
@@ -50,7 +50,7 @@ def probe(
         resource.setrlimit(resource.RLIMIT_DATA, (room, room))
     elif limit:
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), torch.cuda.current_device())
     items = labelled(bare.batch(batch, spec.settings.length, device))
     memory.restart()
     take, clock = contender.trainer(), step_clock(device)
@@ -76,12 +76,12 @@ def run_probe(
 
     Args:
         job: the file of the job's specification.
-        limit: bytes the process may take beyond what it has before it loads the model. Below a limit every failure
-            is one of memory: libraries that get none fail in words of their own (oneDNN: "could not create a
-            primitive"), so whoever limits a step has seen it run without.
+        limit: bytes the process may take beyond what it has before it loads the model. Below a limit on a CPU every
+            failure is one of memory: libraries that get none fail in words of their own (oneDNN: "could not create a
+            primitive"), so whoever limits a step has seen it run without. On a GPU the allocator says so itself.
 
     Raises:
-        ModelError: if the process fails without a limit, for another reason than memory.
+        ModelError: if the process fails for another reason than memory.
     """
     command = [sys.executable, "-m", "adapeff.worker.memory_probe", str(job), "--method", str(method)]
     command += ["--batch", str(batch), "--device", device.type, "--precision", precision]
@@ -91,7 +91,9 @@ def run_probe(
     if done.returncode == 0 and lines:
         answer: dict[str, Any] = json.loads(lines[-1])
         return answer
-    if done.returncode < 0 or limit:  # a probe without a limit is killed by the system alone, for its memory
+    if done.returncode < 0 or (
+        limit and device.type == "cpu"
+    ):  # a probe without a limit is killed by the system alone, for its memory
         return {"outcome": "oom"}
     said = [line for line in done.stderr.splitlines() if line.strip()]
     raise ModelError(f"memory could not be measured: {said[-1].strip() if said else 'the process said nothing'}")
@@ -147,6 +149,7 @@ def main() -> int:
     arguments = parser.parse_args()
     spec = ProfileSpec.model_validate_json(arguments.job.read_text(encoding="utf-8"))
     device = torch.device(arguments.device)
+    prepare_device(device)
     torch.set_num_threads(spec.settings.cpu_threads)
     try:
         answer = probe(spec, arguments.method, arguments.batch, device, arguments.precision, arguments.limit)

@@ -24,7 +24,14 @@ from adapeff.worker.contenders import BareModel, Contender, load_bare, make_cont
 from adapeff.worker.events import EventLog
 from adapeff.worker.flops import FlopCounter, Flops, draws_its_steps
 from adapeff.worker.gauges import Gauge, Window, energy_above_idle, idle_window, open_gauge, sample_problems
-from adapeff.worker.hardware import choose_device, choose_precision, environment, out_of_memory, served_in
+from adapeff.worker.hardware import (
+    choose_device,
+    choose_precision,
+    environment,
+    out_of_memory,
+    prepare_device,
+    served_in,
+)
 from adapeff.worker.memory_probe import available_memory, largest_batch, run_probe
 from adapeff.worker.models import count_parameters
 from adapeff.worker.pairing import per_block, take_turns
@@ -92,6 +99,7 @@ def run_profile(
     """
     clock, log, settings = clock or PhaseClock(), EventLog(out), spec.settings
     device = choose_device(device_name or settings.device)
+    prepare_device(device)
     precision = choose_precision(settings.precision, device)
     torch.manual_seed(0)
     if device.type == "cpu":

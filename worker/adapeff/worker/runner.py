@@ -32,7 +32,15 @@ from adapeff.worker.clocks import PhaseClock
 from adapeff.worker.events import WAITING, EventLog
 from adapeff.worker.flops import FlopCounter, draws_its_steps
 from adapeff.worker.gauges import Window, idle_window, open_gauge
-from adapeff.worker.hardware import Memory, choose_device, choose_precision, device_identity, environment, out_of_memory
+from adapeff.worker.hardware import (
+    Memory,
+    choose_device,
+    choose_precision,
+    device_identity,
+    environment,
+    out_of_memory,
+    prepare_device,
+)
 from adapeff.worker.locks import occupy
 from adapeff.worker.models import import_architecture
 from adapeff.worker.profiler import run_profile
@@ -88,6 +96,7 @@ def run_job(
     clock = clock or PhaseClock()
     log = EventLog(out)
     device = choose_device(device_name or spec.training.device)
+    prepare_device(device)
     precision = choose_precision(spec.training.precision, device)
     with clock.phase("load"):
         import_architecture(spec.model)

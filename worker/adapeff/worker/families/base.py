@@ -58,6 +58,11 @@ class Encoded:
         return [int(rows[a:b].max()) for a, b in pairwise(starts)]
 
     @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest row of all."""
+        return max(self.lengths, default=0)
+
+    @cached_property
     def row_counts(self) -> list[int]:
         """Rows of each item."""
         return list(self.item_starts.diff().tolist())
@@ -155,14 +160,19 @@ def joined(parts: Sequence[Encoded], part: int) -> Encoded:
     )
 
 
-def collate(data: Encoded, indices: Sequence[int]) -> Batch:
-    """Pad some items to the longest row among them."""
+def collate(data: Encoded, indices: Sequence[int], *, multiple: int = 1) -> Batch:
+    """Pad some items to the longest row among them.
+
+    Args:
+        multiple: pad on to a multiple of that many tokens, but not beyond the longest row of all.
+    """
     chosen = torch.tensor(indices)
     counts = [data.row_counts[index] for index in indices]
     firsts = data.item_starts[chosen].tolist()
     rows = torch.tensor([first + at for first, count in zip(firsts, counts, strict=True) for at in range(count)])
     starts, ends = data.row_starts[rows], data.row_starts[rows + 1]
     longest = max(data.lengths[index] for index in indices)
+    longest = max(longest, min(-(-longest // multiple) * multiple, data.longest))
     positions = starts[:, None] + torch.arange(longest)
     real = positions < ends[:, None]
     positions = torch.where(real, positions, starts[:, None])

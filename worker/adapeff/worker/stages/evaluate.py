@@ -11,7 +11,7 @@ import torch
 
 from adapeff.service.plugins import Metric
 from adapeff.worker.families.base import Encoded, Family, collate
-from adapeff.worker.hardware import autocast
+from adapeff.worker.hardware import autocast, shape_multiple
 from adapeff.worker.models import TaskModel
 
 BATCH_SIZE = 64
@@ -54,7 +54,7 @@ def evaluate(
     with torch.inference_mode(), autocast(device, precision):
         for start in range(0, len(order), BATCH_SIZE):
             indices = order[start : start + BATCH_SIZE]
-            batch = collate(items, indices).to(device)
+            batch = collate(items, indices, multiple=shape_multiple(device)).to(device)
             logits = model(batch.inputs).float()
             for index, reading in zip(indices, family.read(logits, batch), strict=True):
                 readings[index] = reading

@@ -16,7 +16,7 @@ from adapeff.service.specs import JobSpec, LogRange, Tuning
 from adapeff.worker.clocks import PhaseClock
 from adapeff.worker.events import EventLog
 from adapeff.worker.gauges import Gauge, Window
-from adapeff.worker.hardware import Memory
+from adapeff.worker.hardware import Memory, shape_multiple
 from adapeff.worker.models import trained_state
 from adapeff.worker.stages.evaluate import Predictions, evaluate
 from adapeff.worker.stages.load import Prepared
@@ -213,7 +213,7 @@ def _train_once(spec: JobSpec, prepared: Prepared, bench: Bench, learning_rate: 
     start = bench.gauge.read()
     result = train(
         prepared.model,
-        training_batches(prepared.train.encoded, **batching),
+        training_batches(prepared.train.encoded, **batching, multiple=shape_multiple(device)),
         loss_of=prepared.family.loss,
         settings=settings,
         steps=steps,

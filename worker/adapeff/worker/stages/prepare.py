@@ -84,12 +84,14 @@ def _fill(chosen: list[int], data: Encoded, batch_tokens: int) -> list[list[int]
     return batches
 
 
-def training_batches(data: Encoded, *, batch_size: int, batch_tokens: int | None = None, seed: int) -> Iterator[Batch]:
-    """Batches without end, epoch after epoch."""
+def training_batches(
+    data: Encoded, *, batch_size: int, batch_tokens: int | None = None, seed: int, multiple: int = 1
+) -> Iterator[Batch]:
+    """Batches without end, epoch after epoch, their lengths multiples of `multiple` where that can be."""
     epoch = 0
     while True:
         for indices in epoch_order(data, batch_size=batch_size, batch_tokens=batch_tokens, seed=seed, epoch=epoch):
-            yield collate(data, indices)
+            yield collate(data, indices, multiple=multiple)
         epoch += 1
 
 

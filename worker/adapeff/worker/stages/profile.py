@@ -16,7 +16,7 @@ from adapeff.service.statistics import median_interval
 from adapeff.worker.clocks import synchronize
 from adapeff.worker.events import EventLog
 from adapeff.worker.families.base import Encoded, collate
-from adapeff.worker.hardware import served_in
+from adapeff.worker.hardware import served_in, shape_multiple
 from adapeff.worker.models import TaskModel
 
 WARMUP_ITERATIONS = 3
@@ -93,7 +93,7 @@ def traffic(data: Encoded, batch: int, device: torch.device) -> Iterator[Mapping
     random.Random(0).shuffle(order)
     items = cycle(order)
     while True:
-        yield collate(data, list(islice(items, batch))).to(device).inputs
+        yield collate(data, list(islice(items, batch)), multiple=shape_multiple(device)).to(device).inputs
 
 
 def log_latency(
