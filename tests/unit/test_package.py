@@ -23,6 +23,7 @@ from tests.conftest import ROOT, adapeff_program
 
 COMMANDS = {
     "sweeps ls": {"--json"},
+    "tasks init": {"--json"},
     "run": {
         "--set",
         "--with-queue",

@@ -1,30 +1,56 @@
-"""Kombu's file system transport with messages that appear whole.
+"""Kombu's file system transport with messages that appear whole and folders that may go and come.
 
-Kombu writes a message under its final name, so a consumer in another process may take it half written, and the error
-stops its worker. Here it is written under another name and renamed.
+Kombu writes a message under its final name, so a consumer in another process may take it half written. Here it is
+written under another name and renamed. And kombu skips what it cannot take: were a folder gone or closed to it, the
+consumer would wait in silence. Here the folders are made anew with each connection, and what keeps a consumer from its
+messages is raised.
 """
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES, filesystem
-from kombu.utils.json import dumps
+from kombu.utils.json import dumps, loads
 
 SCHEME = "adapeff-files"
 
 
 class Channel(filesystem.Channel):  # type: ignore[misc]  # kombu ships no types
-    """Puts messages by renaming."""
+    """Puts and takes messages by renaming."""
+
+    def __init__(self, connection: Any, **kwargs: Any) -> None:
+        super().__init__(connection, **kwargs)
+        for folder in (self.data_folder_in, self.processed_folder, self.control_folder):
+            Path(folder).mkdir(parents=True, exist_ok=True)
 
     def _put(self, queue: str, payload: Any, **kwargs: Any) -> None:
         name = f"{time.monotonic_ns():020d}_{uuid.uuid4()}.{queue}.msg"  # consumers take the first by name
         draft = Path(self.data_folder_out) / f"{name}.draft"
         draft.write_text(dumps(payload), encoding="utf-8")
         draft.rename(Path(self.data_folder_out) / name)
+
+    def _get(self, queue: str) -> Any:
+        problem: OSError | None = None
+        with os.scandir(self.data_folder_in) as entries:
+            names = sorted(entry.name for entry in entries if entry.name.partition(".")[2] == f"{queue}.msg")
+        for name in names:
+            file, taken = Path(self.data_folder_in) / name, Path(self.processed_folder) / name
+            try:
+                file.rename(taken)
+            except OSError as error:
+                if os.path.lexists(file):  # else another consumer was first
+                    problem = error
+                continue
+            if not taken.is_file():
+                raise ValueError(f"{name} is no file")
+            return loads(taken.read_text(encoding="utf-8"))
+        raise problem or Empty
 
 
 class Transport(filesystem.Transport):  # type: ignore[misc]  # kombu ships no types

@@ -2,22 +2,24 @@
 
 The database is the truth, a message only a wake-up. Nothing is sent before the commit; a row without `sent_at` is the
 outbox. Losing every message loses no job, because the reconciler sends again; a message delivered twice runs nothing
-twice, because the second claim finds nothing to claim. So no result backend, and late acknowledgement only so that a
-message is not gone before its job is claimed.
+twice, because the second claim finds nothing to claim. So no result backend, and nothing is acknowledged: a message is
+gone from the broker once a worker has received it. (Celery's own consumer acknowledges over the wire; where that fails,
+kombu counts the message as still out and asks for no other, and an ill-formed message ends it.)
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
 from celery import Celery
-from kombu import Queue
+from kombu import Consumer, Queue
 from kombu.exceptions import OperationalError as BrokerError
 
 from adapeff.service import jobs
@@ -25,15 +27,16 @@ from adapeff.service.database import Database, now
 from adapeff.service.errors import AdapeffError, ResourceError, UnreachableError
 from adapeff.service.file_transport import SCHEME
 from adapeff.service.models import Job
-from adapeff.service.settings import Settings, mask
+from adapeff.service.settings import Settings, make_private, mask
 
 logger = logging.getLogger(__name__)
 
 TASK_NAME = "adapeff.run_job"
 LANES = ("adapeff-any", "adapeff-cpu", "adapeff-cuda")
+RETRY_SECONDS = (0.5, 1, 2, 5, 10)
 _CONSUMED_SECONDS = 60
 _QUICK_SECONDS = 0.5
-_BROKER_DOWN = (BrokerError, ConnectionError, TimeoutError)
+_QUIET_SECONDS = 60
 
 
 def make_app(settings: Settings) -> Celery:
@@ -48,22 +51,11 @@ def make_app(settings: Settings) -> Celery:
         accept_content=["json"],
         task_serializer="json",
         task_ignore_result=True,
-        task_acks_late=True,
-        task_reject_on_worker_lost=False,
         task_default_queue=LANES[0],
         task_queues=[Queue(lane) for lane in LANES],
         task_create_missing_queues=False,
-        worker_prefetch_multiplier=1,
-        worker_cancel_long_running_tasks_on_connection_loss=False,
-        worker_hijack_root_logger=False,
-        worker_enable_remote_control=False,
-        worker_send_task_events=False,
-        broker_connection_retry_on_startup=True,
         broker_connection_timeout=5,
         broker_transport_options=_transport_options(settings),
-        redis_socket_timeout=15,
-        redis_socket_connect_timeout=5,
-        redis_backend_health_check_interval=5,
     )
     return app
 
@@ -71,7 +63,7 @@ def make_app(settings: Settings) -> Celery:
 def _transport_options(settings: Settings) -> dict[str, Any]:
     if not settings.broker.startswith("filesystem://"):
         return {
-            "visibility_timeout": settings.visibility_hours * 3600,
+            "ack_emulation": False,
             "priority_steps": list(range(10)),
             "socket_timeout": 15,
             "socket_connect_timeout": 5,
@@ -81,7 +73,9 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
     folder = settings.state / "queue"
     try:
         for name in ("messages", "control", "processed"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+            make_private(settings.state)
+            make_private(folder)
+            make_private(folder / name)
     except OSError as error:
         raise ResourceError(
             f"cannot make the queue's folder {folder}: {error.strerror}; set ADAPEFF_STATE_DIR to a writable folder"
@@ -97,6 +91,33 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def _connection(app: Celery) -> Iterator[Any]:
+    """A connection to the broker, closed when the block ends; what fails in it is raised as an error of ours.
+
+    Raises:
+        UnreachableError: if the broker does not answer, or only with an error.
+        ResourceError: if the embedded queue cannot be read or written.
+    """
+    connection = app.connection_for_write()
+    try:
+        with connection:
+            connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=5)
+            yield connection
+    except (BrokerError, *_broker_errors(connection)) as error:
+        raise UnreachableError(
+            f"the broker {mask(app.conf.broker_url)} cannot be reached: {_one_line(error)}"
+        ) from error
+    except OSError as error:
+        raise ResourceError(f"the queue cannot be used: {error.strerror or error}") from error
+
+
+def _broker_errors(connection: Any) -> tuple[type[BaseException], ...]:
+    """What a broker that is away or refuses makes kombu raise: on Redis it counts every KeyError and OSError too."""
+    kinds = (ConnectionError, TimeoutError, *connection.connection_errors, *connection.channel_errors)
+    return tuple(kind for kind in kinds if kind not in (KeyError, OSError))
+
+
 def send(app: Celery, waiting: Iterable[Job]) -> list[int]:
     """Send a message for each job, in order.
 
@@ -104,23 +125,79 @@ def send(app: Celery, waiting: Iterable[Job]) -> list[int]:
         The ids that are now with the broker.
 
     Raises:
-        UnreachableError: if the broker does not answer; jobs already committed are sent later by a worker.
+        UnreachableError, ResourceError: as `_connection` does; jobs already committed are sent later by a worker.
     """
     sent: list[int] = []
-    try:
-        with app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=5)
-            producer = app.amqp.Producer(connection)
-            for job in waiting:
-                app.send_task(TASK_NAME, args=[job.id], queue=job.lane, priority=job.priority, producer=producer)
-                sent.append(job.id)
-    except _BROKER_DOWN as error:
-        raise UnreachableError(
-            f"the broker {mask(app.conf.broker_url)} cannot be reached: {_one_line(error)}"
-        ) from error
-    except OSError as error:
-        raise ResourceError(f"the queue cannot be written: {error.strerror or error}") from error
+    with _connection(app) as connection:
+        producer = app.amqp.Producer(connection)
+        for job in waiting:
+            app.send_task(TASK_NAME, args=[job.id], queue=job.lane, priority=job.priority, producer=producer)
+            sent.append(job.id)
     return sent
+
+
+def receive(app: Celery, lanes: Sequence[str], stop: threading.Event) -> Iterator[int]:
+    """The job ids in the lanes' messages, as they come, until asked to stop; trouble with the broker is waited out.
+
+    Nothing is taken before it is asked for. What is no message of ours is told about and dropped.
+    """
+    attempt = 0
+    while not stop.is_set():
+        try:
+            with _connection(app) as connection:
+                for job_id in _listen(connection, lanes):
+                    attempt = 0
+                    if job_id is not None:
+                        yield job_id
+                    if stop.is_set():
+                        return
+        except AdapeffError as error:
+            logger.warning("listening: %s", error)
+        except Exception:
+            logger.exception("listening: unexpected error, going on")
+        else:
+            continue
+        stop.wait(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
+        attempt += 1
+
+
+def _listen(connection: Any, lanes: Sequence[str]) -> Iterator[int | None]:
+    """What the lanes' messages carry, None after each second without one; ends when it was quiet for long.
+
+    So that whatever may have become of a connection, it is soon another one.
+    """
+    received: list[int] = []
+    failures: tuple[type[BaseException], ...] = (OSError, *_broker_errors(connection))
+    quiet_since = time.monotonic()
+    with Consumer(
+        connection,
+        [Queue(lane) for lane in lanes],
+        no_ack=True,
+        auto_declare=False,
+        accept=["json"],
+        on_message=lambda message: received.append(_job_id(message)),
+    ):
+        while time.monotonic() - quiet_since < _QUIET_SECONDS:
+            try:
+                connection.drain_events(timeout=1)
+            except TimeoutError:
+                yield None
+            except failures:
+                raise
+            except Exception as error:  # noqa: BLE001 - what a message that others put there provokes may be anything
+                logger.warning("dropped a message that is none of ours: %s: %s", type(error).__name__, _one_line(error))
+                return  # whatever it did to the connection, the next one is new
+            else:
+                quiet_since = time.monotonic()  # before a run, so that no connection is used that slept through one
+                while received:
+                    yield received.pop()
+
+
+def _job_id(message: Any) -> int:
+    (job_id,), *_ = message.decode()
+    if message.headers.get("task") != TASK_NAME or type(job_id) is not int or not 0 < job_id < 2**63:
+        raise ValueError(f"task {message.headers.get('task')!r}, arguments {job_id!r}"[:200])
+    return job_id
 
 
 def send_unsent(database: Database, app: Celery) -> int:
@@ -145,21 +222,19 @@ def send_unsent(database: Database, app: Celery) -> int:
 def broker_problem(app: Celery) -> str:
     """Why the broker cannot be reached, or '' if it can."""
     try:
-        with app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=5)
-    except (*_BROKER_DOWN, OSError) as error:
-        return _one_line(error)
-    return ""
+        with _connection(app):
+            return ""
+    except AdapeffError as error:
+        return _one_line(error.__cause__ or error)
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     text = mask(str(error)).strip().splitlines()
     return text[0] if text else type(error).__name__
 
 
 def _messages_waiting(app: Celery, lane: str) -> int:
-    with app.connection_for_read() as connection:
-        connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=5)
+    with _connection(app) as connection:
         declared = connection.default_channel.queue_declare(queue=lane, durable=True, auto_delete=False)
         return int(declared.message_count)
 
@@ -257,7 +332,11 @@ class Reconciler(threading.Thread):
             return
         for file in folder.iterdir():
             with contextlib.suppress(FileNotFoundError):  # another worker's reconciler was first
-                if time.time() - file.stat().st_ctime >= older_than_seconds:
+                if time.time() - file.lstat().st_ctime < older_than_seconds:
+                    continue
+                if file.is_dir() and not file.is_symlink():  # no message of ours, but taken for one
+                    shutil.rmtree(file)
+                else:
                     file.unlink()
 
     def _send_lost_again(self, app: Celery, lane: str) -> None:
@@ -266,11 +345,8 @@ class Reconciler(threading.Thread):
             waiting = jobs.list_waiting(session, lane, older_than_seconds=self._settings.reconcile_seconds)
         if not waiting:
             return
-        try:
-            if _messages_waiting(app, lane):
-                return
-        except _BROKER_DOWN as error:
-            raise UnreachableError(f"the broker cannot be reached: {_one_line(error)}") from error
+        if _messages_waiting(app, lane):
+            return
         sent = send(app, waiting)
         with self._database.session() as session:
             jobs.mark_sent(session, sent)

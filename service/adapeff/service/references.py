@@ -143,7 +143,7 @@ def _flow(value: Any) -> str:
 
 def is_task_file(name: str) -> bool:
     """Whether a task is named by the path of the file or folder that describes it."""
-    return name.startswith(("./", "../", "/", "~/")) or name.endswith((".yaml", ".yml"))
+    return name in (".", "..") or name.startswith(("./", "../", "/", "~/")) or name.endswith((".yaml", ".yml"))
 
 
 MOST_DEPTH = 40

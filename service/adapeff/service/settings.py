@@ -59,9 +59,6 @@ class Settings(BaseSettings):
     heartbeat_seconds: PositiveFloat = Field(default=15, description="how often a run renews its lease")
     reconcile_seconds: PositiveFloat = Field(default=15, description="how often a worker looks for lost jobs")
     max_failures: PositiveInt = Field(default=3, description="lost or killed runs after which a job fails")
-    visibility_hours: PositiveFloat = Field(
-        default=12, description="Redis redelivers an unacknowledged message after this"
-    )
     cores_per_slot: PositiveInt = Field(default=1, description="cores a CPU slot is pinned to")
     lock_dir: Path | None = Field(
         default=None, description="locks of this host's devices, the same for all workers; none: the system's folder"

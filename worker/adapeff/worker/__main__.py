@@ -6,6 +6,7 @@ devices                      say which GPUs a worker would use, one JSON object 
 count --model M METHOD ...   say what each method would train on a model, one JSON object a line
 validate TASK [--model M]    look a task's data over, one JSON object per split and language
 bench [--threads N]          measure the ceilings of the device: matrix products and copying, one JSON object each
+init FILE                    write a task.yaml from what a data file shows; answers with what it says
 verify [DATA_SET ...]        read the hub's data sets as they are declared, pin what was read; one JSON object each
 """
 
@@ -14,8 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 from adapeff.service.database import open_database
 from adapeff.service.errors import AdapeffError, ConfigError, ExitCode
@@ -41,6 +44,8 @@ def main() -> int:
     validate.add_argument("task")
     validate.add_argument("--model")
     validate.add_argument("--max-length", type=int)
+    init = verbs.add_parser("init", help="write a task.yaml from what a data file shows")
+    init.add_argument("file")
     bench = verbs.add_parser("bench", help="measure what the device can do at most, in JSON lines")
     bench.add_argument("--threads", type=int, default=1)
     verify = verbs.add_parser("verify", help="read and pin the hub's data sets, in JSON lines")
@@ -63,6 +68,8 @@ def main() -> int:
             return _count(arguments.model, arguments.methods)
         if arguments.verb == "validate":
             return _validate(arguments.task, arguments.model, arguments.max_length)
+        if arguments.verb == "init":
+            return _init(arguments.file)
         if arguments.verb == "bench":
             return _bench(arguments.threads)
         if arguments.verb == "verify":
@@ -107,6 +114,14 @@ def _validate(written: str, model: str | None, max_length: int | None) -> int:
         task, load_settings().values.data_root, count_tokens=count_tokens, max_length=settings.max_length
     ):
         print(json.dumps(answer), flush=True)
+    return ExitCode.OK
+
+
+def _init(file: str) -> int:
+    from adapeff.worker.tasks.init import write
+
+    place, made = write(Path(file))
+    print(json.dumps({"file": str(place), "task": made}), flush=True)
     return ExitCode.OK
 
 
@@ -155,6 +170,7 @@ def _daemon(devices: str, sweep_id: int | None, *, stop_with_stdin: bool) -> int
     from adapeff.worker.daemon import Worker
     from adapeff.worker.slots import open_slots
 
+    os.umask(0o077)  # what a worker makes is this user's
     settings = load_settings().values
     slots = open_slots(devices, cores_per_slot=settings.cores_per_slot, lock_dir=settings.lock_dir)
     database = open_database(settings, connections=len(slots) + 3)

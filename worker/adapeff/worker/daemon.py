@@ -29,7 +29,7 @@ from adapeff.service.database import Database
 from adapeff.service.errors import LeaseLostError, NotHereError, ResourceError, UnreachableError
 from adapeff.service.jobs import Claim, Ending
 from adapeff.service.profiles import read_spec
-from adapeff.service.queue import Reconciler
+from adapeff.service.queue import RETRY_SECONDS, Reconciler
 from adapeff.service.settings import Settings, make_private
 from adapeff.service.specs import split_list
 from adapeff.worker.slots import Slot
@@ -38,7 +38,6 @@ from adapeff.worker.troubles import RELEASED_SECONDS, HostTroubles
 
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_RETRY_SECONDS = (0.5, 1, 2, 5, 10)
 _IDLE_SECONDS = 0.5
 
 
@@ -113,20 +112,6 @@ class Worker:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, action)
 
-    @property
-    def is_stopping(self) -> bool:
-        """Whether it was asked to stop."""
-        return self._finishing.is_set()
-
-    @property
-    def free_slots(self) -> int:
-        """How many slots have nothing to do."""
-        return self._slots.qsize()
-
-    def stop_taking(self) -> None:
-        """Take nothing new any more."""
-        self._finishing.set()
-
     def adopt_finished(self) -> None:
         """Store what runs of this host had finished when their worker went, if they still count."""
         try:
@@ -158,7 +143,7 @@ class Worker:
     def _on_interrupt(self, *_: Any) -> None:
         if self._finishing.is_set():
             return self._on_terminate()
-        self.stop_taking()
+        self._finishing.set()
         if self._running:
             jobs_running = "1 job" if self._running == 1 else f"{self._running} jobs"
             logger.warning("finishing %s; press Ctrl-C again to hand back to the queue now", jobs_running)
@@ -168,7 +153,7 @@ class Worker:
         if not self._handing_back.is_set() and self._running:
             logger.warning("handing back what is running")
         self._handing_back.set()
-        self.stop_taking()
+        self._finishing.set()
 
     def on_released(self) -> None:
         """What follows when a job went back to the queue, or others may run now."""
@@ -224,7 +209,7 @@ class Worker:
                 if give_up() and attempt:
                     logger.error("could not %s: %s", what, error)  # noqa: TRY400 - expected; the line says it all
                     return None
-                pause = _RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)]
+                pause = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
                 logger.warning("%s; will try again to %s in %g s", error, what, pause)
                 attempt += 1
                 self._handing_back.wait(pause)

@@ -20,6 +20,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 from adapeff.service.errors import AdapeffError, ModelError, NotHereError
 from adapeff.service.plugins import Method
 from adapeff.service.references import ADAPTER_FILE, LEFTOVER_ADAPTER, ModelReference, model_folder, resolve_model
+from adapeff.service.settings import mask
 from adapeff.worker.encoders import (
     check_encoder,
     drop_pooler,
@@ -30,6 +31,7 @@ from adapeff.worker.encoders import (
     prepare_config,
 )
 from adapeff.worker.families.base import Family
+from adapeff.worker.hub_access import prepare_hub
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ def read_config(place: str, name: str, *, revision: str = "main") -> Any:
     Raises:
         ModelError: if it cannot be read, is no encoder's, or holds sizes that cannot be meant.
     """
+    if not Path(place).is_dir():
+        prepare_hub()
     try:
         config = AutoConfig.from_pretrained(place, revision=revision, **_SAFE)
     except Exception as error:
@@ -116,7 +120,7 @@ def unloadable(what: str, error: Exception) -> Exception:
     """The error for what transformers cannot load; lack of memory stays what it is, and it raises all kinds besides."""
     if isinstance(error, MemoryError | AdapeffError):
         return error
-    lines = str(error).strip().splitlines()
+    lines = mask(str(error)).strip().splitlines()
     line = lines[0] if lines else type(error).__name__
     if isinstance(error, ImportError) or "`pip install" in str(error):
         return NotHereError(f"{what} needs a package that is not installed: {line}")

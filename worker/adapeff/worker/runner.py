@@ -27,6 +27,7 @@ from adapeff.service import catalog
 from adapeff.service.errors import AdapeffError, NotHereError, ResourceError, SpecError, UnknownNameError
 from adapeff.service.fingerprints import file_fingerprint
 from adapeff.service.profiles import AnySpec, ProfileSpec, read_spec
+from adapeff.service.settings import mask
 from adapeff.service.specs import JobSpec
 from adapeff.worker.clocks import PhaseClock
 from adapeff.worker.events import WAITING, EventLog
@@ -178,7 +179,7 @@ def _seed_everything(spec: JobSpec, device: torch.device) -> None:
 
 def ending(error: BaseException) -> tuple[str, str]:
     """The outcome and the one-line message an exception ends a run with."""
-    text = str(error).strip()
+    text = mask(str(error)).strip()
     if isinstance(error, AdapeffError):
         return "error", text
     line = text.splitlines()[0] if text else ""
@@ -217,6 +218,7 @@ def main() -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr, level=logging.INFO)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.utils.logging.disable_progress_bar()
+    os.umask(0o077)  # what a run leaves is this user's
     arguments.out.mkdir(parents=True, exist_ok=True)
     clock, log = PhaseClock(), EventLog(arguments.out)
     try:

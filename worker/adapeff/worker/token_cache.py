@@ -127,7 +127,6 @@ def _store(data: Encoded, file: Path) -> None:
             save_file(tensors, written, metadata=about)
         except SafetensorError as error:  # what it makes of a full disk
             raise OSError(0, str(error)) from error
-        written.chmod(0o644)  # others may share the folder
         written.replace(file)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adapeff.cli import context
+from adapeff.cli import completion, context
 from adapeff.cli.options import DataRoot, Json
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 methods_app = typer.Typer(name="methods", help="Ways of adapting a model.", no_args_is_help=True)
 tasks_app = typer.Typer(name="tasks", help="Benchmark tasks.", no_args_is_help=True)
 suites_app = typer.Typer(name="suites", help="Named sets of tasks.", no_args_is_help=True)
-Name = Annotated[str, typer.Argument(metavar="NAME")]
+MethodName = Annotated[str, typer.Argument(metavar="NAME", autocompletion=completion.method_names)]
+TaskName = Annotated[str, typer.Argument(metavar="NAME", autocompletion=completion.task_names)]
+SuiteName = Annotated[str, typer.Argument(metavar="NAME", autocompletion=completion.suite_names)]
 
 
 @methods_app.command("ls")
@@ -69,7 +72,7 @@ def _count(model: str, names: list[str]) -> tuple[dict[str, Any], dict[str, tupl
 
 
 @methods_app.command("show")
-def show_method(name: Name, as_json: Json = False) -> None:
+def show_method(name: MethodName, as_json: Json = False) -> None:
     """Show a method's hyper-parameters with their defaults, its learning rate and the sources.
 
     Example:
@@ -112,7 +115,7 @@ def list_tasks(as_json: Json = False) -> None:
 
 
 @tasks_app.command("show")
-def show_task(name: Name, as_json: Json = False) -> None:
+def show_task(name: TaskName, as_json: Json = False) -> None:
     """Show a task: data, labels, languages, licence, parameters.
 
     Example:
@@ -136,6 +139,32 @@ def _task(task: Task) -> dict[str, Any]:
     values = task.record()
     ceiling = task.ceiling()
     return {**values, **({"ceiling": ceiling} if ceiling is not None else {})}
+
+
+@tasks_app.command("init")
+def init_task(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A data file: CSV, TSV, JSON, JSON lines, Parquet, CoNLL.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Write a task.yaml beside a data file from what it shows: a draft to look over.
+
+    Example:
+
+        adapeff tasks init reviews/data.csv
+    """
+    (made,) = _ask_worker("init", file)
+    if as_json:
+        print(json.dumps(made, indent=1))
+        return
+    import yaml
+
+    print(f"wrote {made['file']}:\n")
+    print(yaml.safe_dump(made["task"], sort_keys=False, allow_unicode=True))
+    folder = str(Path(made["file"]).parent)
+    name = folder if folder.startswith(("/", ".")) else f"./{folder}"
+    context.note(f"look it over, then: adapeff tasks validate {name}")
 
 
 @tasks_app.command("validate")
@@ -172,7 +201,7 @@ def validate_task(
 def _print_validation(name: str, found: list[dict[str, Any]]) -> None:
     from adapeff.cli.render.tables import print_table
 
-    unit = found[0]["length_unit"]
+    unit = next((part["length_unit"] for part in found if not part["error"]), "words")
     cut = "over max_length" if any(part["cut"] is not None for part in found) else ""
     rows = [
         [part["split"], part["language"], f"{part['examples']:,}", f"{part['length_p50']} / {part['length_p95']} / "
@@ -249,7 +278,7 @@ def list_suites(as_json: Json = False) -> None:
 
 
 @suites_app.command("show")
-def show_suite(name: Name, as_json: Json = False) -> None:
+def show_suite(name: SuiteName, as_json: Json = False) -> None:
     """Show a suite's tasks.
 
     Example:

@@ -120,9 +120,10 @@ def _broker(settings: Any) -> str:
 
 def _artifacts(settings: Any) -> str:
     from adapeff.service.errors import ResourceError
+    from adapeff.service.settings import make_private
 
     try:
-        settings.artifacts.mkdir(parents=True, exist_ok=True)
+        make_private(settings.artifacts)
         with tempfile.TemporaryFile(dir=settings.artifacts) as file:
             file.write(b"x")
     except OSError as error:

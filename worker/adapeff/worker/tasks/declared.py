@@ -22,6 +22,7 @@ from pydantic import model_validator
 from adapeff.service.errors import DataError
 from adapeff.service.fingerprints import files_fingerprint
 from adapeff.service.plugins import DataIdentity, Split, Task
+from adapeff.service.settings import mask
 from adapeff.service.specs import canonical_json
 from adapeff.worker.tasks.files import TEXT_ONLY, FileForm, Notes, Row, find_files, form_of, other_files, read_rows
 from adapeff.worker.tasks.rows import RowForm, RowReader, found_columns, is_plain, tag_fault
@@ -290,11 +291,16 @@ class DataSet(RowForm):
     def _hub_rows(self, split: str, language: str) -> Iterator[Row]:
         import datasets
 
+        from adapeff.worker.hub_access import prepare_hub
+
+        is_reachable = prepare_hub()
         positional, named = self.hub_arguments(split, language)
         try:
             rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(*positional, **named)
         except Exception as error:
-            line = (str(error).splitlines() or [""])[0]
+            line = mask((str(error).splitlines() or [""])[0])
+            if not is_reachable:
+                line = f"the hub cannot be reached, and it is not kept here: {line}"
             raise DataError(
                 f"data set '{self.hub}' cannot be loaded from the hub ({type(error).__name__}: {line}); check the "
                 f"connection, or put it under data_root as {self.folder}/{self.languages[language]}/{split}.jsonl"
@@ -306,6 +312,9 @@ class DataSet(RowForm):
         """The commit of the hub's data set, as `datasets` resolved it."""
         import datasets
 
+        from adapeff.worker.hub_access import prepare_hub
+
+        prepare_hub()
         positional, named = self.hub_arguments(self.splits.get("train", "test"), language)
         for key in ("split", "verification_mode"):
             named.pop(key, None)

@@ -152,6 +152,14 @@ def form_of(file: Path, form: FileForm) -> FormName:
     return form.form or _stem_and_form(file)[1] or "jsonl"
 
 
+def split_of(file: Path) -> Split | None:
+    """Which split a file is by its name."""
+    stem, _ = _stem_and_form(file)
+    part = _PART.fullmatch(stem)
+    name = (part["stem"] if part else stem).lower()
+    return next((split for split, names in SPLIT_NAMES.items() if name in names), None)
+
+
 def other_files(folder: Path) -> list[str]:
     """The names of data files in a folder that are no split's."""
     every = {name for names in SPLIT_NAMES.values() for name in names}
