@@ -92,6 +92,7 @@ class Host:
         self._take_back_biases()
         del self._heads[name], self._biases[name]
         if self._heads:
+            self._encoder.set_adapter(next(iter(self._heads)), inference_mode=True)
             self._encoder.delete_adapter(name)
         else:
             _give_back_originals(self._encoder)

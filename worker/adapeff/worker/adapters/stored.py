@@ -20,11 +20,12 @@ from torch import nn
 import adapeff.worker.adapters.tuner  # noqa: F401  # enters our tuner in PEFT's tables
 from adapeff.service import catalog
 from adapeff.service.errors import AdapeffError, ModelError
+from adapeff.service.references import ADAPTER_FILE
 from adapeff.worker.adapters.parts import AdapterConfig
 from adapeff.worker.methods.adapterdrop import AdapterDropMethod
 from adapeff.worker.methods.hosted import HostedMethod
 from adapeff.worker.methods.peft_types import PeftTuner
-from adapeff.worker.weights import read_weights
+from adapeff.worker.weights import WEIGHTS, read_weights
 
 _CONVERT = "have PEFT convert it to a plain LoRA (save_pretrained with path_initial_model_for_weight_conversion)"
 Biases = dict[str, torch.Tensor]
@@ -44,7 +45,7 @@ def load_adapter(model: nn.Module, source: str | Path, name: str, *, biases: Bia
             adapters of one model share; the model is as it was then.
     """
     folder = Path(source).expanduser()
-    stored = _read_pefts(folder) if (folder / "adapter_config.json").is_file() else _read_ours(folder, model)
+    stored = _read_pefts(folder) if _is_pefts(folder) else _read_ours(folder, model)
     _refuse_what_is_shared(stored.config, folder, takes_biases=biases is not None)
     found = _without_biases(stored, biases if biases is not None else {})
     kept = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
@@ -154,6 +155,23 @@ def _take_out(model: nn.Module, adapted: PeftModel | None, name: str) -> None:
                 model.set_adapter(active[0], inference_mode=True)
     elif adapted is not None:
         adapted.unload()
+
+
+def _is_pefts(folder: Path) -> bool:
+    """Whether a folder holds what PEFT saved, with a run's head beside it at most.
+
+    Raises:
+        ModelError: if it holds an adapter of each kind.
+    """
+    if not (folder / ADAPTER_FILE).is_file():
+        return False
+    if (folder / WEIGHTS).is_file() and any(not key.startswith("head.") for key in read_weights(folder)[1]):
+        raise ModelError(
+            f"'{folder}' holds {ADAPTER_FILE} beside a run's {WEIGHTS}: two adapters; move one of them away"
+        )
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(f"'{folder}' holds {ADAPTER_FILE} without adapter_model.safetensors; save it as safetensors")
+    return True
 
 
 def _read_ours(folder: Path, model: nn.Module) -> _Stored:

@@ -25,7 +25,7 @@ from adapeff.service.plugins import DataIdentity, Split, Task
 from adapeff.service.settings import mask
 from adapeff.service.specs import canonical_json
 from adapeff.worker.tasks.files import TEXT_ONLY, FileForm, Notes, Row, find_files, form_of, other_files, read_rows
-from adapeff.worker.tasks.rows import RowForm, RowReader, found_columns, is_plain, tag_fault
+from adapeff.worker.tasks.rows import RowForm, RowReader, bilou_twins, found_columns, is_plain, tag_fault
 
 Files = tuple[Path, ...]
 SPLIT_EXAMPLE = "{validation: 0.1, test: 0.2}"
@@ -478,7 +478,14 @@ class DeclaredTask(Task):
         }
 
     def remarks(self, data_root: Path | None) -> tuple[str, ...]:
-        """Where selection data are held out of train, and where files serve as another split than they are called."""
+        """Where selection data are held out of train, where files serve as another split, and how tags are read."""
+        return (*self._split_remarks(data_root), *self._tag_remarks())
+
+    def _tag_remarks(self) -> tuple[str, ...]:
+        twins = [label for label in self.merge if self.merge[label] == bilou_twins(self.merge).get(label)]
+        return ("BILOU tags are read as their BIOES twins: L- as E-, U- as S-",) if twins else ()
+
+    def _split_remarks(self, data_root: Path | None) -> tuple[str, ...]:
         if self.train.shares:
             parts = ", ".join(f"{share:.0%} {split}" for split, share in self.train.shares.items())
             return (f"one file is split: {parts}, the rest is train; the same draw each time, labels in their shares",)

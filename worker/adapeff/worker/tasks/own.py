@@ -94,11 +94,14 @@ def load_own_task(written: str) -> DeclaredTask:
         SpecError: if the file cannot be read or is malformed.
         DataError: if labels are to be read from the data and these cannot be read.
     """
-    path = Path(written).expanduser().resolve()
+    path = Path(written).expanduser().absolute()
     if path.is_dir():
         if not (path / FILE_NAME).is_file():
             raise SpecError(f"task folder '{written}' holds no {FILE_NAME}; write one with at least family and columns")
         path = path / FILE_NAME
+    if path.is_symlink():  # a message may quote a description, and this could be any file of the worker's
+        raise SpecError(f"task file {path} is a link; put the file itself there, or name the one it leads to")
+    path = path.resolve()
     if not path.is_file():
         raise SpecError(f"task file '{written}' does not exist; name a task ('adapeff tasks ls'), or a file or folder")
     root = path.parent
