@@ -47,6 +47,10 @@ class AdapterDropMethod(Method):
             raise ValueError(str(error)) from error
         if not isinstance(method, HostedMethod):
             raise ValueError(f"'{reference.name}' puts no adapters into the layers; name one that does, e.g. houlsby")
+        if getattr(method, "rewrites_base", False):
+            raise ValueError(
+                f"'{text}' rewrites the model's own weights, so that a layer without it is not the model's"
+            )
         return str(
             PluginReference(name=reference.name, parameters=method.model_dump(mode="json", exclude_defaults=True))
         )

@@ -194,6 +194,13 @@ class PeftTuner(HostedMethod):
                 return own
         return None
 
+    @property
+    def rewrites_base(self) -> bool:
+        """Whether attaching it changes the model's own weights, so that it cannot be left out of a layer."""
+        start = getattr(self, "init_lora_weights", None)
+        is_known = not isinstance(start, str) or start.lower() in ("gaussian", "orthogonal", "mica")
+        return not is_known or getattr(self, "kasa_config", None) is not None
+
     def label(self) -> str:
         """The method's name in a sweep."""
         return f"peft:{self.kind}"
