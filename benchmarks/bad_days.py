@@ -51,9 +51,7 @@ def make_sweep(folder: Path) -> Path:
         "num_attention_heads": 2,
         "intermediate_size": 16,
     }
-    BertModel(
-        BertConfig(vocab_size=len(words), intermediate_size=16, max_position_embeddings=64, **size)
-    ).save_pretrained(model)
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=64, **size)).save_pretrained(model)
     sweep = folder / "days.yaml"
     sweep.write_text(
         "models: [./tiny]\ntasks: [offline_sentiment]\nmethods: [head]\nseeds: [0]\n"
