@@ -232,6 +232,27 @@ def test_one_file_is_split_by_label_and_always_alike(tmp_path: Path) -> None:
     assert any("one file is split: 10% validation, 20% test" in warning for warning in report["warnings"])
 
 
+@pytest.mark.parametrize("file", ["data.csv", "train.csv"])
+def test_the_only_file_of_a_folder_needs_no_name_to_be_split(tmp_path: Path, file: str) -> None:
+    rows = "text,label\n" + "".join(f"good film {n},good\nbad film {n},bad\n" for n in range(50))
+    declared = (
+        "family: sequence_classification\ncolumns: {text: text, label: label}\nsplit: {validation: 0.1, test: 0.2}"
+    )
+    folder = make(tmp_path / "t", {file: rows}, declared)
+
+    sizes = {split: len(examples(folder, split)) for split in ("train", "validation", "test")}
+
+    assert sizes == {"train": 70, "validation": 10, "test": 20}
+
+
+def test_which_of_two_files_to_split_is_asked(tmp_path: Path) -> None:
+    rows = lines(ROWS)
+    folder = make(tmp_path / "t", {"a.jsonl": rows, "b.jsonl": rows}, TASK + "split: {test: 0.2}\n")
+
+    with pytest.raises(DataError, match=r"holds a\.jsonl, b\.jsonl; say in task\.yaml which one to split"):
+        examples(folder)
+
+
 def test_groups_stay_together_when_one_file_is_split(tmp_path: Path) -> None:
     rows = [{"text": f"t {at}", "label": at % 2, "who": at // 5} for at in range(200)]
     declared = TASK + "file: all.jsonl\nsplit: {validation: 0.1, test: 0.2}\ngroup: who\n"
@@ -413,7 +434,7 @@ def test_leakage_looks_at_every_text_of_a_pair(tmp_path: Path, kind: str) -> Non
         ("languages: {english_of_the_united_kingdom_of_gb: .}\n", "is no code"),
         ('name: "a\\0b"\n', "control character"),
         ('languages: {"e\\0n": .}\n', "is no code"),
-        ("split: {test: 0.2}\n", "file and split go together"),
+        ("file: data.csv\n", "nothing says how to split it"),
         ("file: ../all.csv\nsplit: {test: 0.2}\n", "expected (a file's name|the name of a file)"),
         ("separator: abc\n", "expected one character"),
         ("encoding: klingon\n", "expected an encoding"),

@@ -24,7 +24,17 @@ from adapeff.service.fingerprints import files_fingerprint
 from adapeff.service.plugins import DataIdentity, Split, Task
 from adapeff.service.settings import mask
 from adapeff.service.specs import canonical_json
-from adapeff.worker.tasks.files import TEXT_ONLY, FileForm, Notes, Row, find_files, form_of, other_files, read_rows
+from adapeff.worker.tasks.files import (
+    TEXT_ONLY,
+    FileForm,
+    Notes,
+    Row,
+    find_files,
+    find_whole,
+    form_of,
+    other_files,
+    read_rows,
+)
 from adapeff.worker.tasks.rows import RowForm, RowReader, bilou_twins, found_columns, is_plain, tag_fault
 
 Files = tuple[Path, ...]
@@ -67,7 +77,7 @@ class DataSet(RowForm):
     shares: Mapping[Split, float] = {}
     """Of one file that holds everything: the parts that serve as validation and test, drawn by label."""
     whole: str | None = None
-    """The name of that file, below a language's folder."""
+    """The name of that file, in a language's folder; the only data file there if none is named."""
     licence: str
     non_commercial: bool = False
     notes: str = ""
@@ -88,8 +98,8 @@ class DataSet(RowForm):
         """The local files of a split as they lie there."""
         folder = root / self.languages.get(language, language)
         if self.shares:
-            file = folder / str(self.whole)
-            return (file,) if file.is_file() else None
+            whole = find_whole(folder, self.whole, root=root)
+            return None if whole is None else (whole,)
         return find_files(folder, split, root=root)
 
     def serving(self, language: str, data_root: Path | None) -> dict[Split, Files | str]:
@@ -214,8 +224,8 @@ class DataSet(RowForm):
         folder = (self.local_root(data_root) or Path()) / self.languages.get(language, language)
         others = other_files(folder)
         there = f"; there are: {', '.join(others[:5])}" if others else ""
-        if len(others) == 1 and self.root is not None:
-            there += f"; for one file of everything say in task.yaml `file: {others[0]}` and `split: {SPLIT_EXAMPLE}`"
+        if self.root is not None and not self.shares:
+            there += f"; one file of everything is split with `split: {SPLIT_EXAMPLE}` in task.yaml"
         return (
             f"'{self.name}' has no {split} data in '{language}'; "
             f"expected {folder / split}.jsonl (or .csv, .tsv, .parquet, .json, .conll){there}"
@@ -373,7 +383,8 @@ class DeclaredTask(Task):
                 if "test" not in self.train.serving(language, data_root):
                     place = self.train.root / self.train.languages[language] / "test.jsonl"
                     raise DataError(
-                        f"'{self.name}' has no test data in '{language}'; expected {place} (or .csv, .tsv, .parquet)"
+                        f"'{self.name}' has no test data in '{language}'; expected {place} (or .csv, .tsv, .parquet); "
+                        f"one file of everything is split with `split: {SPLIT_EXAMPLE}` in task.yaml"
                     )
             return self.languages
         there = tuple(language for language in self.languages if self._is_there(language, data_root))

@@ -160,6 +160,22 @@ def split_of(file: Path) -> Split | None:
     return next((split for split, names in SPLIT_NAMES.items() if name in names), None)
 
 
+def find_whole(folder: Path, name: str | None, *, root: Path) -> Path | None:
+    """The one file that holds everything: by its name, or the only data file in a folder; None if there is none.
+
+    Raises:
+        DataError: if there are several, or it leads out of `root`.
+    """
+    files = [file for file in sorted(folder.iterdir()) if file.is_file()] if folder.is_dir() else []
+    found = [file for file in files if (file.name == name if name else _stem_and_form(file)[1])]
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found[:5])
+        raise DataError(f"{folder} holds {names}; say in task.yaml which one to split, such as file: {found[0].name}")
+    for file in found:
+        _check_place(file, root)
+    return found[0] if found else None
+
+
 def other_files(folder: Path) -> list[str]:
     """The names of data files in a folder that are no split's."""
     every = {name for names in SPLIT_NAMES.values() for name in names}

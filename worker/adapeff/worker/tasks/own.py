@@ -24,8 +24,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from adapeff.service.catalog import first_problem, metrics
 from adapeff.service.errors import DataError, SpecError, suggest
 from adapeff.service.references import StrictLoader, scalars
-from adapeff.worker.tasks.declared import DataSet, DeclaredTask
-from adapeff.worker.tasks.files import TEXT_ONLY, Row, find_files, form_of, other_files, read_rows
+from adapeff.worker.tasks.declared import SPLIT_EXAMPLE, DataSet, DeclaredTask
+from adapeff.worker.tasks.files import TEXT_ONLY, Row, find_files, find_whole, form_of, other_files, read_rows
 from adapeff.worker.tasks.hub import MAX_LENGTHS, default_metrics
 from adapeff.worker.tasks.rows import OUTSIDE, Columns, RowForm, bilou_twins, found_columns, is_plain, tag_fault
 
@@ -45,7 +45,7 @@ class OwnTask(RowForm):
     merge: dict[str, str] = {}
     group: str | None = None
     file: str | None = None
-    """One file that holds everything, to be split."""
+    """One file that holds everything, to be split; the only data file there if none is named."""
     split: dict[Literal["validation", "test"], Annotated[float, Field(gt=0, lt=1)]] = {}
     """The shares of it that serve as validation and test, drawn by label."""
     metric: str | None = None
@@ -78,8 +78,8 @@ class OwnTask(RowForm):
             raise ValueError("split names no share for test; expected such as {validation: 0.1, test: 0.2}")
         if sum(self.split.values()) >= 1:
             raise ValueError(f"the shares of split add up to {sum(self.split.values()):g}; nothing is left to train on")
-        if (self.file is None) != (not self.split):
-            raise ValueError("file and split go together: file: all.csv, split: {validation: 0.1, test: 0.2}")
+        if self.file is not None and not self.split:
+            raise ValueError(f"file is '{self.file}', but nothing says how to split it; add split: {SPLIT_EXAMPLE}")
         if self.file is not None and Path(self.file).name != self.file:
             raise ValueError(
                 f"file is '{self.file}', expected the name of a file beside task.yaml or in a language's folder"
@@ -191,13 +191,17 @@ def _task_labels(declared: OwnTask) -> tuple[str, ...]:
 def _labels_of(declared: OwnTask, root: Path, source: str) -> tuple[str, ...]:
     """The labels that the training file holds."""
     folder = root / declared.languages[source]
-    files = (folder / declared.file,) if declared.file else find_files(folder, "train", root=root)
-    if files is None or not files[0].is_file():
+    if declared.split:
+        whole = find_whole(folder, declared.file, root=root)
+        files: tuple[Path, ...] = () if whole is None else (whole,)
+    else:
+        files = find_files(folder, "train", root=root) or ()
+    if not files:
         others = other_files(folder)
         there = f"; there are: {', '.join(others[:5])}" if others else ""
         raise DataError(
             f"there is no training file {folder}/train.jsonl (or .csv, .tsv, .parquet, .json, .conll) to read labels "
-            f"from{there}"
+            f"from{there}; one file of everything is split with `split: {SPLIT_EXAMPLE}` in task.yaml"
         )
     is_tags = declared.family == "token_classification"
     column = str(declared.columns.tags if is_tags else declared.columns.label)
