@@ -213,6 +213,27 @@ def test_description_that_is_a_link_is_not_read(tmp_path: Path) -> None:
     assert "hush" not in str(refused.value)
 
 
+@pytest.mark.parametrize("labels", ["[false, true]", '["False", "True"]'])
+@pytest.mark.parametrize("file", ["train.jsonl", "train.csv"])
+def test_boolean_labels_are_read_however_they_are_written(tmp_path: Path, labels: str, file: str) -> None:
+    rows = [{"text": f"t {at}", "label": at % 2 == 1} for at in range(4)]
+    content = (
+        lines(rows) if file.endswith("jsonl") else "text,label\n" + "".join(f"{r['text']},{r['label']}\n" for r in rows)
+    )
+    declared = f"family: sequence_classification\ncolumns: {{text: text, label: label}}\nlabels: {labels}\n"
+    others = dict.fromkeys(("validation.jsonl", "test.jsonl"), lines(rows))
+    folder = make(tmp_path / "t", {file: content, **others}, declared)
+
+    assert [example.label for example in examples(folder)] == [0, 1, 0, 1]
+
+
+def test_values_that_lead_to_no_label_are_refused(tmp_path: Path) -> None:
+    folder = make(tmp_path / "t", {"train.csv": CSV}, TASK + 'values: {"True": yes, "False": no}\n')
+
+    with pytest.raises(SpecError, match="values says 'True' is 'yes', which is no label; expected 'bad', 'good'"):
+        get_task(str(folder))
+
+
 def test_one_file_is_split_by_label_and_always_alike(tmp_path: Path) -> None:
     rows = [{"text": f"t {at}", "label": int(at % 4 == 0)} for at in range(200)]
     folder = make(

@@ -73,6 +73,14 @@ class OwnTask(RowForm):
         return value
 
     @model_validator(mode="after")
+    def _values_are_labels(self) -> Self:
+        for text, label in self.values.items() if self.labels else ():
+            if isinstance(label, str) and label not in self.labels:
+                known = ", ".join(map(repr, self.labels))
+                raise ValueError(f"values says '{text}' is '{label}', which is no label; expected {known}")
+        return self
+
+    @model_validator(mode="after")
     def _whole_file_is_split(self) -> Self:
         if self.split and "test" not in self.split:
             raise ValueError("split names no share for test; expected such as {validation: 0.1, test: 0.2}")

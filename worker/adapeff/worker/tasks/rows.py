@@ -74,7 +74,14 @@ class RowForm(FileForm):
     @field_validator("values", mode="before")
     @classmethod
     def _keys_are_texts(cls, value: Any) -> Any:
-        return {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else value
+        if not isinstance(value, Mapping):
+            return value
+        return {str(key): _as_text(item) for key, item in value.items()}
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _truths_are_texts(cls, value: Any) -> Any:
+        return [_as_text(item) for item in value] if isinstance(value, list) else value
 
     @field_validator("ignore_labels", mode="before")
     @classmethod
@@ -221,9 +228,9 @@ class RowReader:
             value = self._by_value(value)
         elif self._text_only and isinstance(value, str) and value not in labels:
             whole = _whole(value)
-            value = int(whole) if whole.isdecimal() else value
+            value = int(whole) if whole.isdecimal() else _truth(value, labels)
         elif isinstance(value, bool):
-            value = next((label for label in labels if label.lower() == str(value).lower()), value)
+            value = _truth(value, labels)
         if isinstance(value, int) and not isinstance(value, bool):
             if all(label.isdecimal() for label in labels):  # the numbers are the names
                 value = str(value)
@@ -390,6 +397,19 @@ class RowReader:
 
 _ADJACENT = re.compile(r"""['"]\s+['"]""")
 """Two texts without a comma between, as numpy writes lists: Python would join them."""
+
+
+def _as_text(value: Any) -> Any:
+    """YAML's true and false as they are written."""
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _truth(value: str | bool, labels: Sequence[str]) -> Any:
+    """The label that true or false is, however each is written: True, true, TRUE."""
+    written = str(value).lower()
+    if written not in ("true", "false"):
+        return value
+    return next((label for label in labels if label.lower() == written), value)
 
 
 def _whole(text: str) -> str:
