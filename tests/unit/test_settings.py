@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapeff.service.errors import ConfigError
+from adapeff.service.paths import expanded
 from adapeff.service.settings import load_settings, mask, network_file_system
 
 
@@ -145,3 +146,8 @@ def test_bad_value_names_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_network_file_systems_are_recognised(mounts: str, kind: str | None) -> None:
     assert network_file_system(Path("/home/me/adapeff.db"), mounts) == kind
+
+
+def test_home_of_nobody_is_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"'~nosuchuser/x': no home folder is known for it; set HOME"):
+        expanded("~nosuchuser/x")

@@ -14,6 +14,7 @@ import yaml
 
 from adapeff.service.errors import ModelError, SpecError
 from adapeff.service.fingerprints import files_fingerprint
+from adapeff.service.paths import expanded
 from adapeff.service.plugins import Frozen
 
 _CALL = re.compile(r"^(?P<name>[^\[\]]*[^\[\]\s])(?:\[(?P<arguments>.*)\])?$", re.DOTALL)
@@ -236,7 +237,7 @@ def model_folder(text: str) -> Path | None:
     if text.startswith("package:"):
         return _package_folder(text)
     if text.startswith(("/", "./", "../", "~")) or text in (".", ".."):
-        folder = Path(text).expanduser()
+        folder = expanded(text)
         if not folder.is_dir():
             raise ModelError(f"model folder '{text}' does not exist; give an existing folder or a hub id org/name")
         return folder

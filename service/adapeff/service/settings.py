@@ -11,6 +11,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +23,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from adapeff.service.catalog import first_problem
 from adapeff.service.errors import ConfigError, suggest
+from adapeff.service.paths import expanded
 
 PREFIX = "ADAPEFF_"
 PROJECT_FILE = "adapeff.toml"
@@ -101,7 +103,7 @@ class Settings(BaseSettings):
     @field_validator("state_dir", "data_root", "cache_dir", "lock_dir")
     @classmethod
     def _home_is_expanded(cls, value: Path | None) -> Path | None:
-        return value.expanduser() if value is not None else None
+        return expanded(value) if value is not None else None
 
     @field_validator("data_root")
     @classmethod
@@ -135,9 +137,14 @@ class Settings(BaseSettings):
     def state(self) -> Path:
         """The folder of the embedded database, queue and artifacts."""
         if self.state_dir is not None:
-            return self.state_dir.expanduser()
+            return expanded(self.state_dir)
         project = find_project()
-        return project / ".adapeff" if project else user_data_path("adapeff")
+        if project:
+            return project / ".adapeff"
+        try:
+            return user_data_path("adapeff")
+        except RuntimeError as error:
+            raise ConfigError("no home folder is known for the state; set HOME or ADAPEFF_STATE_DIR") from error
 
     @property
     def database(self) -> str:
@@ -154,7 +161,7 @@ class Settings(BaseSettings):
         """The folder that run files are kept in."""
         if self.artifacts_url is None:
             return self.state / "artifacts"
-        return Path(self.artifacts_url.removeprefix("file://")).expanduser()
+        return expanded(self.artifacts_url.removeprefix("file://"))
 
     @property
     def cache(self) -> Path:
@@ -251,7 +258,8 @@ def _environment() -> list[tuple[str, dict[str, Any]]]:
 def _files() -> list[tuple[str, dict[str, Any]]]:
     project = find_project()
     files = [project / PROJECT_FILE] if project else []
-    files.append(user_config_path("adapeff") / "config.toml")
+    with suppress(RuntimeError):  # where no home folder is known
+        files.append(user_config_path("adapeff") / "config.toml")
     return [(str(file), _read_toml(file)) for file in files if file.is_file()]
 
 
@@ -321,7 +329,7 @@ def network_file_system(path: Path, mounts: str | None = None) -> str | None:
             mounts = Path("/proc/self/mounts").read_text()
         except OSError:
             return None
-    place = path.expanduser().resolve()
+    place = expanded(path).resolve()
     best, kind = Path("/"), ""
     for line in mounts.splitlines():
         fields = line.split()

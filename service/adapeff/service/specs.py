@@ -24,6 +24,7 @@ from pydantic import Field, PositiveFloat, ValidationError, field_validator, mod
 from adapeff.service import catalog
 from adapeff.service.errors import SpecError, UnknownNameError, suggest
 from adapeff.service.fingerprints import files_fingerprint
+from adapeff.service.paths import expanded
 from adapeff.service.plugins import DataIdentity, Frozen, Task
 from adapeff.service.references import (
     ModelReference,
@@ -498,7 +499,7 @@ def _matching_folders(task: str) -> list[str]:
     """
     if not is_task_file(task) or not glob.has_magic(task.partition("[")[0]):
         return [task]
-    pattern = Path(task).expanduser()
+    pattern = expanded(task)
     places = sorted(Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor))))
     found = [place for place in places if (place / "task.yaml").is_file() or place.suffix in (".yaml", ".yml")]
     if not found:
@@ -600,7 +601,7 @@ def _source(name: str) -> str:
     """A source as a job names it: what may be a job stays as written until the database is asked."""
     if _JOB_REFERENCE.fullmatch(name):
         return name
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         return source_fingerprint(folder)
     raise SpecError(
@@ -626,7 +627,7 @@ def _canonical_task(reference: PluginReference) -> PluginReference:
     given = task.model_dump(mode="json", include=set(reference.parameters))
     default = registered.model_dump(mode="json", include=set(reference.parameters))
     changed = {key: value for key, value in given.items() if value != default[key]}
-    name = str(Path(reference.name).expanduser().resolve()) if is_task_file(reference.name) else reference.name
+    name = str(expanded(reference.name).resolve()) if is_task_file(reference.name) else reference.name
     return PluginReference(name=name, parameters=changed)
 
 
@@ -660,7 +661,7 @@ def _job(
     sources = tuple(_source(name) for name in method.source_names())
     if sources:  # a folder is found again from wherever the worker runs
         method_parameters["sources"] = [
-            str(Path(name).expanduser().resolve()) if source.startswith("folder:") else name
+            str(expanded(name).resolve()) if source.startswith("folder:") else name
             for name, source in zip(method.source_names(), sources, strict=True)
         ]
     try:

@@ -21,6 +21,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from adapeff.service.errors import ModelError
+from adapeff.service.paths import expanded
 from adapeff.worker.adapters.stored import Biases, load_adapter, plain_path
 from adapeff.worker.families.heads import head_from_state
 from adapeff.worker.models import TaskModel
@@ -157,7 +158,7 @@ def _give_back_originals(adapted: nn.Module) -> None:
 
 
 def _head(folder: str | Path) -> nn.Module:
-    _, tensors = read_weights(Path(folder).expanduser())
+    _, tensors = read_weights(expanded(folder))
     state = {key.removeprefix("head."): tensor for key, tensor in tensors.items() if key.startswith("head.")}
     head = head_from_state(state)
     if head is None:

@@ -28,6 +28,7 @@ from adapeff.service.catalog import first_problem
 from adapeff.service.database import Database
 from adapeff.service.errors import LeaseLostError, NotHereError, ResourceError, UnreachableError
 from adapeff.service.jobs import Claim, Ending
+from adapeff.service.paths import expanded
 from adapeff.service.profiles import read_spec
 from adapeff.service.queue import RETRY_SECONDS, Reconciler
 from adapeff.service.settings import Settings, make_private
@@ -283,7 +284,7 @@ class Worker:
             command += ["--source", f"{job_hash}@{digest}={place}"]
         command += ["--cache", str(self._settings.cache.resolve())]
         if self._settings.data_root is not None:
-            command += ["--data-root", str(self._settings.data_root.expanduser().resolve())]
+            command += ["--data-root", str(expanded(self._settings.data_root).resolve())]
         if self._settings.lock_dir is not None:
             command += ["--locks", str(self._settings.lock_dir.resolve())]
         limit = spec.time_limit_minutes

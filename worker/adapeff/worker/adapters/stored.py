@@ -20,6 +20,7 @@ from torch import nn
 import adapeff.worker.adapters.tuner  # noqa: F401  # enters our tuner in PEFT's tables
 from adapeff.service import catalog
 from adapeff.service.errors import AdapeffError, ModelError
+from adapeff.service.paths import expanded
 from adapeff.service.references import ADAPTER_FILE
 from adapeff.worker.adapters.parts import AdapterConfig
 from adapeff.worker.methods.adapterdrop import AdapterDropMethod
@@ -44,7 +45,7 @@ def load_adapter(model: nn.Module, source: str | Path, name: str, *, biases: Bia
         ModelError: if there is none, PEFT does not host it, it does not fit the model, or it changes weights that the
             adapters of one model share; the model is as it was then.
     """
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     stored = _read_pefts(folder) if _is_pefts(folder) else _read_ours(folder, model)
     _refuse_what_is_shared(stored.config, folder, takes_biases=biases is not None)
     found = _without_biases(stored, biases if biases is not None else {})

@@ -11,6 +11,7 @@ import torch
 
 from adapeff.service import catalog
 from adapeff.service.errors import DataError, ModelError, NotHereError
+from adapeff.service.paths import expanded
 from adapeff.service.plugins import Method, Task
 from adapeff.service.references import is_task_file
 from adapeff.service.specs import JobSpec, source_fingerprint
@@ -120,7 +121,7 @@ def check_ids(encoded: Encoded, loaded: LoadedModel) -> None:
 
 def _task(spec: JobSpec) -> Task:
     name = spec.task.name
-    if is_task_file(name) and not Path(name).expanduser().exists():
+    if is_task_file(name) and not expanded(name).exists():
         raise NotHereError(f"task file '{name}' is not on this host; give every host the same files")
     return catalog.get_task(name, spec.task.parameters)
 
@@ -141,7 +142,7 @@ def _method(spec: JobSpec, folders: Mapping[str, Path]) -> Method:
 
 
 def _source(name: str, wanted: str, folders: Mapping[str, Path], spec: JobSpec) -> Path:
-    folder = Path(name).expanduser() if wanted.startswith("folder:") else folders.get(wanted)
+    folder = expanded(name) if wanted.startswith("folder:") else folders.get(wanted)
     if folder is None or not folder.is_dir():
         raise NotHereError(
             f"the weights of source {name[:40]} are not here; give every host the same artifacts folder, "

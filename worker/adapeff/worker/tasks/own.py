@@ -23,6 +23,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from adapeff.service.catalog import first_problem, metrics
 from adapeff.service.errors import DataError, SpecError, suggest
+from adapeff.service.paths import expanded
 from adapeff.service.references import StrictLoader, scalars
 from adapeff.worker.tasks.declared import SPLIT_EXAMPLE, DataSet, DeclaredTask
 from adapeff.worker.tasks.files import TEXT_ONLY, Row, find_files, find_whole, form_of, other_files, read_rows
@@ -102,7 +103,7 @@ def load_own_task(written: str) -> DeclaredTask:
         SpecError: if the file cannot be read or is malformed.
         DataError: if labels are to be read from the data and these cannot be read.
     """
-    path = Path(written).expanduser().absolute()
+    path = expanded(written).absolute()
     if path.is_dir():
         if not (path / FILE_NAME).is_file():
             raise SpecError(f"task folder '{written}' holds no {FILE_NAME}; write one with at least family and columns")
