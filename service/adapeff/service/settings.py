@@ -290,7 +290,8 @@ def find_project() -> Path | None:
 
 def mask(text: str) -> str:
     """Any URL in the text with its password or token replaced by ***, in the address and in the query."""
-    masked = "".join(_mask_one(part) for part in re.split(r"(?=\b(?:https?|rediss?|postgres(?:ql)?[+\w]*)://)", text))
+    addresses = re.split(r"(?<=\s)(?=\S*\b(?:https?|rediss?|postgres(?:ql)?[+\w]*)://)", text)
+    masked = "".join(map(_mask_one, addresses))
     return re.sub(
         r"((?:^|[?&\s;])(?:ssl)?(?:password|passwd|token|secret|api_key|access_key)=)[^&\s]*",
         r"\1***",
