@@ -72,6 +72,18 @@ def test_text_between_two_addresses_stays_and_tokens_do_not() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("told", "masked"),
+    [
+        ("https://hf_token@hub/x", "https://***@hub/x"),
+        ("https://store/x?X-Amz-Signature=hush&part=1", "https://store/x?X-Amz-Signature=***&part=1"),
+        ("https://store/x?sig=hush", "https://store/x?sig=***"),
+    ],
+)
+def test_tokens_in_addresses_are_masked(told: str, masked: str) -> None:
+    assert mask(told) == masked
+
+
 def test_password_in_a_query_is_masked() -> None:
     assert mask("postgresql://u@h/d?password=hush&x=1") == "postgresql://u@h/d?password=***&x=1"
 

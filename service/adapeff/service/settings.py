@@ -293,7 +293,7 @@ def mask(text: str) -> str:
     addresses = re.split(r"(?<=\s)(?=\S*\b(?:https?|rediss?|postgres(?:ql)?[+\w]*)://)", text)
     masked = "".join(map(_mask_one, addresses))
     return re.sub(
-        r"((?:^|[?&\s;])(?:ssl)?(?:password|passwd|token|secret|api_key|access_key)=)[^&\s]*",
+        r"((?:^|[?&\s;])(?:ssl)?(?:password|passwd|token|secret|api_key|access_key|sig|signature|x-(?:amz|goog)-[a-z-]+)=)[^&\s]*",
         r"\1***",
         masked,
         flags=re.IGNORECASE,
@@ -304,7 +304,7 @@ def _mask_one(part: str) -> str:
     """A text with one address at most; its password may hold anything, so that the last @ ends it."""
     if re.search(r"://[^:/@\s]*:.*@", part, re.DOTALL):
         return re.sub(r"(://[^:/@\s]*):.*@", r"\1:***@", part, count=1, flags=re.DOTALL)
-    return re.sub(r"://[^:/@\s]{16,}@", "://***@", part)
+    return re.sub(r"(https?://)[^:/@\s]+@|(://)[^:/@\s]{16,}@", r"\1\2***@", part)
 
 
 def make_private(folder: Path) -> None:

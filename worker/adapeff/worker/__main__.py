@@ -58,8 +58,8 @@ def main() -> int:
         stream=sys.stderr,
         level=logging.WARNING if arguments.quiet else logging.INFO,
     )
-    logging.getLogger("celery").setLevel(logging.WARNING)
-    logging.getLogger("kombu").setLevel(logging.WARNING)
+    for talkative in ("alembic", "celery", "kombu"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
     try:
         if arguments.verb == "devices":
             return _devices()
