@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from adapeff.worker.families import FAMILIES, family_of
 from adapeff.worker.families.base import IGNORED, Batch, collate
 from adapeff.worker.families.spans import QuestionAnswering
 from adapeff.worker.families.tokens import TokenClassification
+from adapeff.worker.metrics import METRICS
 from adapeff.worker.models import build_model, load_model, load_tokenizer
 from adapeff.worker.stages.evaluate import SplitData, baseline, evaluate
 from adapeff.worker.stages.prepare import training_batches
@@ -384,3 +386,42 @@ def test_segment_ids_are_kept(tokenizer: Any) -> None:
     data = family.encode([Example("1", "the film", "was good", 0)], tokenizer)
 
     assert data.inputs["token_type_ids"].tolist() == [0, 0, 0, 0, 1, 1, 1]
+
+
+SPAN_SCORE = st.sampled_from([-3.0, -1.0, 0.0, 0.5, 1.0, 2.5])
+
+
+@given(
+    st.lists(
+        st.tuples(SPAN_SCORE, SPAN_SCORE, SPAN_SCORE, st.sampled_from(["", "the cat", "dog", "cat and dog"])),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_null_threshold_is_the_best_of_all(questions: list[tuple[float, float, float, str]]) -> None:
+    """Of two windows a question; every threshold between, below and above the margins is tried."""
+    context = "the cat and dog"
+    examples = [
+        QuestionExample(str(at), "q", context, (Answer(text, context.find(text)),) if text else ())
+        for at, (_, _, _, text) in enumerate(questions)
+    ]
+    data: Any = SimpleNamespace(item_targets={"example": torch.arange(len(questions)).repeat_interleave(2)})
+    readings = [
+        window
+        for cat, none, other_none, _ in questions
+        for window in ([(cat, 4, 7), (none, -1, -1)], [(cat - 1, 12, 15), (other_none, -1, -1)])
+    ]
+    family = QuestionAnswering((), training())
+    family.may_have_no_answer()
+
+    def f1_at(threshold: float) -> float:
+        family.null_threshold = threshold
+        given = [text for text, _ in family.answers(examples, data, readings)]
+        return METRICS["squad_f1"].compute([family.gold(example) for example in examples], given)
+
+    chosen = family.choose(examples, data, readings)["null_threshold"]
+    margins = sorted({min(none, other) - cat for cat, none, other, _ in questions})
+    between = [(low + high) / 2 for low, high in itertools.pairwise(margins)]
+    every = [margins[0] - 1, *margins, *between, margins[-1] + 1]
+
+    assert f1_at(chosen) == pytest.approx(max(map(f1_at, every)), abs=1e-12)

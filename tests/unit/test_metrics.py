@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import string
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy
@@ -63,6 +65,16 @@ def test_scores_of_entities_equal_seqevals(pairs: list[tuple[list[str], list[str
         }
 
     assert {name: METRICS[name].compute(gold, predicted) for name in theirs} == pytest.approx(theirs, abs=1e-12)
+
+
+@given(sentences())
+def test_macro_f1_of_plain_tags_equals_scikit_learns(pairs: list[tuple[list[str], list[str]]]) -> None:
+    gold, predicted = [tag for a, _ in pairs for tag in a], [tag for _, b in pairs for tag in b]
+    theirs = f1_score(gold, predicted, average="macro")
+
+    ours = METRICS["token_macro_f1"].compute([a for a, _ in pairs], [b for _, b in pairs])
+
+    assert ours == pytest.approx(theirs, abs=1e-12)
 
 
 @given(sentences())
@@ -187,3 +199,49 @@ def test_bootstrap_draws_the_same_samples_for_both_of_a_pair() -> None:
     assert numpy.array_equal(same, again)
     assert same + opposite == pytest.approx(1)
     assert same.std() > 0.03
+
+
+WORDS = ("the red", "cat", "Cat!", "a dog", "the", "")
+answers = st.lists(
+    st.tuples(st.lists(st.sampled_from(WORDS[:-2]), max_size=3), st.sampled_from(WORDS)), min_size=1, max_size=20
+)
+
+
+def official(golds: Sequence[str], answer: str) -> tuple[float, float]:
+    """Exact match and F1 of one question by SQuAD 2.0's definition: no answer is right where there is none.
+
+    Rajpurkar et al. 2018, section 2.2; the answers are normalised as in Rajpurkar et al. 2016, section 6.1.
+    """
+
+    def tokens(text: str) -> list[str]:
+        lowered = "".join(sign for sign in text.lower() if sign not in string.punctuation)
+        return [word for word in lowered.split() if word not in ("a", "an", "the")]
+
+    predicted, best_exact, best_f1 = tokens(answer), 0.0, 0.0
+    for gold in map(tokens, golds or [""]):
+        best_exact = max(best_exact, float(gold == predicted))
+        same = sum((Counter(gold) & Counter(predicted)).values())
+        f1 = 2 * same / (len(gold) + len(predicted)) if gold and predicted else float(gold == predicted)
+        best_f1 = max(best_f1, f1)
+    return best_exact, best_f1
+
+
+@given(answers)
+def test_scores_of_questions_without_an_answer_are_squad_2s(found: list[tuple[list[str], str]]) -> None:
+    golds, predicted = [tuple(gold) for gold, _ in found], [answer for _, answer in found]
+    each = [official(gold, answer) for gold, answer in found]
+    of_those = {
+        some: [pair for gold, pair in zip(golds, each, strict=True) if bool(gold) is some] for some in (True, False)
+    }
+
+    def mean(pairs: list[tuple[float, float]], at: int) -> float:
+        return sum(pair[at] for pair in pairs) / len(pairs) if pairs else 0.0
+
+    theirs = {
+        "exact_match": mean(each, 0),
+        "squad_f1": mean(each, 1),
+        "has_answer_exact": mean(of_those[True], 0),
+        "has_answer_f1": mean(of_those[True], 1),
+        "no_answer_accuracy": mean(of_those[False], 0),
+    }
+    assert {name: METRICS[name].compute(golds, predicted) for name in theirs} == pytest.approx(theirs, abs=1e-12)

@@ -227,3 +227,66 @@ def test_ready_made_sweep_expands(name: str) -> None:
 def test_empty_grid_is_refused() -> None:
     with pytest.raises(SpecError, match="no jobs left"):
         jobs(exclude=[{"seed": 0}])
+
+
+def make_task(folder: Path, rows: int = 20) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "task.yaml").write_text("family: sequence_classification\ncolumns: {text: text, label: label}\n")
+    lines = "".join(f'{{"text": "film {at}", "label": "{"good" if at % 2 else "bad"}"}}\n' for at in range(rows))
+    for split in ("train", "validation", "test"):
+        (folder / f"{split}.jsonl").write_text(lines)
+    return folder
+
+
+def test_pattern_of_folders_stands_for_every_task_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("anna", "bert & co", "çelik (2)"):
+        make_task(tmp_path / "customers" / name, 20 + len(name))
+    (tmp_path / "customers" / "notes").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    found = jobs(tasks=["./customers/*"])
+
+    assert [Path(job.task.name).name for job in found] == ["anna", "bert & co", "çelik (2)"]
+    with pytest.raises(SpecError, match=r"no folder with a task.yaml fits './nothing/\*'"):
+        jobs(tasks=["./nothing/*"])
+
+
+def test_languages_are_those_that_each_task_is_asked_for() -> None:
+    found = jobs(tasks=["sst2", "xnli"], settings={"test_languages": {"xnli": ["en", "de"]}})
+
+    assert {job.task.name: job.measuring.test_languages for job in found} == {"sst2": None, "xnli": ("en", "de")}
+    with pytest.raises(SpecError, match="test_languages names the task 'xnil'; did you mean 'xnli'"):
+        jobs(tasks=["xnli"], settings={"test_languages": {"xnil": ["en"]}})
+    with pytest.raises(SpecError, match="task 'xnli' has no test language 'xx'"):
+        jobs(tasks=["xnli"], settings={"test_languages": {"xnli": ["xx"]}})
+
+
+def test_at_most_takes_all_of_a_task_that_has_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_task(tmp_path / "small", 20)
+    make_task(tmp_path / "large", 200)
+    monkeypatch.chdir(tmp_path)
+
+    found = jobs(tasks=["./small", "./large"], settings={"train_size": {"at_most": 100}})
+
+    assert len({job.job_hash for job in found}) == 2
+    with pytest.raises(SpecError, match=r"at_most: 100"):
+        jobs(tasks=["./small"], settings={"train_size": 100})
+
+
+@pytest.mark.parametrize("name", ["model", "my model", "modèle (2)", "a@1"])
+def test_models_and_tasks_of_a_sweep_file_lie_where_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, tiny_model: Path
+) -> None:
+    home = tmp_path / "lab"
+    make_task(home / "task")
+    (home / name).symlink_to(tiny_model)
+    (home / "s.yaml").write_text(
+        yaml.safe_dump(sweep(models=[f"./{name}"], tasks=["./task"]), allow_unicode=True), encoding="utf-8"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    (job,) = expand(load_sweep(home / "s.yaml"), data_root=None)
+
+    assert Path(job.model.name).is_absolute() and Path(job.model.name).resolve() == tiny_model.resolve()
+    assert Path(job.task.name) == home / "task"

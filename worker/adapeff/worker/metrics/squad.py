@@ -32,8 +32,8 @@ NONE = ""
 
 
 def _best(score: Callable[[str, str], float], golds: Sequence[str], predicted: str) -> float:
-    if not golds or predicted == NONE:
-        return float(not golds and predicted == NONE)
+    if not golds:  # an answer of which nothing is left counts as none, as in SQuAD 2.0's script
+        return float(normalise(predicted) == NONE)
     return max(score(gold, predicted) for gold in golds)
 
 
