@@ -176,6 +176,32 @@ def test_lines_that_are_no_events_are_skipped_and_counted(tmp_path: Path) -> Non
     assert findings.measurements == [{"name": "accuracy", "value": 0.5, "unit": "1"}]
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"event": "artifact", "name": "x", "path": 5, "sha256": "", "bytes": 1},
+        {"event": "measurement", "name": "x", "value": "y", "unit": "1"},
+        {"event": "measurement", "name": ["x"], "value": 1, "unit": "1"},
+        {"event": "curve", "name": "x", "points": 7},
+        {"event": "environment", "values": [1]},
+    ],
+)
+def test_events_of_another_form_are_skipped(tmp_path: Path, event: dict[str, Any]) -> None:
+    ending, findings = supervise(script(tmp_path, f"e(**{event!r})\n" + SUCCEEDED), tmp_path, SLOT, Line())
+
+    assert (ending.outcome, ending.message) == ("succeeded", "1 line of events.jsonl could not be read")
+    assert not findings.measurements and not findings.artifacts and not findings.curves
+
+
+def test_run_that_cannot_write_its_end_is_its_hosts_matter(tmp_path: Path) -> None:
+    body = "print('OSError: [Errno 28] No space left on device')\nsys.exit(74)\n"
+
+    ending, _ = supervise(script(tmp_path, body), tmp_path, SLOT, Line())
+
+    assert ending.not_here
+    assert "takes no more; its last words: OSError: [Errno 28] No space left on device" in ending.message
+
+
 def test_events_removed_under_a_run_are_named(tmp_path: Path) -> None:
     """Also where the runner goes on writing to the file that has no name any more."""
     body = "e(event='stage', stage='train')\ntime.sleep(1)\nos.remove(EVENTS)\nsys.exit(0)\n"

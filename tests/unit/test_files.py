@@ -227,6 +227,17 @@ def test_boolean_labels_are_read_however_they_are_written(tmp_path: Path, labels
     assert [example.label for example in examples(folder)] == [0, 1, 0, 1]
 
 
+def test_numbers_are_names_where_a_label_is_a_number(tmp_path: Path) -> None:
+    """Of labels 1, 2, 3+ the row 1 is 1, not the second of them."""
+    rows = [{"text": f"t {at}", "label": label} for at, label in enumerate([1, 2, "3+"])]
+    declared = 'family: sequence_classification\ncolumns: {text: text, label: label}\nlabels: ["1", "2", "3+"]\n'
+    folder = make(
+        tmp_path / "t", dict.fromkeys(("train.jsonl", "validation.jsonl", "test.jsonl"), lines(rows)), declared
+    )
+
+    assert [example.label for example in examples(folder)] == [0, 1, 2]
+
+
 def test_values_that_lead_to_no_label_are_refused(tmp_path: Path) -> None:
     folder = make(tmp_path / "t", {"train.csv": CSV}, TASK + 'values: {"True": yes, "False": no}\n')
 

@@ -78,6 +78,12 @@ def test_text_between_two_addresses_stays_and_tokens_do_not() -> None:
         ("https://hf_token@hub/x", "https://***@hub/x"),
         ("https://store/x?X-Amz-Signature=hush&part=1", "https://store/x?X-Amz-Signature=***&part=1"),
         ("https://store/x?sig=hush", "https://store/x?sig=***"),
+        ("https://user@name:hush@proxy/", "https://user@name:***@proxy/"),
+        (
+            "https://store/x?client_secret=hush&apikey=hush#access_token=hush",
+            "https://store/x?client_secret=***&apikey=***#access_token=***",
+        ),
+        ("HF_TOKEN=hush", "HF_TOKEN=***"),
     ],
 )
 def test_tokens_in_addresses_are_masked(told: str, masked: str) -> None:

@@ -65,7 +65,7 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
         return {
             "ack_emulation": False,
             "priority_steps": list(range(10)),
-            "socket_timeout": 15,
+            "socket_timeout": 5,
             "socket_connect_timeout": 5,
             "health_check_interval": 5,
             "max_retries": 1,

@@ -17,6 +17,18 @@ from adapeff.service.models import Artifact, Curve, Environment, Job, JobSource,
 from adapeff.service.specs import canonical_json
 
 _CHUNK = 500
+_TYPES: dict[str, dict[str, Any]] = {
+    "environment": {"values": Mapping},
+    "measurement": {
+        **dict.fromkeys(("name", "unit", "reason", "statistic", "phase", "language", "split", "dtype"), str),
+        "value": int | float | None,
+        "batch": int,
+        "length": int,
+    },
+    "curve": {"name": str, "points": list},
+    "artifact": {"name": str, "path": str, "sha256": str, "bytes": int},
+}
+"""What an event's values must be."""
 _KEY = {"statistic": "", "phase": "", "language": "", "split": "", "batch": 0, "length": 0, "dtype": ""}
 
 
@@ -37,13 +49,16 @@ class Findings:
             KeyError, TypeError, ValueError: if it lacks something, or holds something else.
         """
         kind = event.get("event")
+        for key, expected in _TYPES.get(str(kind), {}).items():
+            if key in event and not isinstance(event[key], expected):
+                raise TypeError(f"{key!r} of {kind!r} is {event[key]!r:.100}")
         if kind == "environment":
             self.environment = dict(event["values"])
         elif kind == "resolved":
             self.resolved = {key: value for key, value in event.items() if key != "event"}
         elif kind == "measurement":
-            if not isinstance(event["value"], int | float | None) or not event["name"] + event["unit"]:
-                raise ValueError(f"measurement {event['name']!r} is {event['value']!r}")
+            if not event["name"] + event["unit"] or "value" not in event:
+                raise ValueError(f"measurement {event['name']!r} has no value or unit")
             self.measurements.append({key: value for key, value in event.items() if key != "event"})
         elif kind == "curve":
             self.curves[event["name"]] = event["points"]

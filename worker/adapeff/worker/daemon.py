@@ -135,7 +135,7 @@ class Worker:
         """Hand back and stop when `parent`, a pipe that another process holds open, comes to its end."""
 
         def watch() -> None:
-            while parent.read(1):
+            while os.read(parent.fileno(), 1):  # not buffered: a lock held in there would break the interpreter's end
                 pass
             self._on_terminate()
 

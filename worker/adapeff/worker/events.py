@@ -23,6 +23,8 @@ from typing import Any, TextIO
 from adapeff.service.fingerprints import file_fingerprint
 
 EVENTS = "events.jsonl"
+DISK_FAILED = 74
+"""The exit code of a run whose last event could not be written (EX_IOERR of sysexits.h)."""
 WAITING = "wait"
 """The stage in which a run waits for its device."""
 

@@ -30,7 +30,7 @@ from adapeff.service.profiles import AnySpec, ProfileSpec, read_spec
 from adapeff.service.settings import mask
 from adapeff.service.specs import JobSpec
 from adapeff.worker.clocks import PhaseClock
-from adapeff.worker.events import WAITING, EventLog
+from adapeff.worker.events import DISK_FAILED, WAITING, EventLog
 from adapeff.worker.flops import FlopCounter, draws_its_steps
 from adapeff.worker.gauges import Window, idle_window, open_gauge
 from adapeff.worker.hardware import (
@@ -195,7 +195,9 @@ def is_of_the_host(error: BaseException) -> bool:
     """Whether it is this host that cannot run the job: something is not here, or its disk fails."""
     if isinstance(error, ResourceError | UnknownNameError | ModuleNotFoundError):
         return True
-    return isinstance(error, OSError) and error.errno in _OF_THE_DISK
+    if isinstance(error, OSError):
+        return error.errno in _OF_THE_DISK
+    return any(f"(os error {number})" in str(error) for number in _OF_THE_DISK)  # of libraries written in Rust
 
 
 def main() -> int:
@@ -244,15 +246,22 @@ def main() -> int:
                     clock=clock,
                 )
     except KeyboardInterrupt:
-        log.emit("end", outcome="cancelled", message="interrupted")
-        return 130
+        return _end(log, 130, outcome="cancelled", message="interrupted")
     except Exception as error:
         outcome, message = ending(error)
         logger.log(logging.ERROR, "%s", message, exc_info=None if isinstance(error, AdapeffError) else error)
-        log.emit("end", outcome=outcome, message=message, not_here=is_of_the_host(error))
-        return 1
-    log.emit("end", outcome="succeeded", message="")
-    return 0
+        return _end(log, 1, outcome=outcome, message=message, not_here=is_of_the_host(error))
+    return _end(log, 0, outcome="succeeded", message="")
+
+
+def _end(log: EventLog, code: int, **values: Any) -> int:
+    """Write the last event; gives the exit code, which stands for it where the disk takes no more."""
+    try:
+        log.emit("end", **values)
+    except OSError as error:
+        logger.error("the run's end could not be written: %s", error)  # noqa: TRY400 - the line says it all
+        return DISK_FAILED
+    return code
 
 
 def _read_source(text: str) -> tuple[str, Path]:

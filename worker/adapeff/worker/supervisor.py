@@ -19,8 +19,8 @@ from typing import Any, Protocol
 
 from adapeff.service.jobs import Ending, Outcome
 from adapeff.service.models import RUN_OUTCOMES
-from adapeff.service.results import Findings
-from adapeff.worker.events import EVENTS, WAITING
+from adapeff.service.results import Findings, storable
+from adapeff.worker.events import DISK_FAILED, EVENTS, WAITING
 from adapeff.worker.slots import Slot
 
 logger = logging.getLogger(__name__)
@@ -94,9 +94,9 @@ class _Follower:
     def _take(self, event: dict[str, Any]) -> None:
         kind = event.get("event")
         if kind == "stage":
-            self.stage = event["stage"]
+            self.stage = storable(str(event["stage"]))
         elif kind == "progress":
-            self.progress = {key: value for key, value in event.items() if key != "event"}
+            self.progress = storable({key: value for key, value in event.items() if key != "event"})
         elif kind == "end":
             if event["outcome"] not in RUN_OUTCOMES or not isinstance(event["message"], str):
                 raise ValueError(f"unknown outcome {event['outcome']!r}")
@@ -251,6 +251,9 @@ def _ending(code: int, follower: _Follower, kernel_killed: bool, folder: Path) -
             message = str(follower.end["message"]) or _skipped(follower)
             here = bool(follower.end.get("not_here"))
             return Ending(outcome, message, exit_code=code, resolved=resolved, not_here=here)
+    if code == DISK_FAILED:
+        reason = f"the disk of {folder} takes no more; {_last_line(folder / 'run.log')}"
+        return Ending("error", reason, exit_code=code, not_here=True)
     if code < 0 or stopped is not None:
         number = stopped or signal.Signals(-code)
         if code == -signal.SIGKILL and kernel_killed:

@@ -73,6 +73,8 @@ def run(
             raise
         except AdapeffError as error:  # what has finished is shown all the same
             trouble = error
+        if trouble is not None and not has_finished(database, stored.job_ids):
+            raise trouble
         with database.session(read_only=True) as session:
             report = build_report(
                 session,
@@ -86,6 +88,15 @@ def run(
         raise_for_failures(database, stored.job_ids)
         if trouble is not None:
             raise trouble
+
+
+def has_finished(database: Database, job_ids: list[int]) -> bool:
+    """Whether any of the jobs has ended, so that there is something to show."""
+    from adapeff.service import jobs
+    from adapeff.service.models import FINAL_STATES
+
+    with database.session(read_only=True) as session:
+        return any(job.state in FINAL_STATES for job in jobs.list_jobs(session, ids=job_ids))
 
 
 def work_off(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -19,9 +20,12 @@ def one_line(text: str) -> str:
     return printable(text).replace("\n", "\\n").replace("\t", " ")
 
 
+_ACTIVE = {"\\": "\\\\", "|": "\\|", "&": "&amp;", "<": "&lt;", "`": "\\`", "](": "]\\(", "![": "!\\["}
+
+
 def markdown_cell(text: str) -> str:
-    """A cell of a Markdown table that shows the text and nothing else."""
-    return one_line(text).replace("|", "\\|").replace("<", "&lt;")
+    """A cell of a Markdown table that shows the text and nothing else; brackets alone (lora[rank=4]) do nothing."""
+    return re.sub(r"\]\(|!\[|[\\|&<`]", lambda found: _ACTIVE[found[0]], one_line(text))
 
 
 def spreadsheet_cell(value: Any) -> Any:

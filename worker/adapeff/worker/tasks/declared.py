@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
 
-from adapeff.service.errors import DataError
+from adapeff.service.errors import DataError, NotHereError
 from adapeff.service.fingerprints import files_fingerprint
 from adapeff.service.plugins import DataIdentity, Split, Task
 from adapeff.service.settings import mask
@@ -309,9 +309,10 @@ class DataSet(RowForm):
             rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(*positional, **named)
         except Exception as error:
             line = mask((str(error).splitlines() or [""])[0])
+            kind = DataError if is_reachable else NotHereError
             if not is_reachable:
                 line = f"the hub cannot be reached, and it is not kept here: {line}"
-            raise DataError(
+            raise kind(
                 f"data set '{self.hub}' cannot be loaded from the hub ({type(error).__name__}: {line}); check the "
                 f"connection, or put it under data_root as {self.folder}/{self.languages[language]}/{split}.jsonl"
             ) from error

@@ -232,7 +232,7 @@ class RowReader:
         elif isinstance(value, bool):
             value = _truth(value, labels)
         if isinstance(value, int) and not isinstance(value, bool):
-            if all(label.isdecimal() for label in labels):  # the numbers are the names
+            if any(label.isdecimal() for label in labels):  # the numbers are names, as in 1, 2, 3+
                 value = str(value)
             elif 0 <= value < len(labels):
                 value = labels[value]
