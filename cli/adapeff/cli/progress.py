@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from rich.markup import escape
@@ -140,7 +141,8 @@ class _Bars:
                 self._progress.remove_task(self._bars.pop(job.id))
             if job.id in runs and job.id not in self._bars:
                 seed = "" if job.task == PROFILE else f" · seed {job.seed}"
-                label = _shortened(f"  {job.method} · {job.task}", LONGEST_LABEL - len(seed)) + seed
+                task = Path(job.task).name if job.task.startswith("/") else job.task
+                label = _shortened(f"  {job.method} · {task}", LONGEST_LABEL - len(seed)) + seed
                 self._bars[job.id] = self._progress.add_task(escape(label), total=None, note="starting")
             if job.id in runs:
                 self._update(self._bars[job.id], runs[job.id])

@@ -287,6 +287,7 @@ _SERVER_SAYS = {
     "25006": "is read-only now",
     "40001": "had two transactions at odds",
     "40P01": "had two transactions waiting for each other",
+    "42501": "does not let this user do that",
     "53100": "has no disk space left",
     "53200": "has no memory left",
     "53300": "has no connection free",

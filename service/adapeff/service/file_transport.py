@@ -32,6 +32,7 @@ class Channel(filesystem.Channel):  # type: ignore[misc]  # kombu ships no types
     def _put(self, queue: str, payload: Any, **kwargs: Any) -> None:
         name = f"{time.monotonic_ns():020d}_{uuid.uuid4()}.{queue}.msg"  # consumers take the first by name
         draft = Path(self.data_folder_out) / f"{name}.draft"
+        draft.touch(mode=0o600)
         draft.write_text(dumps(payload), encoding="utf-8")
         draft.rename(Path(self.data_folder_out) / name)
 

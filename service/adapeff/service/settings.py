@@ -313,9 +313,9 @@ def make_private(folder: Path) -> None:
     Raises:
         OSError: if it cannot be made.
     """
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
+    for place in reversed([folder, *folder.parents]):
+        if not place.is_dir():
+            place.mkdir(mode=0o700, exist_ok=True)
 
 
 def network_file_system(path: Path, mounts: str | None = None) -> str | None:

@@ -374,9 +374,11 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> SweepSpec:
         raise SpecError(f"{path} holds {_kind(raw)}, expected a mapping with keys such as models, tasks, methods")
     raw.setdefault("name", path.stem)
     _from_its_folder(raw, path.parent)
+    said = {}
     for override in overrides:
         _apply_override(raw, override)
-    return parse_sweep(raw, origin=str(path))
+        said[override.partition("=")[0].strip()] = override
+    return parse_sweep(raw, origin=str(path), overrides=said)
 
 
 def _from_its_folder(raw: dict[str, Any], folder: Path) -> None:
@@ -399,8 +401,14 @@ def _from_its_folder(raw: dict[str, Any], folder: Path) -> None:
                 cell[key] = moved(cell[key], is_model=key.startswith("model"))
 
 
-def parse_sweep(raw: Mapping[str, Any], *, origin: str = "sweep") -> SweepSpec:
+def parse_sweep(
+    raw: Mapping[str, Any], *, origin: str = "sweep", overrides: Mapping[str, str] | None = None
+) -> SweepSpec:
     """Validate a sweep given as a mapping.
+
+    Args:
+        origin: what to blame in messages.
+        overrides: key -> the override that set it, which is to blame for that key.
 
     Raises:
         SpecError: naming the key, the value and what was expected.
@@ -413,6 +421,9 @@ def parse_sweep(raw: Mapping[str, Any], *, origin: str = "sweep") -> SweepSpec:
     try:
         return SweepSpec.model_validate(raw)
     except ValidationError as error:
+        place = error.errors()[0]["loc"]
+        if place and (override := (overrides or {}).get(str(place[0]))):
+            origin = f"'{override:.80}'"
         raise SpecError(f"{origin}: {catalog.first_problem(error)}") from error
 
 
@@ -497,7 +508,7 @@ def _matching_folders(task: str) -> list[str]:
     Raises:
         SpecError: if there is none.
     """
-    if not is_task_file(task) or not glob.has_magic(task.partition("[")[0]):
+    if not glob.has_magic(task.partition("[")[0]):
         return [task]
     pattern = expanded(task)
     places = sorted(Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor))))

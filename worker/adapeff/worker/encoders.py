@@ -26,6 +26,7 @@ _UNFIT = {
 """Types that run, and give wrong results without a word (seen with transformers 5.23)."""
 _WITHOUT_SEGMENTS = {"big_bird"}
 _MOST = {"num_hidden_layers": 2_000, "vocab_size": 10**8, "hidden_size": 10**6, "intermediate_size": 10**7}
+_MOST_OF_ANYTHING = 10**8
 _MOST_PARAMETERS = 10**12
 
 
@@ -48,8 +49,21 @@ def check_encoder(config: Any, name: str) -> None:
     for key, value in sizes.items():
         if not 0 < value <= _MOST[key]:
             raise ModelError(f"the config.json of model '{name}' says {key}: {value:,}, expected 1 to {_MOST[key]:,}")
+    for key, value in config.to_dict().items():
+        if isinstance(value, int) and abs(value) > _MOST_OF_ANYTHING and not key.endswith("_token_id"):
+            raise ModelError(
+                f"the config.json of model '{name}' says {key}: {value:,}, expected at most {_MOST_OF_ANYTHING:,}"
+            )
+    kernel = getattr(config, "_attn_implementation", None)
+    if isinstance(kernel, str) and "/" in kernel:
+        raise ModelError(
+            f"the config.json of model '{name}' asks for attention from the hub ({kernel}), which is code; remove "
+            "attn_implementation from it"
+        )
     width, wide = sizes.get("hidden_size", 0), sizes.get("intermediate_size", 0)
-    total = width * (sizes.get("vocab_size", 0) + sizes.get("num_hidden_layers", 0) * (4 * width + 2 * wide))
+    positions = getattr(config, "max_position_embeddings", 0)
+    rows = sizes.get("vocab_size", 0) + (positions if isinstance(positions, int) else 0)
+    total = width * (rows + sizes.get("num_hidden_layers", 0) * (4 * width + 2 * wide))
     if total > _MOST_PARAMETERS:
         raise ModelError(f"the config.json of model '{name}' asks for about {total:,} parameters; correct its sizes")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -79,6 +80,7 @@ def load_model(reference: ModelReference, tokenizer_options: Mapping[str, Any] |
     except Exception as error:
         raise unloadable(f"model '{reference}'", error) from error
     check_weights(loading, str(reference))
+    check_numbers(encoder, place, str(reference))
     give_global_attention(encoder)
     encoder = drop_pooler(encoder)
     hidden_size = examine(encoder, str(reference))
@@ -122,12 +124,37 @@ def unloadable(what: str, error: Exception) -> Exception:
         return error
     lines = mask(str(error)).strip().splitlines()
     line = lines[0] if lines else type(error).__name__
-    if isinstance(error, ImportError) or "`pip install" in str(error):
+    needs = "`pip install" in str(error) and "--upgrade transformers" not in str(error)
+    if isinstance(error, ImportError) or needs:
         return NotHereError(f"{what} needs a package that is not installed: {line}")
     if "couldn't connect to" in line.lower() or isinstance(error, ConnectionError):
         return NotHereError(f"{what} is not kept on this host, and the hub cannot be reached: {line}")
     hint = " (check the name, the revision and the connection)" if isinstance(error, OSError) else ""
     return ModelError(f"{what} cannot be loaded: {line}{hint}")
+
+
+_WHOLE_NUMBERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64")
+
+
+def check_numbers(encoder: Any, place: str, name: str) -> None:
+    """Refuse weights that are no numbers to go on from: quantised ones, which need a scale, and infinite ones.
+
+    Raises:
+        ModelError: naming the first tensor.
+    """
+    parameters = dict(encoder.named_parameters())
+    for file in sorted(Path(place).glob("*.safetensors")) if Path(place).is_dir() else ():
+        with safe_open(file, "pt") as opened:
+            for key in opened.keys():  # noqa: SIM118 - it is no mapping
+                kind = opened.get_slice(key).get_dtype()
+                if kind in _WHOLE_NUMBERS and any(key.endswith(known) for known in parameters):
+                    raise ModelError(
+                        f"the weights of model '{name}' hold {key} as {kind}: they are quantised; take the model in "
+                        "float32, float16 or bfloat16"
+                    )
+    for key, parameter in parameters.items():
+        if not parameter.isfinite().all():
+            raise ModelError(f"the weights of model '{name}' hold numbers that are not finite, in {key}")
 
 
 _IN_A_LAYER = re.compile(r"(^|\.)(layers?|blocks?|h|groups)\.\d+\.")

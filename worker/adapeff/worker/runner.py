@@ -188,12 +188,15 @@ def ending(error: BaseException) -> tuple[str, str]:
     return "error", f"{type(error).__name__}: {line}"
 
 
-_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE}
+_OF_THE_DISK = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE),
+    *(errno.EFBIG, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT),
+}
 
 
 def is_of_the_host(error: BaseException) -> bool:
     """Whether it is this host that cannot run the job: something is not here, or its disk fails."""
-    if isinstance(error, ResourceError | UnknownNameError | ModuleNotFoundError):
+    if isinstance(error, ResourceError | UnknownNameError | ImportError):
         return True
     if isinstance(error, OSError):
         return error.errno in _OF_THE_DISK

@@ -100,6 +100,9 @@ def print_report(built: Report, form: ReportFormat) -> None:
         context.note("no job has finished yet; `adapeff status` shows how they stand")
 
 
+_PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".eps")
+
+
 def check_picture(path: Path) -> None:
     """Refuse a place for a picture that cannot be written, before any work.
 
@@ -110,6 +113,8 @@ def check_picture(path: Path) -> None:
 
     if not path.parent.is_dir():
         raise SpecError(f"the folder {path.parent} of --plot does not exist; make it, or name another")
+    if path.suffix.lower() not in _PICTURES:
+        raise SpecError(f"--plot is '{path.name}', expected a name in {', '.join(_PICTURES)}")
 
 
 def save_plot(built: Report, path: Path) -> None:
@@ -145,6 +150,7 @@ def export(
     from adapeff.service.export import measurement_rows
 
     _one_of("a sweep", sweep is not None, "--all", all_jobs)
+    _check_ending(form, out)
     form = form or _form_of(out)
     if form == "parquet" and out is None:
         raise SpecError("parquet is a binary format; name a file with --out")
@@ -164,10 +170,25 @@ def export(
     context.note(f"{len(rows)} measurements{f' in {out}' if out else ''}")
 
 
+_ENDINGS: dict[str, ExportFormat] = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
+
+
+def _check_ending(form: ExportFormat | None, out: Path | None) -> None:
+    """Refuse a file whose name says another format than it would hold, or none of ours."""
+    from adapeff.service.errors import SpecError
+
+    if out is None or out.is_char_device() or out.is_fifo():
+        return
+    said = _ENDINGS.get(out.suffix.lower())
+    if said is None and form is None:
+        raise SpecError(f"--out is '{out.name}', expected a name in {', '.join(_ENDINGS)}; or say --format")
+    if said is not None and form is not None and form != said:
+        raise SpecError(f"--out is '{out.name}', but --format is {form}; leave --format out, or rename the file")
+
+
 def _form_of(out: Path | None) -> ExportFormat:
     """The format that a file's name asks for."""
-    endings: dict[str, ExportFormat] = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
-    return endings.get(out.suffix.lower(), "csv") if out is not None else "csv"
+    return _ENDINGS.get(out.suffix.lower(), "csv") if out is not None else "csv"
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

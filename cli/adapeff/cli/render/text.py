@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a spreadsheet takes for the start of a formula, full-width forms too."""
 
 
 def printable(text: str) -> str:
@@ -30,4 +31,8 @@ def markdown_cell(text: str) -> str:
 
 def spreadsheet_cell(value: Any) -> Any:
     """A value that no spreadsheet takes for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    return (
+        f"'{value}"
+        if isinstance(value, str) and (value.lstrip().startswith(_FORMULA) or value[:1] in "\t\r\n")
+        else value
+    )

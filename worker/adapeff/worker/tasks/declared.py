@@ -411,12 +411,12 @@ class DeclaredTask(Task):
             asked = [language for language, tested in self.tests.items() if tested.name == data_set.name]
             if root is None or data_set.root is not None or not asked:
                 continue
-            absent = [language for language in asked if not (root / data_set.languages[language]).is_dir()]
+            absent = [language for language in asked if not data_set.serving(language, data_root)]
             known = set(data_set.languages.values())
             strange = [place.name for place in sorted(root.iterdir()) if place.is_dir() and place.name not in known]
             if absent:
                 folders = f"; folders there that no language has: {', '.join(strange[:8])}" if strange else ""
-                found.append(f"not tested, since {root} has no folder for them: {', '.join(absent)}{folders}")
+                found.append(f"not tested, since {root} has no data of them: {', '.join(absent)}{folders}")
         return tuple(found)
 
     def file_notes(self, split: Split, language: str, data_root: Path | None) -> tuple[str, ...]:
@@ -506,13 +506,18 @@ class DeclaredTask(Task):
         found = []
         if "validation" not in serving and "train" in serving:
             found.append("selection examples are held out of train, since no validation split is left for that")
-        tested = self.tests.get(self.source_language)
-        if tested is not None and tested.name == self.train.name:
-            test = serving.get("test")
-            as_named = "test" if root is None else self.train.files("test", self.source_language, root)
-            if test is not None and test != as_named:
-                found.append("the validation split is the test")
+        instead = [language for language in self.tests if self._is_tested_by_validation(language, root, data_root)]
+        if instead:
+            where = "" if len(self.tests) == 1 else f" in {', '.join(instead)}"
+            found.append(f"the validation split is the test{where}")
         return ("; ".join(found),) if found else ()
+
+    def _is_tested_by_validation(self, language: str, root: Path | None, data_root: Path | None) -> bool:
+        if self.tests[language].name != self.train.name:
+            return False
+        test = self.train.serving(language, data_root).get("test")
+        as_named = "test" if root is None else self.train.files("test", language, root)
+        return test is not None and test != as_named
 
     def hub_sources(self) -> tuple[tuple[str, str | None], ...]:
         """The declared data sets and revisions."""

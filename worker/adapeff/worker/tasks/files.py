@@ -45,7 +45,7 @@ SPLIT_NAMES: Mapping[Split, tuple[str, ...]] = {
     "validation": ("validation", "valid", "val", "dev", "development"),
     "test": ("test", "testing"),
 }
-_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
+_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?:-[0-9a-f]{8,})?")
 _MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
 _SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon"}
 
@@ -310,7 +310,7 @@ def _flattened(articles: Sequence[Mapping[str, Any]], file: Path) -> Iterator[di
         for article in articles:
             for paragraph in article["paragraphs"]:
                 for asked in paragraph["qas"]:
-                    answers = asked.get("answers") or []
+                    answers = [] if asked.get("is_impossible") is True and "answers" not in asked else asked["answers"]
                     yield {
                         "id": asked.get("id", ""),
                         "title": article.get("title", ""),
@@ -320,6 +320,7 @@ def _flattened(articles: Sequence[Mapping[str, Any]], file: Path) -> Iterator[di
                             "text": [answer["text"] for answer in answers],
                             "answer_start": [answer["answer_start"] for answer in answers],
                         },
+                        **({"is_impossible": True} if asked.get("is_impossible") is True else {}),
                     }
     except (KeyError, TypeError) as error:
         raise DataError(f"{file} is in SQuAD's nested form, but a part of it has no {error}") from error
@@ -397,7 +398,7 @@ def _parquet(file: Path, form: FileForm, notes: Notes) -> Iterator[Row]:
         raise DataError(f"{file} is no Parquet file ({str(error).splitlines()[0]})") from error
 
 
-_COMMENT = re.compile(r"#\s*\w+\s*=")
+_COMMENT = re.compile(r"#\s*(?:[\w.:-]+\s*=|(?:newdoc|newpar|id)\b)")
 _UNIVERSAL = 10
 """Columns of CoNLL-U, whose second is the token and whose fourth is its part of speech (universaldependencies.org)."""
 
@@ -414,7 +415,8 @@ def _conll(file: Path, form: FileForm, notes: Notes) -> Iterator[Row]:
         while line := text.readline(MOST_CHARACTERS):
             number += 1
             line = line.strip("\r\n")
-            values = line.split(form.separator) if form.separator else line.split("\t" if "\t" in line else None)
+            apart = form.separator or ("\t" if "\t" in line else None)
+            values = [value.strip() for value in line.split(apart)]
             if not line.strip():
                 if sentence:
                     count += 1
@@ -422,6 +424,11 @@ def _conll(file: Path, form: FileForm, notes: Notes) -> Iterator[Row]:
                 sentence = []
             elif _COMMENT.match(line) or values[0] == "-DOCSTART-" or _is_no_token(values):
                 continue
+            elif len(values) < 2:
+                raise DataError(
+                    f"{file}, line {number}: one column ({line!r:.60}), expected a token and its tag apart by a tab or "
+                    "spaces; if something else stands between them, say it in task.yaml, such as `separator: ','`"
+                )
             elif sentence and len(values) != len(sentence[0]):
                 raise DataError(
                     f"{file}, line {number}: {len(values)} columns, but the sentence before it has {len(sentence[0])}; "

@@ -5,6 +5,7 @@ Columns are told by their names where these are usual, else by what is in them: 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -15,9 +16,13 @@ import yaml
 from adapeff.service.errors import DataError, SpecError
 from adapeff.worker.tasks.files import FileForm, Notes, Row, read_rows, split_of
 from adapeff.worker.tasks.own import FILE_NAME, load_own_task
+from adapeff.worker.tasks.rows import words
 
-LOOKED_AT = 2000
+LOOKED_AT = 100_000
 MOST_LABELS = 50
+_ABSENT = ("", "nan", "none", "null", "n/a")
+"""What stands in a label's column where there is no label."""
+_PARTS = ("split", "fold", "set", "subset", "partition")
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "label": (
         *("label", "labels", "class", "category", "target", "sentiment", "stars", "rating", "gold_label", "intent"),
@@ -53,6 +58,7 @@ def draft(file: Path) -> dict[str, Any]:
     made = _structured(by_name, rows) or _classified(by_name, rows, columns, file)
     if by_name["id"] is not None and len({str(row.values.get(by_name["id"])) for row in rows}) == len(rows):
         made["columns"] = {"id": by_name["id"], **made["columns"]}
+    made["unused"] = [column for column in columns if column not in str(made["columns"])]
     if split_of(file) is None:
         made |= {"file": file.name, "split": {"validation": 0.1, "test": 0.2}}
     return made
@@ -65,7 +71,9 @@ def _structured(by_name: Mapping[str, str | None], rows: Sequence[Row]) -> dict[
         return {role: str(by_name[role]) for role in roles if by_name[role] is not None}
 
     if by_name["tokens"] and by_name["tags"]:
-        tags = {tag for row in rows for tag in _words(row.values[str(by_name["tags"])])}
+        tags = {
+            tag for row in rows for tag in _words(row.values[str(by_name["tags"])], str(by_name["tags"]), row.where)
+        }
         numbers = all(str(tag).isdecimal() for tag in tags)
         labels = {"labels": [f"TAG-{n}" for n in range(max(map(int, tags)) + 1)]} if numbers else {}
         return {"family": "token_classification", "columns": named("tokens", "tags"), **labels}
@@ -73,7 +81,8 @@ def _structured(by_name: Mapping[str, str | None], rows: Sequence[Row]) -> dict[
         columns = named("question", "context", "answers") if by_name["answers"] else named(
             "question", "context", "answer_text", "answer_start"
         )  # fmt: skip
-        return {"family": "question_answering", "columns": columns}
+        without = {"unanswerable": "predict"} if any(_has_no_answer(row, by_name) for row in rows) else {}
+        return {"family": "question_answering", "columns": columns, **without}
     if by_name["choices"] and by_name["label"]:
         text = by_name["text"] or by_name["question"] or by_name["context"]
         columns = {"text": str(text), **named("choices", "label")}
@@ -81,8 +90,14 @@ def _structured(by_name: Mapping[str, str | None], rows: Sequence[Row]) -> dict[
     return None
 
 
-def _words(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else str(value).split()
+def _words(value: Any, column: str, where: str) -> list[Any]:
+    return value if isinstance(value, list) else words(str(value), column, where)
+
+
+def _has_no_answer(row: Row, by_name: Mapping[str, str | None]) -> bool:
+    value = row.values.get(str(by_name["answers"] or by_name["answer_text"]))
+    found = value.get("text") if isinstance(value, Mapping) else value
+    return found in (None, "", [])
 
 
 def _classified(
@@ -100,25 +115,27 @@ def _classified(
             "(see docs/tasks.md)"
         )
     pair = {"text_pair": by_name["text_pair"]} if by_name["text_pair"] else {}
-    found = sorted({str(value) for value in values[label]}, key=lambda name: (len(name), name))
+    given = [value for value in values[label] if str(value).strip().lower() not in _ABSENT]
+    found = sorted({str(value).strip() for value in given}, key=lambda name: (len(name), name))
+    absent = {str(value) for value in values[label] if str(value).strip().lower() in _ABSENT and value is not None}
     return {
         "family": "sequence_classification",
         "columns": {"text": text, **pair, "label": label},
-        **_labels(found, {type(value) for value in values[label]}),
+        **_labels(found, {type(value) for value in given}),
+        **({"ignore_labels": sorted(absent)} if absent else {}),
+        **({"unlabelled": True} if None in values[label] else {}),
     }
 
 
 def _labels(found: Sequence[str], types: set[type]) -> dict[str, Any]:
     if types == {bool}:
         return {"labels": ["no", "yes"], "values": {"False": "no", "True": "yes"}}
-    if types <= {str} and not all(name.replace(".", "").isdecimal() for name in found):
+    if not all(re.fullmatch(r"-?\d+(\.0*)?", name) for name in found):
         return {"labels": list(found)}
-    whole = sorted({int(float(name)) for name in found if name.replace(".", "").isdecimal()})
-    ignored = [name for name in found if name == "-1"]
-    extra = {"ignore_labels": [-1]} if ignored else {}
-    if whole and whole[0] == 0 and whole == list(range(len(whole))):
-        return {"labels": [f"label_{number}" for number in whole], **extra}
-    return {"labels": [str(number) for number in whole], **extra}
+    whole = sorted({int(float(name)) for name in found})
+    if whole == list(range(len(whole))):
+        return {"labels": [f"label_{number}" for number in whole]}
+    return {"labels": [str(number) for number in whole]}
 
 
 def write(file: Path) -> tuple[Path, dict[str, Any]]:
@@ -136,8 +153,10 @@ def write(file: Path) -> tuple[Path, dict[str, Any]]:
     made = draft(file)
     head = (
         f"# A draft by `adapeff tasks init` from the first rows of {file.name}: look it over.\n"
-        "# Labels stand in the order of the data's integers; give them names. All keys: docs/tasks.md.\n"
+        "# Labels that the data count from 0 stand in that order; give them names. All keys: docs/tasks.md.\n"
     )
+    if parts := [column for column in made.pop("unused") if column.lower() in _PARTS]:
+        head += f"# The column '{parts[0]}' is not used: to keep its parts, write each into a file of its own.\n"
     place.write_text(head + yaml.safe_dump(made, sort_keys=False, allow_unicode=True), encoding="utf-8")
     try:
         load_own_task(str(place))

@@ -28,7 +28,17 @@ from adapeff.service.references import StrictLoader, scalars
 from adapeff.worker.tasks.declared import SPLIT_EXAMPLE, DataSet, DeclaredTask
 from adapeff.worker.tasks.files import TEXT_ONLY, Row, find_files, find_whole, form_of, other_files, read_rows
 from adapeff.worker.tasks.hub import MAX_LENGTHS, default_metrics
-from adapeff.worker.tasks.rows import OUTSIDE, Columns, RowForm, bilou_twins, found_columns, is_plain, tag_fault
+from adapeff.worker.tasks.rows import (
+    OUTSIDE,
+    Columns,
+    RowForm,
+    bilou_twins,
+    found_columns,
+    is_plain,
+    tag_fault,
+    whole_number,
+    words,
+)
 
 FILE_NAME = "task.yaml"
 
@@ -72,6 +82,12 @@ class OwnTask(RowForm):
         if value is not None and (control := re.search(r"[\x00-\x08\x0b-\x1f\x7f]", value)):
             raise ValueError(f"it holds the control character {control[0]!r}; take it out")
         return value
+
+    @field_validator("split")
+    @classmethod
+    def _selection_has_a_share(cls, value: dict[Any, float]) -> dict[Any, float]:
+        """A tenth of what is left by the test, where no share is named."""
+        return {"validation": (1 - value["test"]) / 10, **value} if list(value) == ["test"] else value
 
     @model_validator(mode="after")
     def _values_are_labels(self) -> Self:
@@ -221,7 +237,7 @@ def _labels_of(declared: OwnTask, root: Path, source: str) -> tuple[str, ...]:
         if column not in row:
             raise DataError(f"{files[0]}, {where}: no column '{column}'; {found_columns(row)}")
         value: Any = row[column]
-        values = value if isinstance(value, list) else str(value).split() if is_tags else [value]
+        values = value if isinstance(value, list) else words(str(value), column, where) if is_tags else [value]
         for label in values:
             if str(label) in ignored or (label is None and declared.unlabelled):
                 continue
@@ -232,7 +248,7 @@ def _labels_of(declared: OwnTask, root: Path, source: str) -> tuple[str, ...]:
                 raise DataError(
                     f"{files[0]}, {where}: the label {label!r} is no text; declare `labels:`, in order of the numbers"
                 )
-            found.add(mapped)
+            found.add(mapped if is_tags else whole_number(mapped.strip()) if text_only else mapped.strip())
     if is_tags and not is_plain(found):
         _check_tags(found, files[0], read_rows(files, declared), column, declared)
     return tuple(sorted(found, key=lambda label: (label != OUTSIDE, label)))
@@ -244,6 +260,6 @@ def _check_tags(found: set[str], file: Path, rows: Iterable[Row], column: str, d
     bad = {label: fault for label in found if (fault := tag_fault(twins.get(label, label)))}
     for row, where in rows if bad else ():
         value = row[column]
-        for tag in value if isinstance(value, list) else str(value).split():
+        for tag in value if isinstance(value, list) else words(str(value), column, where):
             if fault := bad.get(str(declared.values.get(str(tag), tag))):
                 raise DataError(f"{file}, {where}: {fault}")

@@ -174,7 +174,7 @@ class RowReader:
         if isinstance(label, float) and label.is_integer():
             label = int(label)
         return isinstance(label, str | int) and (
-            str(label) in self._ignored or (self._text_only and _whole(str(label)) in self._ignored)
+            str(label) in self._ignored or (self._text_only and whole_number(str(label)) in self._ignored)
         )
 
     def _hint(self, row: Mapping[str, Any]) -> str:
@@ -226,8 +226,9 @@ class RowReader:
             value = int(value)
         if values:  # what is not among them is unknown
             value = self._by_value(value)
-        elif self._text_only and isinstance(value, str) and value not in labels:
-            whole = _whole(value)
+        elif isinstance(value, str) and value not in labels:
+            value = value.strip()
+            whole = whole_number(value)
             value = int(whole) if whole.isdecimal() else _truth(value, labels)
         elif isinstance(value, bool):
             value = _truth(value, labels)
@@ -254,7 +255,7 @@ class RowReader:
             return None
         texts = {str(value), str(value).lower()} if isinstance(value, bool) else {str(value)}
         if self._text_only:
-            texts.add(_whole(str(value)))
+            texts.add(whole_number(str(value)))
         for text in texts:
             if text in self._form.values:
                 return self._form.values[text]
@@ -274,30 +275,18 @@ class RowReader:
         return TaggedExample(name, tuple(tokens), found)
 
     def _list(self, value: Any, column: str | None, where: str) -> list[Any]:
-        if self._text_only and isinstance(value, str):
-            return value.split() if not value.lstrip().startswith("[") else self._written_list(value, column, where)
+        if isinstance(value, str) and (self._text_only or value.lstrip().startswith(_LISTS)):
+            return words(value, column, where)
         if not isinstance(value, list):
             raise DataError(f"{where}: '{column}' is {_shown(value)}, expected a list")
         return value
-
-    def _written_list(self, value: str, column: str | None, where: str) -> list[Any]:
-        """A list that was written out into a text, as JSON or as Python writes it."""
-        for read in (json.loads, ast.literal_eval):
-            try:
-                found = read(value)
-            except (ValueError, SyntaxError, RecursionError, MemoryError):
-                continue
-            if isinstance(found, list) and not _ADJACENT.search(value):
-                return found
-        raise DataError(
-            f'{where}: \'{column}\' is {_shown(value)}, expected a list such as ["a", "b"], with commas, or words '
-            "apart by spaces"
-        )
 
     def _question(self, row: Mapping[str, Any], name: str, where: str) -> QuestionExample | None:
         question = self._text(row, self._columns.question, where)
         context = self._text(row, self._columns.context, where)
         answers = [answer for answer in self._answers(row, where) if answer[0] not in ("", None)]
+        if answers and str(row.get("is_impossible", "")).lower() in ("true", "1"):
+            raise DataError(f"{where}: the question has an answer, but is_impossible says it has none; correct one")
         if not answers:
             if self._form.unanswerable == "predict":
                 return QuestionExample(name, question, context, ())
@@ -314,6 +303,10 @@ class RowReader:
         if columns.answer_text is not None:
             return [(row[columns.answer_text], row[str(columns.answer_start)])]
         value = row[str(columns.answers)]
+        if value is None or value == []:
+            return []
+        if isinstance(value, list) and all(isinstance(one, Mapping) and "text" in one for one in value):
+            return [(one["text"], one.get("answer_start")) for one in value]
         texts, starts = (value.get("text"), value.get("answer_start")) if isinstance(value, Mapping) else (None, None)
         if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
             raise DataError(
@@ -324,6 +317,8 @@ class RowReader:
 
     def _span(self, context: str, text: Any, start: Any, where: str) -> Answer:
         if self._text_only and isinstance(start, str) and start.isdecimal():
+            start = int(start)
+        if isinstance(start, float) and start.is_integer():
             start = int(start)
         if isinstance(text, str) and not text.strip():
             raise DataError(f"{where}: the answer is blank ({text!r}), expected text that stands in the context")
@@ -370,13 +365,21 @@ class RowReader:
                     f'{where}: \'{column}\' is {_shown(value)}, expected a list such as ["a", "b"]; or name a column '
                     "for each choice"
                 )
-            return self._written_list(str(value), column, where), []
+            return words(str(value), column, where), []
         if isinstance(value, Mapping) and isinstance(value.get("text"), list) and isinstance(value.get("label"), list):
             names = [str(name) for name in value["label"]]
             if len(names) != len(value["text"]) or len(set(names)) != len(names):
                 raise DataError(f"{where}: '{column}' names its choices {names}, expected a name for each, none twice")
             return value["text"], names
-        return self._list(value, column, where), []
+        if isinstance(value, Mapping) and value and all(_is_text(choice) for choice in value.values()):
+            return list(value.values()), [str(name) for name in value]
+        given = self._list(value, column, where)
+        if given and all(isinstance(one, Mapping) and {"label", "text"} <= one.keys() for one in given):
+            names = [str(one["label"]) for one in given]
+            if len(set(names)) != len(names):
+                raise DataError(f"{where}: '{column}' names its choices {names}, expected a name for each, none twice")
+            return [one["text"] for one in given], names
+        return given, []
 
     def _place(self, value: Any, choices: int, names: Sequence[str], where: str) -> int:
         place = value
@@ -386,13 +389,45 @@ class RowReader:
             place = self._by_value(value)
         elif str(value) in names:
             place = names.index(str(value))
-        elif self._text_only and isinstance(place, str) and _whole(place).isdecimal():
-            place = int(_whole(place))
+        elif isinstance(place, str) and whole_number(place).isdecimal():
+            place = int(whole_number(place))
         if isinstance(place, bool) or not isinstance(place, int) or not 0 <= place < choices:
             texts = ", ".join(map(repr, self._form.values))
             known = texts or ", ".join(names) or f"0 to {choices - 1}"
             raise DataError(f"{where}: unknown label {_shown(value)}; expected {known}")
         return place
+
+
+_LISTS = ("[", "(")
+
+
+def words(value: str, column: str | None, where: str) -> list[Any]:
+    """A list that was written out into a text: as JSON or Python writes it, or as words apart by spaces.
+
+    Raises:
+        DataError: if it is neither.
+    """
+    if not (value.lstrip().startswith(_LISTS) and value.rstrip().endswith(("]", ")"))):
+        found = value.split()
+        if len(found) == 1 and len(re.findall(r"\w[,|]\s*\w", value)) > 1:
+            raise DataError(
+                f"{where}: '{column}' is {_shown(value)}, expected words apart by spaces, or a list such as "
+                '["a", "b"]'
+            )
+        return found
+    for read in (json.loads, ast.literal_eval):
+        try:
+            read_as = read(value)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(read_as, list | tuple) and not _ADJACENT.search(value):
+            return list(read_as)
+    if value.split() != [value.strip()] and not re.search(r"['\",]", value):
+        return value.split()  # brackets that are tokens, as in ( who )
+    raise DataError(
+        f'{where}: \'{column}\' is {_shown(value)}, expected a list such as ["a", "b"], with commas, or words '
+        "apart by spaces"
+    )
 
 
 _ADJACENT = re.compile(r"""['"]\s+['"]""")
@@ -412,7 +447,7 @@ def _truth(value: str | bool, labels: Sequence[str]) -> Any:
     return next((label for label in labels if label.lower() == written), value)
 
 
-def _whole(text: str) -> str:
+def whole_number(text: str) -> str:
     """A number written with decimals that are none (2.0, as a table with gaps is saved), without them."""
     return text.partition(".")[0] if re.fullmatch(r"-?\d+\.0*", text) else text
 
