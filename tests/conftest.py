@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -207,7 +208,7 @@ def _postgres(folder: Path) -> Iterator[str]:
         eventually(answers, "PostgreSQL answering")
         yield url
     finally:
-        process.terminate()
+        process.send_signal(signal.SIGINT)  # ends open connections; SIGTERM would wait for them
         process.wait()
 
 

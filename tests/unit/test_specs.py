@@ -239,8 +239,8 @@ def make_task(folder: Path, rows: int = 20) -> Path:
 
 
 def test_pattern_of_folders_stands_for_every_task_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("anna", "bert & co", "çelik (2)"):
-        make_task(tmp_path / "customers" / name, 20 + len(name))
+    for rows, name in enumerate(("anna", "bert & co", "çelik (2)"), start=20):
+        make_task(tmp_path / "customers" / name, rows)
     (tmp_path / "customers" / "notes").mkdir()
     monkeypatch.chdir(tmp_path)
 
@@ -254,7 +254,7 @@ def test_pattern_of_folders_stands_for_every_task_in_them(tmp_path: Path, monkey
 def test_languages_are_those_that_each_task_is_asked_for() -> None:
     found = jobs(tasks=["sst2", "xnli"], settings={"test_languages": {"xnli": ["en", "de"]}})
 
-    assert {job.task.name: job.measuring.test_languages for job in found} == {"sst2": None, "xnli": ("en", "de")}
+    assert {job.task.name: job.measuring.test_languages for job in found} == {"sst2": ("en",), "xnli": ("en", "de")}
     with pytest.raises(SpecError, match="test_languages names the task 'xnil'; did you mean 'xnli'"):
         jobs(tasks=["xnli"], settings={"test_languages": {"xnil": ["en"]}})
     with pytest.raises(SpecError, match="task 'xnli' has no test language 'xx'"):

@@ -293,7 +293,7 @@ def mask(text: str) -> str:
     addresses = re.split(r"(?<=\s)(?=\S*\b(?:https?|rediss?|postgres(?:ql)?[+\w]*)://)", text)
     masked = "".join(map(_mask_one, addresses))
     return re.sub(
-        r"((?:^|[?&#\s;])[\w-]*(?:password|passwd|token|secret|api_?key|access_?key|sig|signature|x-(?:amz|goog)-[a-z-]+)=)[^&\s]*",
+        r"((?:^|[?&#\s;])[\w-]*(?:password|passwd|token|secret|api_?key|access_?key|sig|signature|x-(?:amz|goog)-[a-z-]+)=)[^&#\s]*",
         r"\1***",
         masked,
         flags=re.IGNORECASE,

@@ -100,7 +100,7 @@ def print_report(built: Report, form: ReportFormat) -> None:
         context.note("no job has finished yet; `adapeff status` shows how they stand")
 
 
-_PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".eps")
+_PICTURES = (".png", ".pdf", ".svg")
 
 
 def check_picture(path: Path) -> None:
@@ -114,7 +114,7 @@ def check_picture(path: Path) -> None:
     if not path.parent.is_dir():
         raise SpecError(f"the folder {path.parent} of --plot does not exist; make it, or name another")
     if path.suffix.lower() not in _PICTURES:
-        raise SpecError(f"--plot is '{path.name}', expected a name in {', '.join(_PICTURES)}")
+        raise SpecError(f"'{path}' names no picture; expected an ending .png, .svg or .pdf")
 
 
 def save_plot(built: Report, path: Path) -> None:

@@ -55,7 +55,7 @@ def run(
     """
     from adapeff.cli.commands.report import check_picture, print_report, save_plot
     from adapeff.cli.progress import raise_for_failures
-    from adapeff.service.errors import AdapeffError, UnreachableError
+    from adapeff.service.errors import AdapeffError, JobsFailedError, UnreachableError
     from adapeff.service.report import build_report
 
     if plot is not None:
@@ -72,7 +72,7 @@ def run(
         except UnreachableError:
             raise
         except AdapeffError as error:  # what has finished is shown all the same
-            trouble = error
+            trouble = JobsFailedError(str(error)) if was_tried(database, stored.job_ids) else error
         if trouble is not None and not has_finished(database, stored.job_ids):
             raise trouble
         with database.session(read_only=True) as session:
@@ -97,6 +97,15 @@ def has_finished(database: Database, job_ids: list[int]) -> bool:
 
     with database.session(read_only=True) as session:
         return any(job.state in FINAL_STATES for job in jobs.list_jobs(session, ids=job_ids))
+
+
+def was_tried(database: Database, job_ids: list[int]) -> bool:
+    """Whether any of the jobs that have not ended has run, so that it is a job that failed and not the start."""
+    from adapeff.service import jobs
+
+    with database.session(read_only=True) as session:
+        left = [job.id for job in jobs.list_jobs(session, ids=job_ids, states=("queued", "running"))]
+        return any(jobs.list_runs(session, left).values())
 
 
 def work_off(
