@@ -517,3 +517,155 @@ def test_draft_is_written_from_what_a_file_shows(tmp_path: Path, name: str, cont
     assert get_task(str(place)).family == made["family"]
     with pytest.raises(SpecError, match="is there already"):
         write_draft(tmp_path / name)
+
+
+TAGGED = "family: token_classification\n"
+SQUAD_2 = """
+family: question_answering
+columns: {question: question, context: context, answers: answers}
+unanswerable: predict
+"""
+THREE = ("train", "validation", "test")
+
+
+@pytest.mark.parametrize(
+    "tags", ['["B-X", "O"]', "['B-X', 'O']", "('B-X', 'O')", "B-X O"], ids=["json", "python", "tuple", "words"]
+)
+@pytest.mark.parametrize("declared", [TAGGED, TAGGED + "labels: [O, B-X]\n"], ids=["labels read", "labels declared"])
+def test_lists_written_as_text_are_lists_wherever_they_are_read(tmp_path: Path, tags: str, declared: str) -> None:
+    table = "tokens\ttags\n" + f"he went\t{tags}\n" * 3
+    declared += "columns: {tokens: tokens, tags: tags}\n"
+    folder = make(tmp_path / "t", {f"{split}.tsv": table for split in THREE}, declared)
+
+    assert get_task(str(folder)).labels == ("O", "B-X")
+    assert [example.tags for example in examples(folder)] == [(1, 0)] * 3
+
+
+def test_tags_apart_by_commas_are_refused(tmp_path: Path) -> None:
+    table = "tokens\ttags\nhe went off\tB-X,O,O\n"
+    declared = TAGGED + "columns: {tokens: tokens, tags: tags}\n"
+    folder = make(tmp_path / "t", {f"{split}.tsv": table for split in THREE}, declared)
+
+    with pytest.raises(DataError, match=r"'tags' is 'B-X,O,O', expected words apart by spaces, or a list"):
+        get_task(str(folder))
+
+
+def test_conll_of_one_column_is_refused(tmp_path: Path) -> None:
+    folder = make(tmp_path / "t", {f"{split}.conll": "EU,B-ORG\nsaid,O\n" for split in THREE}, TAGGED)
+
+    with pytest.raises(DataError, match=r"line 1: one column \('EU,B-ORG'\), expected a token and its tag"):
+        get_task(str(folder))
+
+    (folder / "task.yaml").write_text(TAGGED + "separator: ','\n")
+    assert [example.tokens for example in examples(folder)] == [("EU", "said")]
+
+
+def test_comments_and_trailing_spaces_of_conll_are_no_tokens_and_no_tags(tmp_path: Path) -> None:
+    text = "# newdoc\n# newpar id = p1\n# sent_id = 1\ndog\tNOUN \nruns\tVERB\n"
+    folder = make(tmp_path / "t", {f"{split}.conll": text for split in THREE}, TAGGED)
+
+    assert get_task(str(folder)).labels == ("NOUN", "VERB")
+    assert examples(folder)[0].tokens == ("dog", "runs")
+
+
+def nested(**asked: Any) -> str:
+    question = {"id": "1", "question": "who?", **asked}
+    return json.dumps({"data": [{"title": "t", "paragraphs": [{"context": "it was bob", "qas": [question]}]}]})
+
+
+BOB = [{"text": "bob", "answer_start": 7}]
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({"answers": BOB, "is_impossible": False}, 1),
+        ({"answers": [], "is_impossible": True}, 0),
+        ({"is_impossible": True, "plausible_answers": BOB}, 0),
+        ({}, "a part of it has no 'answers'"),
+        ({"answers": BOB, "is_impossible": True}, "has an answer, but is_impossible says it has none"),
+    ],
+)
+def test_question_has_no_answer_only_where_the_data_say_so(
+    tmp_path: Path, asked: dict[str, Any], found: int | str
+) -> None:
+    folder = make(tmp_path / "t", {f"{split}.json": nested(**asked) for split in THREE}, SQUAD_2)
+
+    if isinstance(found, str):
+        with pytest.raises(DataError, match=found):
+            examples(folder)
+    else:
+        assert len(examples(folder)[0].answers) == found
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"label": ["A", "B"], "text": ["one", "two"]},
+        [{"label": "A", "text": "one"}, {"label": "B", "text": "two"}],
+        {"A": "one", "B": "two"},
+    ],
+)
+def test_choices_with_names_are_read_in_every_form(tmp_path: Path, choices: Any) -> None:
+    declared = "family: multiple_choice\ncolumns: {text: q, choices: choices, label: key}\n"
+    rows = lines([{"q": "which?", "choices": choices, "key": "B"}])
+    folder = make(tmp_path / "t", {f"{split}.jsonl": rows for split in THREE}, declared)
+
+    (example,) = examples(folder)
+
+    assert (example.choices, example.label) == (("one", "two"), 1)
+
+
+@pytest.mark.parametrize("label", ["1", "1.0", 1, 1.0], ids=repr)
+def test_numbers_of_labels_may_be_texts(tmp_path: Path, label: Any) -> None:
+    rows = lines([{"text": "t", "label": label}])
+    folder = make(tmp_path / "t", {f"{split}.jsonl": rows for split in THREE}, TASK)
+
+    assert examples(folder)[0].label == 1
+
+
+def test_language_tested_on_its_validation_split_is_named(tmp_path: Path) -> None:
+    folder = make(tmp_path / "t", {}, TASK + "languages: {en: en, de: de}\n")
+    for language, splits in {"en": THREE, "de": ("dev",)}.items():
+        (folder / language).mkdir()
+        for split in splits:
+            (folder / language / f"{split}.jsonl").write_text(lines(ROWS))
+
+    assert any("the validation split is the test in de" in said for said in get_task(str(folder)).remarks(None))
+
+
+def test_share_for_the_test_alone_leaves_one_for_selection(tmp_path: Path) -> None:
+    folder = make(tmp_path / "t", {"all.jsonl": lines(ROWS)}, TASK + "split: {test: 0.25}\n")
+
+    assert {split: len(examples(folder, split)) for split in THREE} == {"train": 28, "validation": 2, "test": 10}
+
+
+@pytest.mark.parametrize(
+    ("labels", "drafted", "ignored"),
+    [
+        ([-1, 0, 1], ["-1", "0", "1"], None),
+        ([0, 1, 2], ["label_0", "label_1", "label_2"], None),
+        (["good", "bad", ""], ["bad", "good"], [""]),
+        (["good", "bad", "nan"], ["bad", "good"], ["nan"]),
+    ],
+)
+def test_draft_keeps_every_label_and_takes_nothing_for_one(
+    tmp_path: Path, labels: list[Any], drafted: list[str], ignored: list[str] | None
+) -> None:
+    file = tmp_path / "data.jsonl"
+    file.write_text(lines([{"text": f"t {at}", "label": labels[at % 3]} for at in range(60)]))
+
+    _, made = write_draft(file)
+
+    assert (made["labels"], made.get("ignore_labels")) == (drafted, ignored)
+    kept = examples(tmp_path, "train")
+    assert {example.label for example in kept} == set(range(len(drafted)))
+
+
+def test_draft_says_that_a_column_of_splits_is_not_used(tmp_path: Path) -> None:
+    file = tmp_path / "data.csv"
+    file.write_text("text,label,split\n" + "".join(f"t {at},{'good' if at % 2 else 'bad'},train\n" for at in range(60)))
+
+    place, _ = write_draft(file)
+
+    assert "The column 'split' is not used" in place.read_text()

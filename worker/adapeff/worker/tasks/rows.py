@@ -409,7 +409,7 @@ def words(value: str, column: str | None, where: str) -> list[Any]:
     """
     if not (value.lstrip().startswith(_LISTS) and value.rstrip().endswith(("]", ")"))):
         found = value.split()
-        if len(found) == 1 and len(re.findall(r"\w[,|]\s*\w", value)) > 1:
+        if len(found) == 1 and len(re.findall(r"[^\W\d][,|](?=[^\W\d])", value)) > 1:
             raise DataError(
                 f"{where}: '{column}' is {_shown(value)}, expected words apart by spaces, or a list such as "
                 '["a", "b"]'
