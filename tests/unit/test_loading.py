@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
@@ -47,6 +48,18 @@ def configure(**changes: Any) -> Spoil:
     def spoil(folder: Path) -> None:
         file = folder / "config.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+    return spoil
+
+
+def store_as(change: Callable[[torch.Tensor], torch.Tensor]) -> Spoil:
+    """Change the weights of the first query."""
+
+    def spoil(folder: Path) -> None:
+        file = folder / "model.safetensors"
+        tensors = load_file(file)
+        name = next(key for key in tensors if "query.weight" in key)
+        save_file({**tensors, name: change(tensors[name])}, file, metadata={"format": "pt"})
 
     return spoil
 
@@ -100,11 +113,13 @@ def indexed(part: str) -> Spoil:
         ),
         (indexed("/etc/passwd"), "names the weight file '/etc/passwd'"),
         (indexed("absent.safetensors"), "names the weight file 'absent.safetensors'"),
+        (store_as(lambda weights: (weights * 100).to(torch.int8)), "query.weight as I8: they are quantised"),
+        (store_as(lambda weights: weights * torch.nan), r"not finite, in encoder.layer.0.attention.self.query.weight"),
     ],
     ids=[
         *("prefixed", "layer absent", "more layers", "fewer layers", "renamed", "narrower", "more words"),
         *("no vocabulary", "more ids than embeddings", "adapter beside", "no weights"),
-        *("index outside", "index absolute", "index absent"),
+        *("index outside", "index absolute", "index absent", "quantised", "not finite"),
     ],
 )
 def test_model_that_is_not_what_it_says_is_refused_in_one_line(folder: Path, spoil: Spoil, said: str) -> None:
@@ -237,6 +252,10 @@ def test_tokenizer_without_a_pad_token_pads_with_what_is_masked(folder: Path) ->
         ({"model_type": "gpt2"}, "is of type gpt2, which is no encoder"),
         ({"model_type": "fnet"}, "ignores the attention mask"),
         ({"hidden_size": 10**9}, "says hidden_size: 1,000,000,000, expected 1 to"),
+        ({"max_position_embeddings": 10**12}, "says max_position_embeddings: 1,000,000,000,000, expected at most"),
+        ({"type_vocab_size": 10**12}, "says type_vocab_size: 1,000,000,000,000, expected at most"),
+        ({"max_position_embeddings": 10**8, "hidden_size": 10**5}, "asks for about .* parameters"),
+        ({"attn_implementation": "someone/kernel"}, "asks for attention from the hub"),
         ({"num_hidden_layers": 10**6}, "says num_hidden_layers: 1,000,000"),
         ({"hidden_size": 10**6, "intermediate_size": 10**7}, "asks for about .* parameters"),
     ],
