@@ -31,8 +31,6 @@ def markdown_cell(text: str) -> str:
 
 def spreadsheet_cell(value: Any) -> Any:
     """A value that no spreadsheet takes for a formula."""
-    return (
-        f"'{value}"
-        if isinstance(value, str) and (value.lstrip().startswith(_FORMULA) or value[:1] in "\t\r\n")
-        else value
-    )
+    if isinstance(value, str) and (value.lstrip().startswith(_FORMULA) or value.startswith(("\t", "\r", "\n"))):
+        return f"'{value}"
+    return value
