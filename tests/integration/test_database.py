@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,42 @@ def test_sqlite_on_a_network_file_system_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match=r"network file system \(nfs4\).*ADAPEFF_STATE_DIR"):
         connect(Settings(state_dir=tmp_path), mounts=mounts)
+
+
+def test_server_that_accepts_and_says_nothing_is_unreachable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        database = Database(f"postgresql+psycopg://u@127.0.0.1:{silent.getsockname()[1]}/d?connect_timeout=2")
+
+        with pytest.raises(UnreachableError, match="cannot be reached"), database.session() as session:
+            session.execute(text("SELECT 1"))
+
+        database.close()
+
+
+def test_statements_and_locks_have_limits_unless_the_url_sets_them(postgres_url: str) -> None:
+    url = postgres_url.replace("postgresql:", "postgresql+psycopg:")
+    found = {}
+    for name, query in (("default", ""), ("asked", "?options=-c%20lock_timeout%3D7s")):
+        database = Database(url + query)
+        with database.session(read_only=True) as session:
+            limits = [session.scalar(text(f"SHOW {limit}")) for limit in ("statement_timeout", "lock_timeout")]
+            connection = session.connection().connection.dbapi_connection
+            assert connection is not None
+            found[name] = (*limits, connection.info.get_parameters().get("tcp_user_timeout"))
+        database.close()
+
+    assert found == {"default": ("1min", "30s", "20000"), "asked": ("1min", "7s", "20000")}
+
+
+def test_lock_held_for_too_long_is_an_outage(postgres_url: str) -> None:
+    url = postgres_url.replace("postgresql:", "postgresql+psycopg:")
+    holder, waiting = Database(url), Database(url + "?options=-c%20lock_timeout%3D200ms")
+    with holder.session() as session:
+        session.execute(text("LOCK TABLE jobs IN SHARE MODE"))
+
+        with pytest.raises(UnreachableError, match="kept a lock waiting for too long"):
+            queue_jobs(waiting)
+
+    assert queue_jobs(waiting)
+    holder.close()
+    waiting.close()

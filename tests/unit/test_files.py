@@ -230,7 +230,7 @@ def test_boolean_labels_are_read_however_they_are_written(tmp_path: Path, labels
 def test_numbers_are_names_where_a_label_is_a_number(tmp_path: Path) -> None:
     """Of labels 1, 2, 3+ the row 1 is 1, not the second of them."""
     rows = [{"text": f"t {at}", "label": label} for at, label in enumerate([1, 2, "3+"])]
-    declared = 'family: sequence_classification\ncolumns: {text: text, label: label}\nlabels: ["1", "2", "3+"]\n'
+    declared = "family: sequence_classification\ncolumns: {text: text, label: label}\nlabels: [1, 2, 3+]\n"
     folder = make(
         tmp_path / "t", dict.fromkeys(("train.jsonl", "validation.jsonl", "test.jsonl"), lines(rows)), declared
     )

@@ -80,8 +80,10 @@ class RowForm(FileForm):
 
     @field_validator("labels", mode="before")
     @classmethod
-    def _truths_are_texts(cls, value: Any) -> Any:
-        return [_as_text(item) for item in value] if isinstance(value, list) else value
+    def _truths_and_numbers_are_texts(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        return [str(_as_text(item)) if isinstance(item, bool | int) else item for item in value]
 
     @field_validator("ignore_labels", mode="before")
     @classmethod
