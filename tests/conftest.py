@@ -27,6 +27,10 @@ hypothesis.settings.load_profile("adapeff")
 # Tiny models gain nothing from threads, and sums must not depend on the machine's cores.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# A shell's background job has Ctrl-C ignored, which the commands under test would inherit and, rightly, keep.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
 ROOT = Path(__file__).parents[1]
 DEADLINE_SECONDS = 60.0
 TEMPORARY = tempfile.gettempdir()
