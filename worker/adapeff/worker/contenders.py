@@ -26,7 +26,7 @@ from adapeff.worker.encoders import drop_pooler, examine, give_global_attention,
 from adapeff.worker.families.base import Batch
 from adapeff.worker.families.heads import ClassificationHead
 from adapeff.worker.flops import synthetic_inputs
-from adapeff.worker.models import TaskModel, check_weights, read_config, unloadable
+from adapeff.worker.models import TaskModel, load_encoder, read_config, unloadable
 from adapeff.worker.pairing import Take
 from adapeff.worker.stages.train import TrainingStep, make_optimizer
 
@@ -71,7 +71,7 @@ def load_bare(reference: ModelReference, *, shared: bool = True) -> BareModel:
     revision = reference.revision or "main"
     has_weights = folder is None or _has_weights(folder)
     config = read_config(place, str(reference), revision=revision)
-    encoder: Any = _with_weights(place, config, reference) if has_weights else _drawn(config, str(reference))
+    encoder: Any = load_encoder(place, config, reference) if has_weights else _drawn(config, str(reference))
     if shared:
         for parameter in encoder.parameters():
             parameter.data = parameter.data.clone()
@@ -86,18 +86,6 @@ def load_bare(reference: ModelReference, *, shared: bool = True) -> BareModel:
         revision=reference.fingerprint or getattr(config, "_commit_hash", None) or reference.revision or "unknown",
         has_weights=has_weights,
     )
-
-
-def _with_weights(place: str, config: Any, reference: ModelReference) -> Any:
-    options = {"revision": reference.revision or "main", "trust_remote_code": False}
-    try:
-        encoder, loading = AutoModel.from_pretrained(
-            place, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
-    except Exception as error:
-        raise unloadable(f"model '{reference}'", error) from error
-    check_weights(loading, str(reference))
-    return encoder
 
 
 def _drawn(config: Any, name: str) -> Any:

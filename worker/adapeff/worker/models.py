@@ -69,18 +69,11 @@ def load_model(reference: ModelReference, tokenizer_options: Mapping[str, Any] |
                 f"submitted with {str(reference.fingerprint)[:12]}; give every host the same files"
             )
     place = str(folder) if folder else reference.name
-    options = {"revision": reference.revision or "main", **_SAFE}
-    config = read_config(place, str(reference), revision=options["revision"])
-    _refuse_adapter(place, options["revision"], str(reference))
+    revision = reference.revision or "main"
+    config = read_config(place, str(reference), revision=revision)
+    _refuse_adapter(place, revision, str(reference))
     tokenizer = load_tokenizer(reference, tokenizer_options)
-    try:
-        encoder, loading = AutoModel.from_pretrained(
-            place, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
-    except Exception as error:
-        raise unloadable(f"model '{reference}'", error) from error
-    check_weights(loading, str(reference))
-    check_numbers(encoder, place, str(reference))
+    encoder = load_encoder(place, config, reference)
     give_global_attention(encoder)
     encoder = drop_pooler(encoder)
     hidden_size = examine(encoder, str(reference))
@@ -92,6 +85,24 @@ def load_model(reference: ModelReference, tokenizer_options: Mapping[str, Any] |
         max_positions=min(position_count(encoder), int(min(tokenizer.model_max_length, 10**6))),
         revision=reference.fingerprint or _commit(place, reference),
     )
+
+
+def load_encoder(place: str, config: Any, reference: ModelReference) -> Any:
+    """The encoder with its weights in fp32, all of them and no others.
+
+    Raises:
+        ModelError, NotHereError: if it cannot be loaded, or not so.
+    """
+    options = {"revision": reference.revision or "main", **_SAFE}
+    try:
+        encoder, loading = AutoModel.from_pretrained(
+            place, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    except Exception as error:
+        raise unloadable(f"model '{reference}'", error) from error
+    check_weights(loading, str(reference))
+    check_numbers(encoder, place, str(reference))
+    return encoder
 
 
 _SAFE: dict[str, Any] = {"trust_remote_code": False}
