@@ -204,9 +204,19 @@ def test_run_that_cannot_write_its_end_is_its_hosts_matter(tmp_path: Path) -> No
 
 def test_events_removed_under_a_run_are_named(tmp_path: Path) -> None:
     """Also where the runner goes on writing to the file that has no name any more."""
-    body = "e(event='stage', stage='train')\ntime.sleep(1)\nos.remove(EVENTS)\nsys.exit(0)\n"
+    read = tmp_path / "read"
 
-    ending, _ = supervise(script(tmp_path, body), tmp_path, SLOT, Line())
+    class Reader(Line):
+        def pulse(self, stage: str, progress: Mapping[str, Any]) -> bool:
+            if stage == "train":
+                read.touch()
+            return super().pulse(stage, progress)
+
+    body = "e(event='stage', stage='train')\n"
+    body += f"while not os.path.exists({str(read)!r}): time.sleep(0.01)\n"
+    body += "os.remove(EVENTS)\nsys.exit(0)\n"
+
+    ending, _ = supervise(script(tmp_path, body), tmp_path, SLOT, Reader())
 
     assert (ending.outcome, ending.message.partition(" vanished")[0]) == ("lost", "events.jsonl")
 

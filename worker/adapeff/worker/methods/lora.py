@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 ALL_LINEAR = "all-linear"
 
 
+def one_as_list(value: Any) -> Any:
+    """A single module or layer as a list of one; `all-linear` stays a word."""
+    is_one = isinstance(value, str | int) and not isinstance(value, bool) and value != ALL_LINEAR
+    return (value,) if is_one else value
+
+
 def left_out(encoder: nn.Module, leave_out: Sequence[int], layers_to_transform: Sequence[int] | None) -> Sequence[int]:
     """The layers that are not adapted, whichever way they are given.
 
@@ -125,8 +131,7 @@ class Lora(HostedMethod):
     @field_validator("target_modules", "layers_to_transform", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
-        is_one = isinstance(value, str | int) and not isinstance(value, bool) and value != ALL_LINEAR
-        return (value,) if is_one else value
+        return one_as_list(value)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

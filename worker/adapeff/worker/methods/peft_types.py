@@ -12,7 +12,7 @@ from pydantic import NonNegativeInt, create_model, field_validator, model_valida
 from adapeff.service.errors import ModelError
 from adapeff.service.plugins import Method
 from adapeff.worker.methods.hosted import HostedMethod
-from adapeff.worker.methods.lora import ALL_LINEAR, left_out, own_modules, target_pattern
+from adapeff.worker.methods.lora import left_out, one_as_list, own_modules, target_pattern
 from adapeff.worker.methods.peft_table import TABLE
 
 if TYPE_CHECKING:
@@ -120,8 +120,7 @@ class PeftTuner(HostedMethod):
     @field_validator("target_modules", "layers_to_transform", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
-        is_one = isinstance(value, str | int) and not isinstance(value, bool) and value != ALL_LINEAR
-        return (value,) if is_one else value
+        return one_as_list(value)
 
     @model_validator(mode="after")
     def _runs_on_encoders(self) -> Self:
