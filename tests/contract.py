@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from adapeff.service.catalog import methods
 from adapeff.service.errors import AdapeffError
-from adapeff.worker.models import TaskModel, trained_state
+from adapeff.service.plugins.catalog import methods
+from adapeff.worker.modeling.models import TaskModel, trained_state
 from tests.encoders import ENCODERS, adapt, batch, loss_of, store, take_steps
 
 PARAMETERS = {

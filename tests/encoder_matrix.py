@@ -21,15 +21,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CONFIG_MAPPING, AutoModel, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from adapeff.service.catalog import get_method
 from adapeff.service.errors import AdapeffError
-from adapeff.service.plugins import Answer, ChoiceExample, Example, QuestionExample, TaggedExample
-from adapeff.service.references import parse_plugin, resolve_model
-from adapeff.service.specs import Training
+from adapeff.service.plugins.catalog import get_method
+from adapeff.service.plugins.contracts import Answer, ChoiceExample, Example, QuestionExample, TaggedExample
+from adapeff.service.plugins.references import parse_plugin, resolve_model
+from adapeff.service.specs.job import Training
 from adapeff.worker.families import FAMILIES
 from adapeff.worker.families.base import Family, collate
-from adapeff.worker.models import LoadedModel, build_model, load_model, trained_state
-from adapeff.worker.stages.train import make_optimizer, put_state
+from adapeff.worker.modeling.models import LoadedModel, build_model, load_model, trained_state
+from adapeff.worker.training.train import make_optimizer, put_state
 
 TYPES = tuple(MODEL_FOR_MASKED_LM_MAPPING_NAMES)
 METHODS = {

@@ -12,11 +12,11 @@ import transformers
 from safetensors.torch import save_file
 from torch import nn
 
-from adapeff.service.catalog import get_method
-from adapeff.service.references import parse_plugin
+from adapeff.service.plugins.catalog import get_method
+from adapeff.service.plugins.references import parse_plugin
 from adapeff.worker.families.heads import ClassificationHead
-from adapeff.worker.models import TaskModel, trained_state
-from adapeff.worker.weights import WEIGHTS, describe
+from adapeff.worker.modeling.models import TaskModel, trained_state
+from adapeff.worker.modeling.weights import WEIGHTS, describe
 
 HIDDEN, LAYERS, LABELS, WIDE = 32, 2, 3, 64
 SIZE = {

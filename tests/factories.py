@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from adapeff.service import jobs
-from adapeff.service.database import Database
-from adapeff.service.specs import JobSpec, expand, parse_sweep
+from adapeff.service.specs.job import JobSpec, expand, parse_sweep
+from adapeff.service.store import jobs
+from adapeff.service.store.database import Database
 
 
 def spec(seed: int = 0, **changes: Any) -> JobSpec:

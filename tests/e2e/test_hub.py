@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from adapeff.service.catalog import get_task
+from adapeff.service.plugins.catalog import get_task
 from adapeff.worker.tasks.declared import DeclaredTask
 from tests.e2e.conftest import Adapeff, show, write_rows
 

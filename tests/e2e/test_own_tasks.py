@@ -291,7 +291,7 @@ def test_same_data_elsewhere_are_the_same_job(adapeff: Adapeff, swept: Path, tmp
 
 def test_copied_folder_selects_on_the_same_examples(adapeff: Adapeff, swept: Path, tmp_path: Path) -> None:
     """Without a validation file a tenth of train is held out, whatever the folder is called."""
-    from adapeff.service.catalog import get_task
+    from adapeff.service.plugins.catalog import get_task
 
     held_out = []
     for name in ("one", "two"):
@@ -304,7 +304,7 @@ def test_copied_folder_selects_on_the_same_examples(adapeff: Adapeff, swept: Pat
 
 
 def test_another_test_language_trains_nothing_anew(tmp_path: Path) -> None:
-    from adapeff.service.catalog import get_task
+    from adapeff.service.plugins.catalog import get_task
 
     both, one = make_task(tmp_path / "both"), make_task(tmp_path / "one", languages={"en": "english"})
     ours, theirs = (get_task(str(folder)).identity(["en"], None) for folder in (both, one))
@@ -320,7 +320,7 @@ def test_another_test_language_trains_nothing_anew(tmp_path: Path) -> None:
 
 def test_numbers_are_names_where_all_labels_are_numbers(tmp_path: Path) -> None:
     """One to five stars: 1 is the first star, not the second label; text and number mean the same."""
-    from adapeff.service.catalog import get_task
+    from adapeff.service.plugins.catalog import get_task
 
     folder = make_task(tmp_path / "stars", labels=["1", "2", "3"])
     for split in ("train", "validation", "test"):

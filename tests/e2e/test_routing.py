@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from adapeff.service.catalog import get_metric
+from adapeff.service.plugins.catalog import get_metric
 from tests.e2e.conftest import Adapeff, show, write_rows
 
 Row = dict[str, Any]

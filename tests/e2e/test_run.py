@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from adapeff.worker.clocks import STEP_PHASES
+from adapeff.worker.measure.clocks import STEP_PHASES
 from tests.conftest import RedisServer, eventually
 from tests.e2e.conftest import Adapeff, Process, show, status, write_rows
 from tests.integration.test_supervisor import marked
@@ -313,7 +313,7 @@ def test_report_and_export_agree(adapeff: Adapeff, sweep: Path, tmp_path: Path) 
 
 def test_runner_works_alone(sweep: Path, tmp_path: Path, adapeff: Adapeff, data_root: Path) -> None:
     """No database, no broker: a job file in, events and artifacts out."""
-    from adapeff.service.specs import expand, load_sweep
+    from adapeff.service.specs.job import expand, load_sweep
 
     spec = expand(load_sweep(sweep, ["methods=head"]), data_root=data_root)[0]
     (tmp_path / "job.json").write_text(spec.model_dump_json())
@@ -361,8 +361,8 @@ def test_run_takes_its_own_jobs_alone(adapeff: Adapeff, sweep: Path) -> None:
 def test_run_of_what_is_not_here_ends_and_says_so(adapeff: Adapeff, sweep: Path, data_root: Path) -> None:
     assert adapeff("submit", sweep).returncode == 0
     (data_root / "sentiment/sst2/default/test.jsonl").unlink()
-    from adapeff.service.database import open_database
     from adapeff.service.settings import load_settings
+    from adapeff.service.store.database import open_database
 
     database = open_database(load_settings().values)
     command = [sys.executable, "-m", "adapeff.worker", "sweep", "1", "--devices", "cpu:0"]

@@ -19,18 +19,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from adapeff.service import jobs, results, sweeps
-from adapeff.service.database import Database, open_database
+from adapeff.service.broker.queue import Reconciler, make_app, receive, send_unsent
 from adapeff.service.errors import ResourceError, SpecError, UnreachableError
-from adapeff.service.fingerprints import file_fingerprint
-from adapeff.service.jobs import Ending
-from adapeff.service.queue import Reconciler, make_app, receive, send_unsent
 from adapeff.service.settings import Settings
-from adapeff.service.specs import expand, parse_sweep
-from adapeff.worker.daemon import Worker
+from adapeff.service.specs.fingerprints import file_fingerprint
+from adapeff.service.specs.job import expand, parse_sweep
+from adapeff.service.store import jobs, results, sweeps
+from adapeff.service.store.database import Database, open_database
+from adapeff.service.store.jobs import Ending
+from adapeff.worker.daemon.host_faults import EXCLUDED_SECONDS, IN_A_ROW, PAUSES, HostTroubles
+from adapeff.worker.daemon.slots import Slot
+from adapeff.worker.daemon.worker import Worker
 from adapeff.worker.runner import _read_source
-from adapeff.worker.slots import Slot
-from adapeff.worker.troubles import EXCLUDED_SECONDS, IN_A_ROW, PAUSES, HostTroubles
 from tests.conftest import RedisServer, eventually
 from tests.factories import claimer, queue_jobs, spec
 from tests.integration.test_jobs import age_lease, findings, finish, state_of, take

@@ -11,8 +11,10 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, func, inspect, select, text
 
-from adapeff.service import results
-from adapeff.service.database import (
+from adapeff.service.errors import ConfigError, ResourceError, SchemaError, UnreachableError
+from adapeff.service.settings import Settings
+from adapeff.service.store import results
+from adapeff.service.store.database import (
     Database,
     connect,
     current_revision,
@@ -21,10 +23,8 @@ from adapeff.service.database import (
     open_database,
     upgrade,
 )
-from adapeff.service.errors import ConfigError, ResourceError, SchemaError, UnreachableError
-from adapeff.service.jobs import Ending
-from adapeff.service.models import Job, Measurement, Run
-from adapeff.service.settings import Settings
+from adapeff.service.store.jobs import Ending
+from adapeff.service.store.tables import Job, Measurement, Run
 from tests.factories import claimer, queue_jobs
 from tests.integration.test_jobs import findings
 

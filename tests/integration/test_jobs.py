@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from sqlalchemy import func, select, text
 
-from adapeff.service import jobs, results, sweeps
-from adapeff.service.database import Database, upgrade
 from adapeff.service.errors import JobError, LeaseLostError
-from adapeff.service.jobs import Claim, Ending
-from adapeff.service.models import FINAL_STATES, Artifact, Curve, Measurement, Run
-from adapeff.service.results import Findings
-from adapeff.service.specs import parse_sweep
+from adapeff.service.specs.job import parse_sweep
+from adapeff.service.store import jobs, results, sweeps
+from adapeff.service.store.database import Database, upgrade
+from adapeff.service.store.jobs import Claim, Ending
+from adapeff.service.store.results import Findings
+from adapeff.service.store.tables import FINAL_STATES, Artifact, Curve, Measurement, Run
 from tests.factories import claimer, queue_jobs, spec
 
 

@@ -9,7 +9,7 @@ from threading import Event, Thread
 import pytest
 
 from adapeff.service.errors import ResourceError
-from adapeff.worker.locks import host_folder, occupy, take_lock
+from adapeff.worker.devices.locks import host_folder, occupy, take_lock
 
 SOON = 30.0
 LOCKS = Path("locks")  # in the test's own folder, where each test works

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from adapeff.service import jobs
-from adapeff.service.database import Database, open_database
+from adapeff.service.broker.queue import Reconciler, broker_problem, make_app, send_unsent
 from adapeff.service.errors import UnreachableError
-from adapeff.service.queue import Reconciler, broker_problem, make_app, send_unsent
 from adapeff.service.settings import Settings
+from adapeff.service.store import jobs
+from adapeff.service.store.database import Database, open_database
 from tests.conftest import RedisServer, eventually
 from tests.factories import claimer, queue_jobs
 from tests.integration.test_jobs import state_of

@@ -11,15 +11,15 @@ import pytest
 
 from adapeff.cli.render.markdown import notes, report_markdown, target_grids
 from adapeff.cli.render.plots import plot_points
-from adapeff.service import jobs, results, sweeps
-from adapeff.service.database import Database, upgrade
-from adapeff.service.export import measurement_rows
-from adapeff.service.jobs import Ending
-from adapeff.service.models import Run
-from adapeff.service.report import Report, build_report
-from adapeff.service.report_rows import report_rows
-from adapeff.service.results import Findings
-from adapeff.service.specs import expand, parse_sweep
+from adapeff.service.reporting.export import measurement_rows
+from adapeff.service.reporting.report import Report, build_report
+from adapeff.service.reporting.rows import report_rows
+from adapeff.service.specs.job import expand, parse_sweep
+from adapeff.service.store import jobs, results, sweeps
+from adapeff.service.store.database import Database, upgrade
+from adapeff.service.store.jobs import Ending
+from adapeff.service.store.results import Findings
+from adapeff.service.store.tables import Run
 from tests.factories import claimer, spec
 
 GOLDEN = Path(__file__).parent / "report.md"

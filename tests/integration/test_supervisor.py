@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from adapeff.service.errors import LeaseLostError, ResourceError
-from adapeff.worker.slots import Slot, open_slots, visible_devices
-from adapeff.worker.supervisor import read_finished, runner_environment, supervise
+from adapeff.worker.daemon.slots import Slot, open_slots, visible_devices
+from adapeff.worker.daemon.supervisor import read_finished, runner_environment, supervise
 from tests.conftest import eventually
 
 SLOT = Slot("cpu", 0)
@@ -143,7 +143,7 @@ def test_runner_does_not_outlive_a_killed_worker(tmp_path: Path) -> None:
     command = script(tmp_path, f"'mark-{tmp_path.name}'\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + FOREVER)
     parent = (
         "import subprocess, sys, time, json\n"
-        "subprocess.Popen([sys.executable, '-m', 'adapeff.worker.guard', '--'] + json.loads(sys.argv[1]),"
+        "subprocess.Popen([sys.executable, '-m', 'adapeff.worker.daemon.watchdog', '--'] + json.loads(sys.argv[1]),"
         " stdin=subprocess.PIPE, start_new_session=True)\n"
         "time.sleep(1000)\n"
     )
@@ -279,7 +279,7 @@ def test_slot_is_held_against_a_second_worker_and_by_an_orphan(tmp_path: Path) -
         open_slots("cpu:0", cores_per_slot=1, lock_dir=LOCKS)
     numbers = [lock.fileno() for lock in slot.locks]
     keep = ",".join(map(str, numbers))
-    command = [sys.executable, "-m", "adapeff.worker.guard", "--keep", keep, "--", *script(tmp_path, FOREVER)]
+    command = [sys.executable, "-m", "adapeff.worker.daemon.watchdog", "--keep", keep, "--", *script(tmp_path, FOREVER)]
     guard = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=numbers)
     eventually(lambda: (tmp_path / "events.jsonl").exists(), "the runner's start")
     (runner,) = psutil.Process(guard.pid).children()

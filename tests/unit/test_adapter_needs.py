@@ -13,16 +13,16 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from adapeff.service.catalog import get_method
 from adapeff.service.errors import ModelError, SpecError
-from adapeff.service.references import parse_plugin
-from adapeff.worker.clocks import CpuStepClock
-from adapeff.worker.composition import Host
+from adapeff.service.plugins.catalog import get_method
+from adapeff.service.plugins.references import parse_plugin
 from adapeff.worker.families.base import Batch
 from adapeff.worker.families.heads import ClassificationHead
-from adapeff.worker.models import TaskModel
-from adapeff.worker.stages.train import TrainingStep
-from adapeff.worker.weights import WEIGHTS
+from adapeff.worker.measure.clocks import CpuStepClock
+from adapeff.worker.modeling.models import TaskModel
+from adapeff.worker.modeling.weights import WEIGHTS
+from adapeff.worker.serving import Host
+from adapeff.worker.training.train import TrainingStep
 from tests.encoders import HIDDEN, LABELS, adapt, batch, make_encoder, store, take_steps
 
 ADALORA = "peft:adalora[init_r=6,target_r=2]"

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from adapeff.service.errors import ModelError
-from adapeff.worker.composition import Host
-from adapeff.worker.models import TaskModel
-from adapeff.worker.weights import WEIGHTS
+from adapeff.worker.modeling.models import TaskModel
+from adapeff.worker.modeling.weights import WEIGHTS
+from adapeff.worker.serving import Host
 from tests.encoders import adapt, batch, make_encoder, store, take_steps
 
 

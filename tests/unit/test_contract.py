@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adapeff.service.catalog import methods
 from adapeff.service.errors import AdapeffError
+from adapeff.service.plugins.catalog import methods
 from adapeff.worker.methods.peft_table import TABLE, read_peft
 from tests.contract import PARAMETERS, check
 from tests.encoders import ENCODERS, adapt, batch

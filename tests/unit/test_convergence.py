@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapeff.service.convergence import TARGETS, Curves, best_score, to_targets, when_reached
+from adapeff.service.reporting.convergence import TARGETS, Curves, best_score, to_targets, when_reached
 
 
 def run(scores: list[float], *, every: int = 10, flops: float = 100.0, seconds: float = 0.5) -> Curves:

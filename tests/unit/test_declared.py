@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from adapeff.service.catalog import get_suite, get_task, suites, tasks
 from adapeff.service.errors import DataError
-from adapeff.service.specs import Training
+from adapeff.service.plugins.catalog import get_suite, get_task, suites, tasks
+from adapeff.service.specs.job import Training
 from adapeff.worker.families import FAMILIES
 from adapeff.worker.tasks.declared import DeclaredTask
 from adapeff.worker.tasks.hub import HUB_TASKS, VERIFIED, hub_data_sets

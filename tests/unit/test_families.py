@@ -12,19 +12,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapeff.service.catalog import get_method, get_task
 from adapeff.service.errors import ModelError, SpecError
-from adapeff.service.plugins import Answer, ChoiceExample, Example, QuestionExample, TaggedExample
-from adapeff.service.references import resolve_model
-from adapeff.service.specs import Training
+from adapeff.service.plugins.catalog import get_method, get_task
+from adapeff.service.plugins.contracts import Answer, ChoiceExample, Example, QuestionExample, TaggedExample
+from adapeff.service.plugins.references import resolve_model
+from adapeff.service.specs.job import Training
 from adapeff.worker.families import FAMILIES, family_of
 from adapeff.worker.families.base import IGNORED, Batch, collate
 from adapeff.worker.families.spans import QuestionAnswering
 from adapeff.worker.families.tokens import TokenClassification
 from adapeff.worker.metrics import METRICS
-from adapeff.worker.models import build_model, load_model, load_tokenizer
-from adapeff.worker.stages.evaluate import SplitData, baseline, evaluate
-from adapeff.worker.stages.prepare import training_batches
+from adapeff.worker.modeling.models import build_model, load_model, load_tokenizer
+from adapeff.worker.training.batches import training_batches
+from adapeff.worker.training.evaluate import SplitData, baseline, evaluate
 
 CPU = torch.device("cpu")
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
@@ -104,7 +104,7 @@ def test_every_family_learns_its_task(name: str, tiny_model: Path) -> None:
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    from adapeff.service.catalog import get_metric
+    from adapeff.service.plugins.catalog import get_metric
 
     found = evaluate(model, family, split, device=CPU, precision="fp32")
     metric = get_metric(task.metric)
@@ -284,8 +284,8 @@ def test_padding_does_not_reach_the_loss_of_spans() -> None:
 def test_best_constant_answer_is_the_baseline() -> None:
     """Of every sentence a place, or every word one: what tags them all as the commonest type scores above nothing."""
     family = TokenClassification(TAGS, training())
-    from adapeff.service.catalog import get_metric
-    from adapeff.worker.stages.evaluate import Predictions
+    from adapeff.service.plugins.catalog import get_metric
+    from adapeff.worker.training.evaluate import Predictions
 
     examples = [
         TaggedExample("1", ("a", "b"), (3, 4)),
@@ -371,7 +371,7 @@ def test_baseline_knows_types_without_a_beginning() -> None:
     family = TokenClassification(("O", "I-LOC"), training())
     examples = [TaggedExample("1", ("a", "b"), (1, 1))]
 
-    from adapeff.service.catalog import get_metric
+    from adapeff.service.plugins.catalog import get_metric
 
     scores = [
         get_metric("entity_f1").compute([family.gold(examples[0])], answers)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapeff.service.catalog import get_task
 from adapeff.service.errors import AdapeffError, DataError, SpecError
+from adapeff.service.plugins.catalog import get_task
 from adapeff.worker.tasks.files import FileForm, Notes, read_rows
 from adapeff.worker.tasks.init import write as write_draft
 from adapeff.worker.tasks.validation import look_over

@@ -10,11 +10,11 @@ import torch
 import transformers
 from torch import nn
 
-from adapeff.service.catalog import get_method
-from adapeff.service.references import parse_plugin
+from adapeff.service.plugins.catalog import get_method
+from adapeff.service.plugins.references import parse_plugin
 from adapeff.worker.families.heads import ClassificationHead
-from adapeff.worker.flops import FlopCounter, count_forward, synthetic_inputs
-from adapeff.worker.models import TaskModel
+from adapeff.worker.measure.flops import FlopCounter, count_forward, synthetic_inputs
+from adapeff.worker.modeling.models import TaskModel
 from benchmarks.flop_formulas import Encoder, step_flops
 
 METHODS = ["full", "head", "bitfit", "lora", "houlsby", "pfeiffer", "compacter", "prefix_tuning"]

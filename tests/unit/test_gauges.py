@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapeff.worker.control_group import cpu_quota, throttled_seconds
-from adapeff.worker.gauges import (
+from adapeff.worker.daemon.slots import device_uuids
+from adapeff.worker.measure.sensors.control_group import cpu_quota, throttled_seconds
+from adapeff.worker.measure.sensors.gauges import (
     HostGauge,
     NvmlGauge,
     PowerIntegral,
@@ -25,7 +26,6 @@ from adapeff.worker.gauges import (
     idle_window,
     sample_problems,
 )
-from adapeff.worker.slots import device_uuids
 
 
 class NVMLError(Exception):

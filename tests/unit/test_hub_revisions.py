@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from adapeff.service import jobs, results, sweeps
-from adapeff.service.database import Database, upgrade
-from adapeff.service.hub import moving_sources
-from adapeff.service.jobs import Ending
-from adapeff.service.results import Findings
-from adapeff.service.specs import JobSpec
+from adapeff.service.specs.hub import moving_sources
+from adapeff.service.specs.job import JobSpec
+from adapeff.service.store import jobs, results, sweeps
+from adapeff.service.store.database import Database, upgrade
+from adapeff.service.store.jobs import Ending
+from adapeff.service.store.results import Findings
 from tests.factories import claimer, spec
 
 OLD, NEW = "a" * 40, "b" * 40

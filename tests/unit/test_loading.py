@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
-from adapeff.service import references
 from adapeff.service.errors import AdapeffError, ModelError
-from adapeff.service.references import resolve_model
-from adapeff.worker.encoders import position_count
-from adapeff.worker.models import load_model
+from adapeff.service.plugins import references
+from adapeff.service.plugins.references import resolve_model
+from adapeff.worker.modeling.encoders import position_count
+from adapeff.worker.modeling.models import load_model
 
 Spoil = Callable[[Path], object]
 
@@ -177,7 +177,7 @@ def test_fingerprint_follows_an_index(folder: Path) -> None:
 
 def test_hub_model_is_never_loaded_with_an_adapter(folder: Path) -> None:
     """What the check of a folder does for local models, loading does for all."""
-    from adapeff.worker.models import _refuse_adapter
+    from adapeff.worker.modeling.models import _refuse_adapter
 
     _refuse_adapter(str(folder), "main", "org/model")
     (folder / "adapter_config.json").write_text("{}")
@@ -232,8 +232,8 @@ def test_model_with_one_segment_type_is_given_none(tiny_model: Path, folder: Pat
 
 
 def test_tokenizer_without_a_pad_token_pads_with_what_is_masked(folder: Path) -> None:
-    from adapeff.service.plugins import Example
-    from adapeff.service.specs import Training
+    from adapeff.service.plugins.contracts import Example
+    from adapeff.service.specs.job import Training
     from adapeff.worker.families.base import collate
     from adapeff.worker.families.sequences import SequenceClassification
 

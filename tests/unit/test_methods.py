@@ -18,14 +18,14 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
 
-from adapeff.service.catalog import get_method
 from adapeff.service.errors import ModelError, SpecError
-from adapeff.service.references import parse_plugin
+from adapeff.service.plugins.catalog import get_method
+from adapeff.service.plugins.references import parse_plugin
 from adapeff.worker.adapters.modules import PhmLinear, PhmRule
 from adapeff.worker.adapters.parts import AdapterConfig, BottleneckPart, FusionPart, PhmPart, PrefixPart
 from adapeff.worker.adapters.tuner import add_adapter, eject_prefixes
 from adapeff.worker.methods.hosted import HostedMethod
-from adapeff.worker.models import count_parameters
+from adapeff.worker.modeling.models import count_parameters
 from tests.conftest import outside_folder
 from tests.encoders import ENCODERS, HIDDEN, LABELS, LAYERS, WIDE, adapt, batch, make_encoder, take_steps
 

@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from adapeff.worker.metrics import METRICS
 from adapeff.worker.metrics.entities import entities
 from adapeff.worker.metrics.squad import normalise
-from adapeff.worker.stages.evaluate import bootstrap
+from adapeff.worker.training.evaluate import bootstrap
 
 Pairs = list[tuple[int, int]]
 labels = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=60)

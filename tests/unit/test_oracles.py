@@ -20,7 +20,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
 
-from adapeff.service.catalog import get_method
+from adapeff.service.plugins.catalog import get_method
 from adapeff.worker.adapters.drop import adapted_layers, skipping
 from adapeff.worker.adapters.parts import AdapterConfig, BottleneckPart, FusionPart, LoraPart, PhmPart, PrefixPart
 from adapeff.worker.adapters.tuner import add_adapter

@@ -16,9 +16,9 @@ import typer
 import yaml
 
 from adapeff.cli.main import app
-from adapeff.service import catalog
+from adapeff.service.plugins import catalog
 from adapeff.service.settings import PREFIX, Settings
-from adapeff.service.specs import ready_made_sweeps
+from adapeff.service.specs.job import ready_made_sweeps
 from tests.conftest import ROOT, adapeff_program
 
 COMMANDS = {
@@ -177,7 +177,7 @@ def test_migrations_run_from_the_wheel(built: Path, tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\nimport adapeff.migrations\n"
         f"assert Path(adapeff.migrations.__file__).is_relative_to({str(site)!r})\n"
-        "from adapeff.service.database import open_database, current_revision\n"
+        "from adapeff.service.store.database import open_database, current_revision\n"
         "from adapeff.service.settings import Settings\n"
         f"print(current_revision(open_database(Settings(state_dir={str(tmp_path / 's')!r}))))\n"
     )

@@ -17,19 +17,19 @@ from torch import nn
 
 from adapeff.cli.render.profiles import profile_grids, profile_notes
 from adapeff.service.errors import AdapeffError, ModelError, SpecError
-from adapeff.service.profile_report import Figure, ProfileRow, ProfileTable
-from adapeff.service.profiles import ProfileSpec, plan_profile, read_spec
-from adapeff.service.references import parse_plugin, resolve_model
-from adapeff.service.specs import LogRange, Tuning
-from adapeff.service.statistics import median_interval, paired_ratio
-from adapeff.worker.contenders import BareModel, load_bare, make_contender, variants
-from adapeff.worker.flops import draws_its_steps
-from adapeff.worker.footprint import bytes_of, step_bytes, weight_bytes
-from adapeff.worker.hardware import served_in
-from adapeff.worker.memory_probe import largest_batch, run_probe
-from adapeff.worker.pairing import per_block, take_turns
-from adapeff.worker.stages.learn import open_search
-from adapeff.worker.stages.record import warmup_seconds
+from adapeff.service.plugins.references import parse_plugin, resolve_model
+from adapeff.service.reporting.profiles import Figure, ProfileRow, ProfileTable
+from adapeff.service.reporting.statistics import median_interval, paired_ratio
+from adapeff.service.specs.job import LogRange, Tuning
+from adapeff.service.specs.profile import ProfileSpec, plan_profile, read_spec
+from adapeff.worker.devices.hardware import served_in
+from adapeff.worker.measure.flops import draws_its_steps
+from adapeff.worker.measure.interleave import per_block, take_turns
+from adapeff.worker.measure.memory_breakdown import bytes_of, step_bytes, weight_bytes
+from adapeff.worker.profiling.candidates import BareModel, load_bare, make_contender, variants
+from adapeff.worker.profiling.memory_probe import largest_batch, run_probe
+from adapeff.worker.training.record import warmup_seconds
+from adapeff.worker.training.tuning import open_search
 
 CPU = torch.device("cpu")
 
@@ -202,7 +202,7 @@ def test_listed_rates_are_tried_in_order_and_a_range_is_searched() -> None:
     "tuning", [{"learning_rate": [1e-4], "trials": 2}, {"learning_rate": {"low": 1, "high": 1}, "trials": 2}]
 )
 def test_tuning_gives_every_method_the_same_number_of_trials(tuning: dict[str, Any]) -> None:
-    from adapeff.service.specs import expand, parse_sweep
+    from adapeff.service.specs.job import expand, parse_sweep
 
     sweep = {"name": "t", "models": ["a/b"], "tasks": ["offline_sentiment"], "methods": ["full"]}
     with pytest.raises(SpecError, match=r"trials|low"):

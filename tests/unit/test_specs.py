@@ -10,10 +10,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapeff.service.catalog import get_suite
 from adapeff.service.errors import SpecError
-from adapeff.service.references import PluginReference, parse_plugin, resolve_model
-from adapeff.service.specs import (
+from adapeff.service.plugins.catalog import get_suite
+from adapeff.service.plugins.references import PluginReference, parse_plugin, resolve_model
+from adapeff.service.specs.job import (
     JobSpec,
     canonical_json,
     expand,
@@ -144,7 +144,7 @@ def test_local_model_is_known_by_content_not_by_place(tiny_model: Path, tmp_path
 
     assert one.job_hash == other.job_hash
     (copy / "config.json").write_text((copy / "config.json").read_text() + "\n")
-    from adapeff.service import references
+    from adapeff.service.plugins import references
 
     references._folder_fingerprint.cache_clear()
     assert resolve_model(str(copy)).fingerprint != one.model.fingerprint

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapeff.service.catalog import get_metric, get_task
 from adapeff.service.errors import DataError
-from adapeff.service.specs import Training
+from adapeff.service.plugins.catalog import get_metric, get_task
+from adapeff.service.specs.job import Training
 from adapeff.worker.families import family_of
 from adapeff.worker.tasks import TASKS
 from adapeff.worker.tasks.offline import LANGUAGES, OfflineClassification, OfflineTask

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from adapeff.service.catalog import get_task
-from adapeff.service.references import resolve_model
-from adapeff.service.specs import Training
+from adapeff.service.plugins.catalog import get_task
+from adapeff.service.plugins.references import resolve_model
+from adapeff.service.specs.job import Training
 from adapeff.worker.families import family_of
 from adapeff.worker.families.base import Encoded
-from adapeff.worker.models import load_tokenizer
-from adapeff.worker.token_cache import TokenCache, content_key, tokenizer_content
+from adapeff.worker.families.token_cache import TokenCache, content_key, tokenizer_content
+from adapeff.worker.modeling.models import load_tokenizer
 
 FAMILIES = ("offline_nli", "offline_ner", "offline_qa", "offline_choice")
 

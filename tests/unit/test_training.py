@@ -13,18 +13,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapeff.service.catalog import get_method, get_task
 from adapeff.service.errors import DataError
-from adapeff.service.plugins import Example
-from adapeff.service.references import resolve_model
-from adapeff.service.specs import Training
-from adapeff.worker.clocks import PhaseClock
+from adapeff.service.plugins.catalog import get_method, get_task
+from adapeff.service.plugins.contracts import Example
+from adapeff.service.plugins.references import resolve_model
+from adapeff.service.specs.job import Training
 from adapeff.worker.families.base import Encoded, Rows, collate
 from adapeff.worker.families.sequences import SequenceClassification
-from adapeff.worker.models import TaskModel, build_model, load_model
-from adapeff.worker.stages.evaluate import SplitData, evaluate
-from adapeff.worker.stages.prepare import epoch_order, steps_per_epoch, subset, training_batches
-from adapeff.worker.stages.train import BestState, DivergedError, TrainResult, train
+from adapeff.worker.measure.clocks import PhaseClock
+from adapeff.worker.modeling.models import TaskModel, build_model, load_model
+from adapeff.worker.training.batches import epoch_order, steps_per_epoch, subset, training_batches
+from adapeff.worker.training.evaluate import SplitData, evaluate
+from adapeff.worker.training.train import BestState, DivergedError, TrainResult, train
 from benchmarks.bare_loop import bare_loop
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ def _beginning(known: Iterable[str], incomplete: str) -> list[str]:
 
 def sweep_files(incomplete: str) -> list[str]:
     """Ready-made sweeps; the shell adds files by itself."""
-    from adapeff.service.specs import ready_made_sweeps
+    from adapeff.service.specs.job import ready_made_sweeps
 
     return _beginning(ready_made_sweeps(), incomplete)
 
@@ -23,7 +23,7 @@ def sweep_names(incomplete: str) -> list[str]:
     """Names of sweeps that were submitted."""
     with suppress(Exception):
         from adapeff.cli import context
-        from adapeff.service import sweeps
+        from adapeff.service.store import sweeps
 
         with context.database() as database, database.session(read_only=True) as session:
             return _beginning([record.name for record in reversed(sweeps.list_sweeps(session))], incomplete)
@@ -34,7 +34,7 @@ def job_ids(incomplete: str) -> list[str]:
     """Numbers of jobs, what runs and what failed first."""
     with suppress(Exception):
         from adapeff.cli import context
-        from adapeff.service import jobs
+        from adapeff.service.store import jobs
 
         with context.database() as database, database.session(read_only=True) as session:
             return _beginning([str(job.id) for job in jobs.list_jobs(session, limit=MOST)], incomplete)
@@ -43,21 +43,21 @@ def job_ids(incomplete: str) -> list[str]:
 
 def method_names(incomplete: str) -> list[str]:
     """Methods, the last of a list."""
-    from adapeff.service import catalog
+    from adapeff.service.plugins import catalog
 
     return _last_of_list(catalog.methods(), incomplete)
 
 
 def task_names(incomplete: str) -> list[str]:
     """Tasks, the last of a list."""
-    from adapeff.service import catalog
+    from adapeff.service.plugins import catalog
 
     return _last_of_list(catalog.tasks(), incomplete)
 
 
 def suite_names(incomplete: str) -> list[str]:
     """Suites."""
-    from adapeff.service import catalog
+    from adapeff.service.plugins import catalog
 
     return _beginning(catalog.suites(), incomplete)
 

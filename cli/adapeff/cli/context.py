@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from adapeff.cli.render.text import printable
 
 if TYPE_CHECKING:
-    from adapeff.service.database import Database
     from adapeff.service.settings import LoadedSettings
+    from adapeff.service.store.database import Database
 
 
 class Interrupted(BaseException):
@@ -41,7 +41,7 @@ def settings() -> LoadedSettings:
 @contextmanager
 def database() -> Iterator[Database]:
     """The database the settings name, closed afterwards."""
-    from adapeff.service.database import open_database
+    from adapeff.service.store.database import open_database
 
     opened = open_database(settings().values)
     try:

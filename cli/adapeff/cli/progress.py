@@ -12,14 +12,14 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 from rich.markup import escape
 
 from adapeff.cli import context
-from adapeff.service import jobs
 from adapeff.service.errors import AdapeffError, ExitCode, JobsFailedError, UnreachableError
-from adapeff.service.models import FINAL_STATES
-from adapeff.service.profiles import PROFILE
+from adapeff.service.specs.profile import PROFILE
+from adapeff.service.store import jobs
+from adapeff.service.store.tables import FINAL_STATES
 
 if TYPE_CHECKING:
-    from adapeff.service.database import Database
-    from adapeff.service.models import Job, Run
+    from adapeff.service.store.database import Database
+    from adapeff.service.store.tables import Job, Run
 
 POLL_SECONDS = 0.4
 Workers = Sequence[tuple[subprocess.Popen[bytes], IO[bytes]]]

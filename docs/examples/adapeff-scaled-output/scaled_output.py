@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from adapeff.service.errors import ModelError
-from adapeff.service.plugins import Method
+from adapeff.service.plugins.contracts import Method
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,9 +9,9 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import Connection
 
-from adapeff.service.database import connect
-from adapeff.service.models import Base
 from adapeff.service.settings import load_settings
+from adapeff.service.store.database import connect
+from adapeff.service.store.tables import Base
 
 
 def migrate(connection: Connection) -> None:

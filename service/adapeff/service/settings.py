@@ -21,9 +21,9 @@ from platformdirs import user_config_path, user_data_path
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from adapeff.service.catalog import first_problem
 from adapeff.service.errors import ConfigError, suggest
 from adapeff.service.paths import expanded
+from adapeff.service.plugins.catalog import first_problem
 
 PREFIX = "ADAPEFF_"
 PROJECT_FILE = "adapeff.toml"

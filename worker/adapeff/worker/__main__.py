@@ -20,9 +20,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from adapeff.service.database import open_database
 from adapeff.service.errors import AdapeffError, ConfigError, ExitCode
 from adapeff.service.settings import load_settings
+from adapeff.service.store.database import open_database
 
 
 def main() -> int:
@@ -89,7 +89,7 @@ def _check_packages() -> None:
 
 
 def _count(model: str, methods: list[str]) -> int:
-    from adapeff.worker.counting import count_methods
+    from adapeff.worker.modeling.counting import count_methods
 
     for answer in count_methods(model, methods):
         print(json.dumps(answer), flush=True)
@@ -97,9 +97,9 @@ def _count(model: str, methods: list[str]) -> int:
 
 
 def _validate(written: str, model: str | None, max_length: int | None) -> int:
-    from adapeff.service.catalog import get_task
-    from adapeff.service.references import parse_plugin
-    from adapeff.service.specs import Training
+    from adapeff.service.plugins.catalog import get_task
+    from adapeff.service.plugins.references import parse_plugin
+    from adapeff.service.specs.job import Training
     from adapeff.worker.tasks.validation import look_over
 
     reference = parse_plugin(written)
@@ -107,7 +107,7 @@ def _validate(written: str, model: str | None, max_length: int | None) -> int:
     settings = Training(learning_rate=1, max_length=max_length or task.max_length or 128)
     count_tokens = None
     if model is not None:
-        from adapeff.worker.token_counts import token_counter
+        from adapeff.worker.modeling.token_counts import token_counter
 
         count_tokens = token_counter(task, model, settings)
     for answer in look_over(
@@ -128,8 +128,8 @@ def _init(file: str) -> int:
 def _bench(threads: int) -> int:
     import torch
 
-    from adapeff.worker.ceilings import copy_bytes_per_s, matmul_flops_per_s
-    from adapeff.worker.hardware import choose_device, choose_precision, environment
+    from adapeff.worker.devices.hardware import choose_device, choose_precision, environment
+    from adapeff.worker.measure.device_peaks import copy_bytes_per_s, matmul_flops_per_s
 
     torch.set_num_threads(threads)
     device = choose_device("any")
@@ -158,7 +158,7 @@ def _verify(names: list[str]) -> int:
 
 
 def _devices() -> int:
-    from adapeff.worker.slots import usable_gpus
+    from adapeff.worker.daemon.slots import usable_gpus
 
     for uuid, name in usable_gpus():
         print(json.dumps({"uuid": uuid, "name": name}), flush=True)
@@ -166,9 +166,9 @@ def _devices() -> int:
 
 
 def _daemon(devices: str, sweep_id: int | None, *, stop_with_stdin: bool) -> int:
-    from adapeff.worker.consumer import Consumer
-    from adapeff.worker.daemon import Worker
-    from adapeff.worker.slots import open_slots
+    from adapeff.worker.daemon.consumer import Consumer
+    from adapeff.worker.daemon.slots import open_slots
+    from adapeff.worker.daemon.worker import Worker
 
     os.umask(0o077)  # what a worker makes is this user's
     settings = load_settings().values

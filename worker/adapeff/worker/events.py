@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from adapeff.service.fingerprints import file_fingerprint
+from adapeff.service.specs.fingerprints import file_fingerprint
 
 EVENTS = "events.jsonl"
 DISK_FAILED = 74

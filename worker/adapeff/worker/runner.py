@@ -23,17 +23,13 @@ import torch
 import transformers
 from pydantic import ValidationError
 
-from adapeff.service import catalog
 from adapeff.service.errors import AdapeffError, NotHereError, ResourceError, SpecError, UnknownNameError
-from adapeff.service.fingerprints import file_fingerprint
-from adapeff.service.profiles import AnySpec, ProfileSpec, read_spec
+from adapeff.service.plugins import catalog
 from adapeff.service.settings import mask
-from adapeff.service.specs import JobSpec
-from adapeff.worker.clocks import PhaseClock
-from adapeff.worker.events import DISK_FAILED, WAITING, EventLog
-from adapeff.worker.flops import FlopCounter, draws_its_steps
-from adapeff.worker.gauges import Window, idle_window, open_gauge
-from adapeff.worker.hardware import (
+from adapeff.service.specs.fingerprints import file_fingerprint
+from adapeff.service.specs.job import JobSpec
+from adapeff.service.specs.profile import AnySpec, ProfileSpec, read_spec
+from adapeff.worker.devices.hardware import (
     Memory,
     choose_device,
     choose_precision,
@@ -42,12 +38,17 @@ from adapeff.worker.hardware import (
     out_of_memory,
     prepare_device,
 )
-from adapeff.worker.locks import occupy
-from adapeff.worker.models import import_architecture
-from adapeff.worker.profiler import run_profile
-from adapeff.worker.stages.learn import Bench, answer_validation, learn
-from adapeff.worker.stages.load import prepare
-from adapeff.worker.stages.record import (
+from adapeff.worker.devices.locks import occupy
+from adapeff.worker.events import DISK_FAILED, WAITING, EventLog
+from adapeff.worker.families.token_cache import TokenCache
+from adapeff.worker.measure.clocks import PhaseClock
+from adapeff.worker.measure.flops import FlopCounter, draws_its_steps
+from adapeff.worker.measure.sensors.gauges import Window, idle_window, open_gauge
+from adapeff.worker.modeling.models import import_architecture
+from adapeff.worker.modeling.weights import WEIGHTS
+from adapeff.worker.profiling.profiler import run_profile
+from adapeff.worker.training.load import prepare
+from adapeff.worker.training.record import (
     data_revisions,
     measure_data,
     measure_disturbance,
@@ -68,8 +69,7 @@ from adapeff.worker.stages.record import (
     store_samples,
     store_weights,
 )
-from adapeff.worker.token_cache import TokenCache
-from adapeff.worker.weights import WEIGHTS
+from adapeff.worker.training.tuning import Bench, answer_validation, learn
 
 logger = logging.getLogger("adapeff.runner")
 

@@ -14,7 +14,7 @@ from adapeff.cli import completion, context
 from adapeff.cli.options import DataRoot, Json
 
 if TYPE_CHECKING:
-    from adapeff.service.plugins import Method, Suite, Task
+    from adapeff.service.plugins.contracts import Method, Suite, Task
 
 methods_app = typer.Typer(name="methods", help="Ways of adapting a model.", no_args_is_help=True)
 tasks_app = typer.Typer(name="tasks", help="Benchmark tasks.", no_args_is_help=True)
@@ -39,7 +39,7 @@ def list_methods(
 
         adapeff methods ls --model xlm-roberta-large
     """
-    from adapeff.service import catalog
+    from adapeff.service.plugins import catalog
 
     known = sorted(catalog.methods().items(), key=lambda item: (":" in item[0], item[0]))
     rows = [_method(name, kind) for name, kind in known]
@@ -79,8 +79,8 @@ def show_method(name: MethodName, as_json: Json = False) -> None:
 
         adapeff methods show lora
     """
-    from adapeff.service import catalog
     from adapeff.service.errors import UnknownNameError
+    from adapeff.service.plugins import catalog
 
     if name not in catalog.methods():
         raise UnknownNameError("method", name, catalog.methods())
@@ -108,7 +108,7 @@ def list_tasks(as_json: Json = False) -> None:
 
         adapeff tasks ls
     """
-    from adapeff.service import catalog
+    from adapeff.service.plugins import catalog
 
     _print_list("tasks", [_task(task) for _, task in sorted(catalog.tasks().items())],
                 ["name", "family", "languages", "licence"], as_json=as_json)  # fmt: skip
@@ -122,7 +122,7 @@ def show_task(name: TaskName, as_json: Json = False) -> None:
 
         adapeff tasks show xnli
     """
-    from adapeff.service import catalog
+    from adapeff.service.plugins import catalog
 
     values = _task(catalog.get_task(name))
     if as_json:
@@ -271,7 +271,7 @@ def list_suites(as_json: Json = False) -> None:
 
         adapeff suites ls
     """
-    from adapeff.service import catalog
+    from adapeff.service.plugins import catalog
 
     _print_list("suites", [_suite(suite) for _, suite in sorted(catalog.suites().items())],
                 ["name", "tasks", "description"], as_json=as_json)  # fmt: skip
@@ -285,7 +285,7 @@ def show_suite(name: SuiteName, as_json: Json = False) -> None:
 
         adapeff suites show offline
     """
-    from adapeff.service import catalog
+    from adapeff.service.plugins import catalog
 
     _print_one(_suite(catalog.get_suite(name)), as_json=as_json)
 

@@ -20,8 +20,8 @@ def upgrade(as_json: Json = False) -> None:
 
         ADAPEFF_DATABASE_URL=postgresql://user@host/adapeff adapeff db upgrade
     """
-    from adapeff.service import database
     from adapeff.service.errors import SchemaError
+    from adapeff.service.store import database
 
     opened = database.connect(context.settings().values)
     before = database.current_revision(opened)
@@ -44,7 +44,7 @@ def current(as_json: Json = False) -> None:
 
         adapeff db current
     """
-    from adapeff.service import database
+    from adapeff.service.store import database
 
     opened = database.connect(context.settings().values)
     have, need = database.current_revision(opened), database.head_revision()

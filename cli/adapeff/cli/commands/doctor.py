@@ -99,8 +99,8 @@ def _guard(check: Callable[[], str]) -> tuple[str, str]:
 
 
 def _database(settings: Any) -> str:
-    from adapeff.service.database import current_revision, open_database
     from adapeff.service.settings import mask
+    from adapeff.service.store.database import current_revision, open_database
 
     database = open_database(settings)
     revision = current_revision(database)
@@ -109,8 +109,8 @@ def _database(settings: Any) -> str:
 
 
 def _broker(settings: Any) -> str:
+    from adapeff.service.broker.queue import broker_problem, make_app
     from adapeff.service.errors import UnreachableError
-    from adapeff.service.queue import broker_problem, make_app
     from adapeff.service.settings import mask
 
     if problem := broker_problem(make_app(settings)):

@@ -13,7 +13,7 @@ from adapeff.cli import completion, context
 from adapeff.cli.options import JobId, JobIds, Json
 
 if TYPE_CHECKING:
-    from adapeff.service.models import Run
+    from adapeff.service.store.tables import Run
 
 FOLLOW_SECONDS = 0.3
 
@@ -38,7 +38,7 @@ def show(job: JobId, as_json: Json = False) -> None:
 
 def job_view(job_id: int) -> dict[str, Any]:
     """Everything stored about a job, as plain data."""
-    from adapeff.service import jobs, results
+    from adapeff.service.store import jobs, results
 
     with context.database() as database, database.session(read_only=True) as session:
         job = jobs.get_job(session, job_id)
@@ -126,8 +126,8 @@ def logs(
 
 
 def _find_run(job_id: int, attempt: int | None) -> tuple[Run, bool]:
-    from adapeff.service import jobs
     from adapeff.service.errors import JobError
+    from adapeff.service.store import jobs
 
     with context.database() as database, database.session(read_only=True) as session:
         job = jobs.get_job(session, job_id)
@@ -157,8 +157,8 @@ def cancel(
 
         adapeff cancel --sweep demo
     """
-    from adapeff.service import jobs, sweeps
     from adapeff.service.errors import JobError
+    from adapeff.service.store import jobs, sweeps
 
     with context.database() as database, database.session() as session:
         ids = list(jobs_given or [])
@@ -187,8 +187,8 @@ def retry(
         adapeff retry --failed
     """
     from adapeff.cli.commands.submit import send
-    from adapeff.service import jobs
     from adapeff.service.errors import JobError
+    from adapeff.service.store import jobs
 
     with context.database() as database:
         with database.session() as session:

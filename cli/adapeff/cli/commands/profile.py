@@ -11,8 +11,8 @@ from adapeff.cli import context
 from adapeff.cli.options import Force, Json
 
 if TYPE_CHECKING:
-    from adapeff.service.profile_report import ProfileTable
-    from adapeff.service.profiles import ProfileRequest
+    from adapeff.service.reporting.profiles import ProfileTable
+    from adapeff.service.specs.profile import ProfileRequest
 
 
 def profile(
@@ -51,9 +51,9 @@ def profile(
     from adapeff.cli.commands.run import work_off
     from adapeff.cli.commands.submit import send
     from adapeff.cli.progress import raise_for_failures
-    from adapeff.service import sweeps
-    from adapeff.service.hub import current_revisions
-    from adapeff.service.profile_report import build_profiles
+    from adapeff.service.reporting.profiles import build_profiles
+    from adapeff.service.specs.hub import current_revisions
+    from adapeff.service.store import sweeps
 
     settings = context.settings().values
     request = _request(model, methods, reference, {"batch": batch, "length": length}, given or [])
@@ -89,9 +89,9 @@ def _request(
     import yaml
 
     from adapeff.service.errors import SpecError, suggest
-    from adapeff.service.profiles import ProfileSettings, plan_profile
-    from adapeff.service.references import load_yaml
-    from adapeff.service.specs import split_list
+    from adapeff.service.plugins.references import load_yaml
+    from adapeff.service.specs.job import split_list
+    from adapeff.service.specs.profile import ProfileSettings, plan_profile
 
     values: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     for text in given:
@@ -136,6 +136,6 @@ def _escaped(text: str) -> str:
 
 def print_profiles_json(tables: tuple[ProfileTable, ...]) -> None:
     """Print every figure of profiles as JSON."""
-    from adapeff.service.profile_report import profile_rows
+    from adapeff.service.reporting.profiles import profile_rows
 
     print(json.dumps(list(profile_rows(tables)), indent=1))

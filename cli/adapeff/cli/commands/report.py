@@ -16,7 +16,7 @@ from adapeff.cli.options import Json, SweepName
 from adapeff.cli.render.text import spreadsheet_cell
 
 if TYPE_CHECKING:
-    from adapeff.service.report import Report
+    from adapeff.service.reporting.report import Report
 
 ReportFormat = Literal["table", "markdown", "json", "csv"]
 ExportFormat = Literal["json", "csv", "parquet"]
@@ -45,8 +45,8 @@ def report(
 
         adapeff report demo --json | jq '.[] | select(.figure == "quality")'
     """
-    from adapeff.service import sweeps
-    from adapeff.service.report import build_report
+    from adapeff.service.reporting.report import build_report
+    from adapeff.service.store import sweeps
 
     if plot is not None:
         check_picture(plot)
@@ -76,8 +76,8 @@ def _one_of(one: str, has_one: bool, other: str, has_other: bool) -> None:
 def print_report(built: Report, form: ReportFormat) -> None:
     """Print a report to stdout."""
     from adapeff.cli.commands.profile import print_profiles
-    from adapeff.service.profile_report import profile_rows
-    from adapeff.service.report_rows import report_rows
+    from adapeff.service.reporting.profiles import profile_rows
+    from adapeff.service.reporting.rows import report_rows
 
     if form == "json":
         print(json.dumps([*report_rows(built), *profile_rows(built.profiles)], indent=1))
@@ -145,9 +145,9 @@ def export(
 
         adapeff export --all --format parquet -o all.parquet
     """
-    from adapeff.service import sweeps
     from adapeff.service.errors import SpecError
-    from adapeff.service.export import measurement_rows
+    from adapeff.service.reporting.export import measurement_rows
+    from adapeff.service.store import sweeps
 
     _one_of("a sweep", sweep is not None, "--all", all_jobs)
     _check_ending(form, out)

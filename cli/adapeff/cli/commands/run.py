@@ -18,9 +18,9 @@ from adapeff.cli.commands.submit import describe, expand_sweep, send, store
 from adapeff.cli.options import DataRoot, Force, Json, Methods, Models, Overrides, Seeds, SweepFile, Tasks, overrides
 
 if TYPE_CHECKING:
-    from adapeff.service.database import Database
     from adapeff.service.settings import Settings
-    from adapeff.service.sweeps import Submission
+    from adapeff.service.store.database import Database
+    from adapeff.service.store.sweeps import Submission
 
 STOP_SECONDS = 20
 
@@ -56,7 +56,7 @@ def run(
     from adapeff.cli.commands.report import check_picture, print_report, save_plot
     from adapeff.cli.progress import raise_for_failures
     from adapeff.service.errors import AdapeffError, JobsFailedError, UnreachableError
-    from adapeff.service.report import build_report
+    from adapeff.service.reporting.report import build_report
 
     if plot is not None:
         check_picture(plot)
@@ -92,8 +92,8 @@ def run(
 
 def has_finished(database: Database, job_ids: list[int]) -> bool:
     """Whether any of the jobs has ended, so that there is something to show."""
-    from adapeff.service import jobs
-    from adapeff.service.models import FINAL_STATES
+    from adapeff.service.store import jobs
+    from adapeff.service.store.tables import FINAL_STATES
 
     with database.session(read_only=True) as session:
         return any(job.state in FINAL_STATES for job in jobs.list_jobs(session, ids=job_ids))
@@ -101,7 +101,7 @@ def has_finished(database: Database, job_ids: list[int]) -> bool:
 
 def was_tried(database: Database, job_ids: list[int]) -> bool:
     """Whether any of the jobs that have not ended has run, so that it is a job that failed and not the start."""
-    from adapeff.service import jobs
+    from adapeff.service.store import jobs
 
     with database.session(read_only=True) as session:
         left = [job.id for job in jobs.list_jobs(session, ids=job_ids, states=("queued", "running"))]
@@ -143,7 +143,7 @@ def work_off(
 
 
 def _pending_devices(database: Database, job_ids: list[int]) -> set[str]:
-    from adapeff.service import jobs
+    from adapeff.service.store import jobs
 
     with database.session(read_only=True) as session:
         found = jobs.list_jobs(session, ids=job_ids, states=("queued", "running"))

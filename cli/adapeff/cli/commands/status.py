@@ -12,7 +12,7 @@ from adapeff.cli import completion, context
 from adapeff.cli.options import Json
 
 if TYPE_CHECKING:
-    from adapeff.service.database import Database
+    from adapeff.service.store.database import Database
 
 WATCH_SECONDS = 1.0
 
@@ -42,7 +42,7 @@ def status(
         adapeff status --state failed --json
     """
     from adapeff.service.errors import JobError, suggest
-    from adapeff.service.models import JOB_STATES
+    from adapeff.service.store.tables import JOB_STATES
 
     if watch and as_json:
         raise JobError("--watch shows a table and --json is printed once; leave one of them out")
@@ -78,9 +78,9 @@ def _watch(database: Database, sweep: str | None, states: list[str], limit: int)
 
 def snapshot(database: Database, sweep: str | None, states: list[str], limit: int) -> dict[str, Any]:
     """Counts by state, and jobs with their last run: what runs, what failed, then the newest."""
-    from adapeff.service import jobs, sweeps
-    from adapeff.service.database import now
-    from adapeff.service.variation import settings_of, varied_settings
+    from adapeff.service.reporting.variation import settings_of, varied_settings
+    from adapeff.service.store import jobs, sweeps
+    from adapeff.service.store.database import now
 
     with database.session(read_only=True) as session:
         sweep_ids = sweeps.find_sweep_ids(session, sweep) if sweep is not None else None

@@ -11,10 +11,10 @@ from adapeff.cli import context
 from adapeff.cli.options import DataRoot, Force, Json, Methods, Models, Overrides, Seeds, SweepFile, Tasks, overrides
 
 if TYPE_CHECKING:
-    from adapeff.service.database import Database
     from adapeff.service.settings import Settings
-    from adapeff.service.specs import JobSpec, SweepSpec
-    from adapeff.service.sweeps import Submission
+    from adapeff.service.specs.job import JobSpec, SweepSpec
+    from adapeff.service.store.database import Database
+    from adapeff.service.store.sweeps import Submission
 
 
 def submit(
@@ -65,8 +65,8 @@ def submit(
 
 def expand_sweep(sweep: str, changes: list[str], settings: Settings) -> tuple[SweepSpec, list[JobSpec]]:
     """The sweep and its jobs."""
-    from adapeff.service import catalog
-    from adapeff.service.specs import expand, find_sweep, load_sweep
+    from adapeff.service.plugins import catalog
+    from adapeff.service.specs.job import expand, find_sweep, load_sweep
 
     spec = load_sweep(find_sweep(sweep), changes)
     jobs = expand(spec, data_root=settings.data_root)
@@ -83,8 +83,8 @@ def store(
     database: Database, spec: SweepSpec, jobs: list[JobSpec], settings: Settings, *, force: bool = False
 ) -> Submission:
     """Store the jobs; nothing is sent before this is committed."""
-    from adapeff.service import sweeps
-    from adapeff.service.hub import current_revisions
+    from adapeff.service.specs.hub import current_revisions
+    from adapeff.service.store import sweeps
 
     revisions = {} if force else current_revisions(jobs)
     return database.retried(
@@ -100,8 +100,8 @@ def send(database: Database, settings: Settings) -> None:
     Raises:
         UnreachableError: if the broker is away; a worker will send the jobs later.
     """
+    from adapeff.service.broker.queue import make_app, send_unsent
     from adapeff.service.errors import UnreachableError
-    from adapeff.service.queue import make_app, send_unsent
 
     try:
         send_unsent(database, make_app(settings))
@@ -119,10 +119,10 @@ def describe(spec: SweepSpec, stored: Submission) -> str:
 
 
 def _print_plan(database: Database, spec: SweepSpec, jobs: list[JobSpec], *, force: bool, as_json: bool) -> None:
-    from adapeff.service import sweeps
-    from adapeff.service.hub import current_revisions
-    from adapeff.service.jobs import states_by_hash
-    from adapeff.service.variation import in_words, settings_of, varied_settings
+    from adapeff.service.reporting.variation import in_words, settings_of, varied_settings
+    from adapeff.service.specs.hub import current_revisions
+    from adapeff.service.store import sweeps
+    from adapeff.service.store.jobs import states_by_hash
 
     revisions = {} if force else current_revisions(jobs)
     with database.session(read_only=True) as session:

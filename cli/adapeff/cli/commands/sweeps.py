@@ -23,7 +23,7 @@ def list_sweeps(as_json: Json = False) -> None:
 
         adapeff sweeps ls
     """
-    from adapeff.service import sweeps
+    from adapeff.service.store import sweeps
 
     with context.database() as database, database.session(read_only=True) as session:
         found = sweeps.list_sweeps(session)

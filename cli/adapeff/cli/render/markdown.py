@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from adapeff.cli.render.profiles import profile_grids, profile_notes, profile_title
 from adapeff.cli.render.text import markdown_cell, one_line
 from adapeff.cli.render.units import format_cell, format_language, format_percent, format_spread
-from adapeff.service.convergence import TargetCell
-from adapeff.service.overview import Overview
-from adapeff.service.report import REFERENCE, Report, Table
-from adapeff.service.reruns import Rerun
+from adapeff.service.reporting.convergence import TargetCell
+from adapeff.service.reporting.overview import Overview
+from adapeff.service.reporting.report import REFERENCE, Report, Table
+from adapeff.service.reporting.reruns import Rerun
 
 DECOMPOSED = 0.95
 """The target whose time is taken apart."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapeff.service.errors import SpecError
-from adapeff.service.report import Report, Table
+from adapeff.service.reporting.report import Report, Table
 
 _ENDINGS = {".png", ".svg", ".pdf"}
 

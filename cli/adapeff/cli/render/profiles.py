@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from adapeff.cli.render.units import format_spread, format_value
-from adapeff.service.profile_report import Figure, ProfileRow, ProfileTable
-from adapeff.service.reruns import Spread
+from adapeff.service.reporting.profiles import Figure, ProfileRow, ProfileTable
+from adapeff.service.reporting.reruns import Spread
 
 MOST_DISTURBED = 6
 """So many forward passes that something is known against are told of one by one."""

@@ -14,9 +14,9 @@ from rich.table import Table as RichTable
 from adapeff.cli.render.markdown import describe, notes, overview_grids, rerun_grids, target_grids
 from adapeff.cli.render.text import printable
 from adapeff.cli.render.units import format_cell, format_language
-from adapeff.service.profiles import PROFILE
-from adapeff.service.report import Report, Table
-from adapeff.service.variation import in_words
+from adapeff.service.reporting.report import Report, Table
+from adapeff.service.reporting.variation import in_words
+from adapeff.service.specs.profile import PROFILE
 
 MOST_METHODS_AS_COLUMNS = 5
 LONGEST_NAME = 24

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from adapeff.service.figures import Column
-from adapeff.service.report import LanguageCell, Row, Table
-from adapeff.service.reruns import Spread
-from adapeff.service.statistics import Summary
+from adapeff.service.reporting.columns import Column
+from adapeff.service.reporting.report import LanguageCell, Row, Table
+from adapeff.service.reporting.reruns import Spread
+from adapeff.service.reporting.statistics import Summary
 
 _LARGE = (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9))
 

@@ -9,7 +9,7 @@ from peft import PeftModelForFeatureExtraction
 from torch import nn
 
 from adapeff.service.errors import ModelError
-from adapeff.worker.encoders import position_count
+from adapeff.worker.modeling.encoders import position_count
 
 
 class OneTaskPrompt(PeftModelForFeatureExtraction):  # type: ignore[misc]  # peft ships no types

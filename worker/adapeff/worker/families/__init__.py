@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from adapeff.service.plugins import Task
-from adapeff.service.specs import Training
+from adapeff.service.plugins.contracts import Task
+from adapeff.service.specs.job import Training
 from adapeff.worker.families.base import Family
 from adapeff.worker.families.choices import MultipleChoice
 from adapeff.worker.families.sequences import SequenceClassification

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from adapeff.service.specs import Training
+from adapeff.service.specs.job import Training
 
 PART = 10_000
 OF_EXAMPLE = "example"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adapeff.service.plugins import ChoiceExample
+from adapeff.service.plugins.contracts import ChoiceExample
 from adapeff.worker.families.base import Batch, Encoded, Family, Rows, paddings
 from adapeff.worker.families.heads import ClassificationHead
 from adapeff.worker.families.sequences import most_common

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adapeff.service.plugins import Example
+from adapeff.service.plugins.contracts import Example
 from adapeff.worker.families.base import Batch, Encoded, Family, Rows, paddings
 from adapeff.worker.families.heads import ClassificationHead
 

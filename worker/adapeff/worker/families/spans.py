@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adapeff.service.errors import ModelError, SpecError
-from adapeff.service.plugins import Answer, QuestionExample
-from adapeff.service.specs import Training
+from adapeff.service.plugins.contracts import Answer, QuestionExample
+from adapeff.service.specs.job import Training
 from adapeff.worker.families.base import IGNORED, OF_EXAMPLE, Batch, Encoded, Family, Rows, paddings
 from adapeff.worker.families.heads import TokenHead
 from adapeff.worker.metrics.squad import NONE, SQUAD_F1

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adapeff.service.errors import ModelError
-from adapeff.service.plugins import IGNORED_TAG, TaggedExample
+from adapeff.service.plugins.contracts import IGNORED_TAG, TaggedExample
 from adapeff.worker.families.base import IGNORED, Batch, Encoded, Family, Rows, paddings
 from adapeff.worker.families.heads import TokenHead
 

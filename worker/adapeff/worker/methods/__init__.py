@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from adapeff.service.plugins import Method
+from adapeff.service.plugins.contracts import Method
 from adapeff.worker.methods.adapterdrop import AdapterDropMethod
 from adapeff.worker.methods.adapterfusion import AdapterFusion
 from adapeff.worker.methods.baselines import BitFit, Full, Head, LayerNorms, TopKLayers

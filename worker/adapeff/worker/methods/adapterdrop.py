@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from adapeff.service.plugins import Method
+from adapeff.service.plugins.contracts import Method
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,9 +35,9 @@ class AdapterDropMethod(Method):
     @field_validator("adapter")
     @classmethod
     def _known_adapter(cls, text: str) -> str:
-        from adapeff.service.catalog import get_method
         from adapeff.service.errors import SpecError
-        from adapeff.service.references import PluginReference, parse_plugin
+        from adapeff.service.plugins.catalog import get_method
+        from adapeff.service.plugins.references import PluginReference, parse_plugin
         from adapeff.worker.methods.hosted import HostedMethod
 
         try:
@@ -66,8 +66,8 @@ class AdapterDropMethod(Method):
         return self
 
     def _inner(self) -> Any:
-        from adapeff.service.catalog import get_method
-        from adapeff.service.references import parse_plugin
+        from adapeff.service.plugins.catalog import get_method
+        from adapeff.service.plugins.references import parse_plugin
 
         reference = parse_plugin(self.adapter)
         return get_method(reference.name, reference.parameters)

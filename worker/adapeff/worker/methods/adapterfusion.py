@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from adapeff.service.plugins import Method
+from adapeff.service.plugins.contracts import Method
 from adapeff.worker.methods.adapterdrop import AdapterDropMethod
 from adapeff.worker.methods.bottleneck import BottleneckMethod
 
@@ -62,7 +62,7 @@ class AdapterFusion(Method):
             ModelError: if a source is missing, is no bottleneck adapter, or does not fit the model.
         """
         from adapeff.worker.adapters.parts import AdapterConfig, FusionPart
-        from adapeff.worker.adapters.stored import load_adapter
+        from adapeff.worker.methods.stored import load_adapter
 
         names = []
         for number, source in enumerate(self.sources):

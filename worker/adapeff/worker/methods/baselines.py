@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import PositiveInt
 
 from adapeff.service.errors import ModelError
-from adapeff.service.plugins import Method
+from adapeff.service.plugins.contracts import Method
 
 if TYPE_CHECKING:
     from torch import nn

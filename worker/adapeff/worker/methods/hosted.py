@@ -6,7 +6,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adapeff.service.errors import ModelError, ResourceError
-from adapeff.service.plugins import Method
+from adapeff.service.plugins.contracts import Method
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import NonNegativeInt, create_model, field_validator, model_validator
 
 from adapeff.service.errors import ModelError
-from adapeff.service.plugins import Method
+from adapeff.service.plugins.contracts import Method
 from adapeff.worker.methods.hosted import HostedMethod
 from adapeff.worker.methods.lora import left_out, one_as_list, own_modules, target_pattern
 from adapeff.worker.methods.peft_table import TABLE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from adapeff.service.plugins import Metric
+from adapeff.service.plugins.contracts import Metric
 from adapeff.worker.metrics.classification import CLASSIFICATION_METRICS
 from adapeff.worker.metrics.entities import ENTITY_METRICS
 from adapeff.worker.metrics.squad import SQUAD_METRICS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from adapeff.service.plugins import FamilyName, Metric
+from adapeff.service.plugins.contracts import FamilyName, Metric
 
 Labels = Sequence[int]
 Counts = list[tuple[float, ...]]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from adapeff.service.plugins import FamilyName, Metric
+from adapeff.service.plugins.contracts import FamilyName, Metric
 
 Tags = Sequence[str]
 Counts = list[tuple[float, ...]]

@@ -14,7 +14,7 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from adapeff.service.plugins import FamilyName, Metric
+from adapeff.service.plugins.contracts import FamilyName, Metric
 
 Golds = Sequence[Sequence[str]]
 Counts = list[tuple[float, ...]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from adapeff.service.plugins import Task
+from adapeff.service.plugins.contracts import Task
 from adapeff.worker.tasks.hub import HUB_TASKS
 from adapeff.worker.tasks.offline import OfflineNLI, OfflineSentiment
 from adapeff.worker.tasks.offline_structured import STRUCTURED_TASKS

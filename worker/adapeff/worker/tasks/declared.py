@@ -20,10 +20,10 @@ from typing import Any, ClassVar, Self
 from pydantic import model_validator
 
 from adapeff.service.errors import DataError, NotHereError
-from adapeff.service.fingerprints import files_fingerprint
-from adapeff.service.plugins import DataIdentity, Split, Task
+from adapeff.service.plugins.contracts import DataIdentity, Split, Task
 from adapeff.service.settings import mask
-from adapeff.service.specs import canonical_json
+from adapeff.service.specs.fingerprints import files_fingerprint
+from adapeff.service.specs.job import canonical_json
 from adapeff.worker.tasks.files import (
     TEXT_ONLY,
     FileForm,

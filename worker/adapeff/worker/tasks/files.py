@@ -22,7 +22,7 @@ from typing import IO, Any, Literal, NamedTuple, cast
 from pydantic import field_validator
 
 from adapeff.service.errors import DataError
-from adapeff.service.plugins import Frozen, Split
+from adapeff.service.plugins.contracts import Frozen, Split
 
 MOST_CHARACTERS = 10_000_000
 """A line that is longer is no example: a whole file of JSON on one line, or binary data."""

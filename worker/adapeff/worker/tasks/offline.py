@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from adapeff.service.plugins import DataIdentity, Example, Split, Task
-from adapeff.service.specs import canonical_json
+from adapeff.service.plugins.contracts import DataIdentity, Example, Split, Task
+from adapeff.service.specs.job import canonical_json
 
 GENERATOR_VERSION = 1
 LANGUAGES = ("en", "de", "es", "fr")

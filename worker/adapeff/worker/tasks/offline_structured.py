@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from functools import cached_property
 
-from adapeff.service.catalog import get_metric
-from adapeff.service.plugins import Answer, ChoiceExample, FamilyName, QuestionExample, TaggedExample
+from adapeff.service.plugins.catalog import get_metric
+from adapeff.service.plugins.contracts import Answer, ChoiceExample, FamilyName, QuestionExample, TaggedExample
 from adapeff.worker.tasks.offline import ACTS, AGENTS, PLACES, OfflineClassification, OfflineTask, drawn_from
 
 _AND = {"en": "and", "de": "und", "es": "y", "fr": "et"}

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from adapeff.service.errors import DataError
-from adapeff.service.plugins import (
+from adapeff.service.plugins.contracts import (
     IGNORED_TAG,
     Answer,
     ChoiceExample,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from adapeff.service.plugins import Suite
+from adapeff.service.plugins.contracts import Suite
 
 SUITES: Mapping[str, Suite] = {
     suite.name: suite

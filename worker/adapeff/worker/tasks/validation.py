@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapeff.service.errors import AdapeffError
-from adapeff.service.plugins import IGNORED_TAG, Split, Task
+from adapeff.service.plugins.contracts import IGNORED_TAG, Split, Task
 from adapeff.worker.metrics.entities import entities
 from adapeff.worker.tasks.rows import is_plain
 
 if TYPE_CHECKING:
-    from adapeff.worker.token_counts import TokenCounts
+    from adapeff.worker.modeling.token_counts import TokenCounts
 
 SHOWN = 3
 MOST_UNKNOWN = 0.05

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adapeff.service.errors import DataError
-from adapeff.service.hub import current_commit
+from adapeff.service.specs.hub import current_commit
 from adapeff.worker.tasks.declared import DataSet
 from adapeff.worker.tasks.rows import RowReader
 

@@ -1,0 +1,1 @@
+"""The queue: messages that wake workers, and the reconciler that repairs what was lost."""

@@ -1,0 +1,353 @@
+"""The queue: a Celery app whose messages carry a job's id and nothing else, and the reconciler that makes it sound.
+
+The database is the truth, a message only a wake-up. Nothing is sent before the commit; a row without `sent_at` is the
+outbox. Losing every message loses no job, because the reconciler sends again; a message delivered twice runs nothing
+twice, because the second claim finds nothing to claim. So no result backend, and nothing is acknowledged: a message is
+gone from the broker once a worker has received it. (Celery's own consumer acknowledges over the wire; where that fails,
+kombu counts the message as still out and asks for no other, and an ill-formed message ends it.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from celery import Celery
+from kombu import Consumer, Queue
+from kombu.exceptions import OperationalError as BrokerError
+
+from adapeff.service.broker.file_transport import SCHEME
+from adapeff.service.errors import AdapeffError, ResourceError, UnreachableError
+from adapeff.service.settings import Settings, make_private, mask
+from adapeff.service.store import jobs
+from adapeff.service.store.database import Database, now
+from adapeff.service.store.tables import Job
+
+logger = logging.getLogger(__name__)
+
+TASK_NAME = "adapeff.run_job"
+LANES = ("adapeff-any", "adapeff-cpu", "adapeff-cuda")
+RETRY_SECONDS = (0.5, 1, 2, 5, 10)
+_CONSUMED_SECONDS = 60
+_QUICK_SECONDS = 0.5
+_QUIET_SECONDS = 60
+
+
+def make_app(settings: Settings) -> Celery:
+    """The Celery app for the settings' broker.
+
+    Raises:
+        ResourceError: if the embedded queue's folders cannot be made.
+    """
+    embedded = settings.broker.startswith("filesystem://")
+    app = Celery("adapeff", broker=f"{SCHEME}://localhost" if embedded else settings.broker, set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        task_ignore_result=True,
+        task_default_queue=LANES[0],
+        task_queues=[Queue(lane) for lane in LANES],
+        task_create_missing_queues=False,
+        broker_connection_timeout=5,
+        broker_transport_options=_transport_options(settings),
+    )
+    return app
+
+
+def _transport_options(settings: Settings) -> dict[str, Any]:
+    if not settings.broker.startswith("filesystem://"):
+        return {
+            "ack_emulation": False,
+            "priority_steps": list(range(10)),
+            "socket_timeout": 5,
+            "socket_connect_timeout": 5,
+            "health_check_interval": 5,
+            "max_retries": 1,
+        }
+    folder = settings.state / "queue"
+    try:
+        for name in ("messages", "control", "processed"):
+            make_private(settings.state)
+            make_private(folder)
+            make_private(folder / name)
+    except OSError as error:
+        raise ResourceError(
+            f"cannot make the queue's folder {folder}: {error.strerror}; set ADAPEFF_STATE_DIR to a writable folder"
+        ) from error
+    return {
+        "data_folder_in": str(folder / "messages"),
+        "data_folder_out": str(folder / "messages"),
+        "control_folder": str(folder / "control"),
+        # On the same file system as the messages, so that taking one is a rename: only one consumer succeeds.
+        "processed_folder": str(folder / "processed"),
+        "store_processed": True,
+        "polling_interval": 0.1,
+    }
+
+
+@contextlib.contextmanager
+def _connection(app: Celery) -> Iterator[Any]:
+    """A connection to the broker, closed when the block ends; what fails in it is raised as an error of ours.
+
+    Raises:
+        UnreachableError: if the broker does not answer, or only with an error.
+        ResourceError: if the embedded queue cannot be read or written.
+    """
+    connection = app.connection_for_write()
+    try:
+        with connection:
+            connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=5)
+            yield connection
+    except (BrokerError, *_broker_errors(connection)) as error:
+        raise UnreachableError(
+            f"the broker {mask(app.conf.broker_url)} cannot be reached: {_one_line(error)}"
+        ) from error
+    except OSError as error:
+        raise ResourceError(f"the queue cannot be used: {error.strerror or error}") from error
+
+
+def _broker_errors(connection: Any) -> tuple[type[BaseException], ...]:
+    """What a broker that is away or refuses makes kombu raise: on Redis it counts every KeyError and OSError too."""
+    kinds = (ConnectionError, TimeoutError, *connection.connection_errors, *connection.channel_errors)
+    return tuple(kind for kind in kinds if kind not in (KeyError, OSError))
+
+
+def send(app: Celery, waiting: Iterable[Job]) -> list[int]:
+    """Send a message for each job, in order.
+
+    Returns:
+        The ids that are now with the broker.
+
+    Raises:
+        UnreachableError, ResourceError: as `_connection` does; jobs already committed are sent later by a worker.
+    """
+    sent: list[int] = []
+    with _connection(app) as connection:
+        producer = app.amqp.Producer(connection)
+        for job in waiting:
+            app.send_task(TASK_NAME, args=[job.id], queue=job.lane, priority=job.priority, producer=producer)
+            sent.append(job.id)
+    return sent
+
+
+def receive(app: Celery, lanes: Sequence[str], stop: threading.Event) -> Iterator[int]:
+    """The job ids in the lanes' messages, as they come, until asked to stop; trouble with the broker is waited out.
+
+    Nothing is taken before it is asked for. What is no message of ours is told about and dropped.
+    """
+    attempt = 0
+    while not stop.is_set():
+        try:
+            with _connection(app) as connection:
+                for job_id in _listen(connection, lanes):
+                    attempt = 0
+                    if job_id is not None:
+                        yield job_id
+                    if stop.is_set():
+                        return
+        except AdapeffError as error:
+            logger.warning("listening: %s", error)
+        except Exception:
+            logger.exception("listening: unexpected error, going on")
+        else:
+            continue
+        stop.wait(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
+        attempt += 1
+
+
+def _listen(connection: Any, lanes: Sequence[str]) -> Iterator[int | None]:
+    """What the lanes' messages carry, None after each second without one; ends when it was quiet for long.
+
+    So that whatever may have become of a connection, it is soon another one.
+    """
+    received: list[int] = []
+    failures: tuple[type[BaseException], ...] = (OSError, *_broker_errors(connection))
+    quiet_since = time.monotonic()
+    with Consumer(
+        connection,
+        [Queue(lane) for lane in lanes],
+        no_ack=True,
+        auto_declare=False,
+        accept=["json"],
+        on_message=lambda message: received.append(_job_id(message)),
+    ):
+        while time.monotonic() - quiet_since < _QUIET_SECONDS:
+            try:
+                connection.drain_events(timeout=1)
+            except TimeoutError:
+                yield None
+            except failures:
+                raise
+            except Exception as error:  # noqa: BLE001 - what a message that others put there provokes may be anything
+                logger.warning("dropped a message that is none of ours: %s: %s", type(error).__name__, _one_line(error))
+                return  # whatever it did to the connection, the next one is new
+            else:
+                quiet_since = time.monotonic()  # before a run, so that no connection is used that slept through one
+                while received:
+                    yield received.pop()
+
+
+def _job_id(message: Any) -> int:
+    (job_id,), *_ = message.decode()
+    if message.headers.get("task") != TASK_NAME or type(job_id) is not int or not 0 < job_id < 2**63:
+        raise ValueError(f"task {message.headers.get('task')!r}, arguments {job_id!r}"[:200])
+    return job_id
+
+
+def send_unsent(database: Database, app: Celery) -> int:
+    """Send every committed job that has not been sent.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        UnreachableError: if the broker does not answer.
+    """
+    with database.session(read_only=True) as session:
+        waiting = jobs.list_unsent(session)
+    if not waiting:
+        return 0
+    sent = send(app, waiting)
+    with database.session() as session:
+        jobs.mark_sent(session, sent)
+    return len(sent)
+
+
+def broker_problem(app: Celery) -> str:
+    """Why the broker cannot be reached, or '' if it can."""
+    try:
+        with _connection(app):
+            return ""
+    except AdapeffError as error:
+        return _one_line(error.__cause__ or error)
+
+
+def _one_line(error: BaseException) -> str:
+    text = mask(str(error)).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
+def _messages_waiting(app: Celery, lane: str) -> int:
+    with _connection(app) as connection:
+        declared = connection.default_channel.queue_declare(queue=lane, durable=True, auto_delete=False)
+        return int(declared.message_count)
+
+
+def _tell(error: Exception) -> None:
+    if isinstance(error, AdapeffError):
+        logger.warning("reconciler: %s", error)
+    else:
+        logger.error("reconciler: unexpected error, going on", exc_info=error)
+
+
+class Reconciler(threading.Thread):
+    """Sends what is queued and unsent, sends again what was lost, and takes back leases that ran out.
+
+    A database that was away or blocked for longer than a lease makes healthy runs look lost, and so does a machine that
+    slept; so after any error of the database, after a slow write, after a gap between sweeps, and after its own start,
+    it takes nothing back for one lease.
+
+    Args:
+        app: None: nothing is sent.
+    """
+
+    def __init__(self, database: Database, app: Celery | None, settings: Settings, stop: threading.Event) -> None:
+        super().__init__(name="reconciler", daemon=True)
+        self._database = database
+        self._app = app
+        self._settings = settings
+        self._stop_asked = stop
+        self._calm_sweeps = 0
+        self._last_sweep: datetime | None = None
+
+    def run(self) -> None:
+        """Sweep until asked to stop."""
+        needed = max(1, round(self._settings.lease_seconds / self._settings.reconcile_seconds))
+        while not self._stop_asked.is_set():
+            try:
+                if self._slept():
+                    self._calm_sweeps = 0
+                is_calm = self.take_back(allowed=self._calm_sweeps >= needed)
+                self._calm_sweeps = self._calm_sweeps + 1 if is_calm else 0
+            except Exception as error:  # noqa: BLE001 - must outlive whatever comes; `_tell` keeps the traceback
+                self._calm_sweeps = 0
+                _tell(error)
+            try:
+                self.send()
+            except Exception as error:  # noqa: BLE001 - as above; a broker that is away says nothing of the database
+                _tell(error)
+            self._stop_asked.wait(self._settings.reconcile_seconds)
+
+    def _slept(self) -> bool:
+        """Whether the last sweep is later than planned by more than half a lease, by the database's clock."""
+        with self._database.session(read_only=True) as session:
+            moment = now(session)
+        last, self._last_sweep = self._last_sweep, moment
+        planned = self._settings.reconcile_seconds
+        return last is not None and (moment - last).total_seconds() > planned + self._settings.lease_seconds / 2
+
+    def take_back(self, *, allowed: bool) -> bool:
+        """Take back leases that ran out, if that is allowed and writes go through at once.
+
+        Where writes are blocked while reads work, healthy runs cannot renew their leases.
+
+        Returns:
+            Whether a write took less than half a heartbeat.
+
+        Raises:
+            UnreachableError, ResourceError: if the database is away.
+        """
+        with self._database.session() as session:
+            began = time.monotonic()
+            jobs.touch(session)
+            is_calm = time.monotonic() - began < max(_QUICK_SECONDS, self._settings.heartbeat_seconds / 2)
+            taken = jobs.take_back_expired(session) if allowed and is_calm else []
+        for job_id, state in taken:
+            logger.warning("job %s: its run was lost; now %s", job_id, state)
+        return is_calm
+
+    def send(self) -> None:
+        """Send what is unsent, and again what was lost.
+
+        Raises:
+            UnreachableError: if database or broker is away.
+        """
+        if self._app is None:
+            return
+        send_unsent(self._database, self._app)
+        for lane in LANES:
+            self._send_lost_again(self._app, lane)
+        self.forget_consumed(older_than_seconds=_CONSUMED_SECONDS)
+
+    def forget_consumed(self, *, older_than_seconds: float) -> None:
+        """Delete the embedded queue's consumed messages: they are read right after they are moved there."""
+        folder = self._settings.state / "queue" / "processed"
+        if self._settings.broker_url is not None or not folder.is_dir():
+            return
+        for file in folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another worker's reconciler was first
+                if time.time() - file.lstat().st_ctime < older_than_seconds:
+                    continue
+                if file.is_dir() and not file.is_symlink():  # no message of ours, but taken for one
+                    shutil.rmtree(file)
+                else:
+                    file.unlink()
+
+    def _send_lost_again(self, app: Celery, lane: str) -> None:
+        """Where a lane is empty and a job sent some time ago still waits, its message is lost (or with a consumer)."""
+        with self._database.session(read_only=True) as session:
+            waiting = jobs.list_waiting(session, lane, older_than_seconds=self._settings.reconcile_seconds)
+        if not waiting:
+            return
+        if _messages_waiting(app, lane):
+            return
+        sent = send(app, waiting)
+        with self._database.session() as session:
+            jobs.mark_sent(session, sent)
+        logger.info("sent %s messages of lane %s again", len(sent), lane)

@@ -1,0 +1,1 @@
+"""What can be plugged in: the contracts, the catalog that finds plug-ins, and how a user writes them."""

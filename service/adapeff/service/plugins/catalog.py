@@ -1,0 +1,155 @@
+"""Find methods, tasks, suites and metrics: ours and strangers' alike, by entry points.
+
+A distribution registers one entry point per group, pointing at a plain mapping from name to plug-in:
+
+    [project.entry-points."adapeff.methods"]
+    mypackage = "mypackage.methods:METHODS"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from adapeff.service.errors import SpecError, UnknownNameError, suggest
+from adapeff.service.plugins.contracts import Method, Metric, Suite, Task
+from adapeff.service.plugins.references import is_task_file
+
+
+@cache
+def _registered(group: str) -> Mapping[str, Any]:
+    found: dict[str, Any] = {}
+    owner: dict[str, str] = {}
+    for point in sorted(entry_points(group=f"adapeff.{group}"), key=lambda point: point.name):
+        try:
+            mapping = point.load()
+        except Exception as error:
+            raise SpecError(
+                f"the {group} of the installed package '{point.name}' cannot be loaded ({error}); "
+                "repair or uninstall that package"
+            ) from error
+        for name, plugin in mapping.items():
+            if name in found:
+                raise SpecError(f"{group[:-1]} '{name}' is registered by both '{owner[name]}' and '{point.name}'")
+            found[name], owner[name] = plugin, point.name
+    return found
+
+
+def methods() -> Mapping[str, type[Method]]:
+    """All registered methods by name."""
+    return _registered("methods")
+
+
+def tasks() -> Mapping[str, Task]:
+    """All registered tasks by name."""
+    return _registered("tasks")
+
+
+def suites() -> Mapping[str, Suite]:
+    """All registered suites by name."""
+    return _registered("suites")
+
+
+def metrics() -> Mapping[str, Metric]:
+    """All registered metrics by name."""
+    return _registered("metrics")
+
+
+def get_method(name: str, parameters: Mapping[str, Any]) -> Method:
+    """The method `name` with its hyper-parameters set.
+
+    Raises:
+        UnknownNameError: if nobody registers it.
+        SpecError: if a parameter is unknown or has a wrong value.
+    """
+    if name not in methods():
+        raise UnknownNameError("method", name, methods())
+    kind = methods()[name]
+    _check_names("method", name, parameters, kind.model_fields)
+    try:
+        return kind.model_validate(dict(parameters))
+    except ValidationError as error:
+        raise SpecError(f"method '{name}': {first_problem(error)}") from error
+
+
+def get_task(name: str, parameters: Mapping[str, Any] | None = None) -> Task:
+    """The task `name`, or the one that the file of that path describes, with its parameters set.
+
+    Raises:
+        UnknownNameError: if nobody registers it.
+        SpecError: if a parameter is unknown or has a wrong value, or the file is malformed.
+    """
+    task: Task
+    if is_task_file(name):
+        (load,) = _registered("task_files").values()
+        task = load(name)
+    elif name in tasks():
+        task = tasks()[name]
+    elif Path(name).is_dir():
+        raise SpecError(f"unknown task '{name}'; for the folder of that name write ./{name}")
+    else:
+        raise UnknownNameError("task", name, tasks())
+    if not parameters:
+        return task
+    _check_names("task", name, parameters, task.parameters)
+    try:
+        return type(task).model_validate({**task.model_dump(), **parameters})
+    except ValidationError as error:
+        raise SpecError(f"task '{name}': {first_problem(error)}") from error
+
+
+def get_suite(name: str) -> Suite:
+    """The suite `name`.
+
+    Raises:
+        UnknownNameError: if nobody registers it.
+    """
+    if name not in suites():
+        raise UnknownNameError("suite", name, suites())
+    return suites()[name]
+
+
+def get_metric(name: str) -> Metric:
+    """The metric `name`.
+
+    Raises:
+        UnknownNameError: if nobody registers it.
+    """
+    if name not in metrics():
+        raise UnknownNameError("metric", name, metrics())
+    return metrics()[name]
+
+
+def _check_names(what: str, name: str, given: Mapping[str, Any], known: Any) -> None:
+    for parameter in given:
+        if parameter not in known:
+            raise SpecError(f"{what} '{name}' has no parameter '{parameter}'; {suggest(parameter, known)}")
+
+
+_PLAIN_WORDS = {
+    "tuple_type": "expected a list",
+    "dict_type": "expected a mapping such as {key: value}",
+    "string_type": "expected text",
+    "too_short": "expected at least one value",
+    "extra_forbidden": "unknown key",
+}
+"""Pydantic's words where they speak of Python rather than of what a person wrote."""
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first complaint of a validation, in one line: where, what was given, what was expected."""
+    problem = error.errors()[0]
+    # of a field that takes several types, pydantic names the type it tried last too
+    where = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or str(part).isidentifier())
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        return f"'{where}' is missing"
+    message = _PLAIN_WORDS.get(problem["type"], message)
+    given = repr(str(problem["input"]) if isinstance(problem["input"], Path) else problem["input"])
+    shown = given if len(given) <= 60 else given[:57] + "..."
+    return f"'{where}' is {shown}: {message[0].lower()}{message[1:]}" if where else message

@@ -1,0 +1,1 @@
+"""From stored measurements to the tables of a report."""

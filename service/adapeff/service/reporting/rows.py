@@ -1,0 +1,124 @@
+"""A report in long form, one dictionary per figure: what `--format json` and `csv` hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from adapeff.service.reporting.overview import overview_rows
+from adapeff.service.reporting.report import Report, Row, Table
+from adapeff.service.reporting.reruns import Rerun
+from adapeff.service.reporting.statistics import Summary
+from adapeff.service.specs.job import canonical_json
+
+_EMPTY: dict[str, Any] = {
+    "model": "",
+    "task": "",
+    "device": None,
+    "sweep": "",
+    "method": "",
+    "method_name": "",
+    "method_parameters": "",
+    "repeats": "",
+    "learning_rate": None,
+    "learning_rate_source": "",
+    "figure": "",
+    "language": "",
+    "unit": "1",
+    "n": 0,
+    "mean": None,
+    "low": None,
+    "high": None,
+    "values": [],
+    "ratio_to_reference": None,
+    "at_chance": None,
+    "reason": "",
+    "doubt": "",
+}
+
+
+def report_rows(report: Report) -> list[dict[str, Any]]:
+    """Every figure of the tables, of what their reruns say, and of the averages."""
+    rows: list[dict[str, Any]] = []
+    varied = dict.fromkeys((key for table in report.tables for key in table.varied), None)
+    empty = {**_EMPTY, **varied}
+    for table in report.tables:
+        for row in table.rows:
+            rows += [{**empty, **_common(table, row), **found} for found in _figures(table, row)]
+        for rerun in table.reruns:
+            rows += [{**empty, **_about(table), **found} for found in _rerun(rerun)]
+    for average in overview_rows(report.overviews):
+        summary = average.pop("summary")
+        rows.append({**empty, **average, "figure": "average", **_flat(summary)})
+    return rows
+
+
+def _about(table: Table) -> dict[str, Any]:
+    return {
+        "model": table.model,
+        "task": table.task,
+        "device": table.environment.get("device_name"),
+        "sweep": ", ".join(table.sweeps),
+        **{
+            key: canonical_json(value) if isinstance(value, dict | list) else value
+            for key, value in table.varied.items()
+        },
+    }
+
+
+def _common(table: Table, row: Row) -> dict[str, Any]:
+    return {
+        **_about(table),
+        "method": row.method,
+        "method_name": row.plugin.name,
+        "method_parameters": canonical_json(row.plugin.parameters),
+        "repeats": " ".join(map(str, row.repeats)),
+        "learning_rate": row.learning_rate,
+        "learning_rate_source": row.learning_rate_source,
+    }
+
+
+def _figures(table: Table, row: Row) -> Iterator[dict[str, Any]]:
+    for column in table.columns:
+        cell = row.cells[column.key]
+        here = table.languages.get(table.source_language, {}).get(row.method)
+        quality = {"language": table.source_language, "at_chance": here.at_chance if here is not None else None}
+        yield {
+            "figure": column.key,
+            "unit": "1" if column.unit in ("%", "params", "FLOPs") else column.unit,
+            **_flat(cell.summary),
+            "ratio_to_reference": cell.ratio,
+            "reason": cell.reason,
+            "doubt": cell.doubt,
+            **(quality if column.key == "quality" else {}),
+        }
+    for language, methods in table.languages.items():
+        if language != table.source_language and row.method in methods:
+            there = methods[row.method]
+            yield {"figure": "quality", "language": language, **_flat(there.summary), "at_chance": there.at_chance}
+
+
+def _rerun(rerun: Rerun) -> Iterator[dict[str, Any]]:
+    of = {"method": rerun.method, "n": rerun.runs}
+    reason = f"{rerun.unequal_scores} of {rerun.scores} scores are not equal to the last bit (seed {rerun.seed})"
+    yield {**of, "figure": "rerun_unequal_scores", "mean": rerun.unequal_scores, "reason": reason}
+    for key, spread in rerun.spreads.items():
+        yield {
+            **of,
+            "figure": f"rerun_spread_{key}",
+            "mean": spread.relative,
+            "values": list(spread.values),
+            "reason": f"range over median (seed {rerun.seed})",
+        }
+
+
+def _flat(summary: Summary | None) -> dict[str, Any]:
+    if summary is None:
+        return {}
+    return {
+        "n": summary.n,
+        "mean": summary.mean,
+        "low": summary.low,
+        "high": summary.high,
+        "values": list(summary.values),
+    }

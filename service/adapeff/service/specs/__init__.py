@@ -1,0 +1,1 @@
+"""What a user asks for: sweeps, jobs and profiles, and their identity."""

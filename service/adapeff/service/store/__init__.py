@@ -1,0 +1,1 @@
+"""The database: tables, sessions, the state machine of jobs, results and sweeps."""

@@ -1,0 +1,187 @@
+"""Store what a run found, once, together with its ending and under its token; read it back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import PurePath
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from adapeff.service.specs.job import canonical_json
+from adapeff.service.store import jobs
+from adapeff.service.store.database import insert_ignoring
+from adapeff.service.store.tables import Artifact, Curve, Environment, Job, JobSource, Measurement, Run
+
+_CHUNK = 500
+_TYPES: dict[str, dict[str, Any]] = {
+    "environment": {"values": Mapping},
+    "measurement": {
+        **dict.fromkeys(("name", "unit", "reason", "statistic", "phase", "language", "split", "dtype"), str),
+        "value": int | float | None,
+        "batch": int,
+        "length": int,
+    },
+    "curve": {"name": str, "points": list},
+    "artifact": {"name": str, "path": str, "sha256": str, "bytes": int},
+}
+"""What an event's values must be."""
+_KEY = {"statistic": "", "phase": "", "language": "", "split": "", "batch": 0, "length": 0, "dtype": ""}
+
+
+@dataclass
+class Findings:
+    """What a runner's events add up to."""
+
+    environment: dict[str, Any] = field(default_factory=dict)
+    resolved: dict[str, Any] = field(default_factory=dict)
+    measurements: list[dict[str, Any]] = field(default_factory=list)
+    curves: dict[str, list[Any]] = field(default_factory=dict)
+    artifacts: list[dict[str, Any]] = field(default_factory=list)
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        """Add one event; those that are no finding are ignored.
+
+        Raises:
+            KeyError, TypeError, ValueError: if it lacks something, or holds something else.
+        """
+        kind = event.get("event")
+        for key, expected in _TYPES.get(str(kind), {}).items():
+            if key in event and not isinstance(event[key], expected):
+                raise TypeError(f"{key!r} of {kind!r} is {event[key]!r:.100}")
+        if kind == "environment":
+            self.environment = dict(event["values"])
+        elif kind == "resolved":
+            self.resolved = {key: value for key, value in event.items() if key != "event"}
+        elif kind == "measurement":
+            if not event["name"] + event["unit"] or "value" not in event:
+                raise ValueError(f"measurement {event['name']!r} has no value or unit")
+            self.measurements.append({key: value for key, value in event.items() if key != "event"})
+        elif kind == "curve":
+            self.curves[event["name"]] = event["points"]
+        elif kind == "artifact":
+            self.artifacts.append({key: event[key] for key in ("name", "path", "sha256", "bytes")})
+
+
+def finish(session: Session, claim: jobs.Claim, ending: jobs.Ending, findings: Findings) -> str:
+    """End a run and store its findings in one transaction; those of a run that failed are kept too, under its id.
+
+    Returns:
+        The job's new state.
+
+    Raises:
+        LeaseLostError: if the run is no longer the one that counts; nothing is stored then.
+    """
+    findings = storable(findings)
+    ending = storable(ending)
+    environment_id = _store_environment(session, findings.environment) if findings.environment else None
+    state = jobs.finish_run(session, claim, ending, environment_id=environment_id)
+    rows = [
+        {
+            "run_id": claim.run_id,
+            "name": found["name"],
+            "value": found["value"],
+            "unit": found["unit"],
+            "reason": found.get("reason", ""),
+            **{key: found.get(key, default) for key, default in _KEY.items()},
+            "variant": canonical_json(found["variant"]) if found.get("variant") else "",
+        }
+        for found in findings.measurements
+    ]
+    for start in range(0, len(rows), _CHUNK):
+        session.execute(insert(Measurement), rows[start : start + _CHUNK])
+    for name, points in findings.curves.items():
+        session.execute(insert(Curve).values(run_id=claim.run_id, name=name, points=points))
+    for artifact in findings.artifacts:
+        uri = str(PurePath(claim.folder) / artifact["path"])
+        values = {"name": artifact["name"], "uri": uri, "sha256": artifact["sha256"], "bytes": artifact["bytes"]}
+        session.execute(insert(Artifact).values(run_id=claim.run_id, **values))
+    return state
+
+
+_Stored = TypeVar("_Stored")
+
+
+def storable(value: _Stored) -> _Stored:
+    """The same with every text as databases take it: NUL and half a surrogate pair are written out.
+
+    They come from data and messages; PostgreSQL takes neither, and would refuse all that a run has found for them.
+    """
+    made: Any = value
+    if isinstance(value, str):
+        made = value.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+    elif isinstance(value, Mapping):
+        made = {storable(key): storable(item) for key, item in value.items()}
+    elif isinstance(value, list | tuple):
+        made = [storable(item) for item in value]
+    elif is_dataclass(value) and not isinstance(value, type):
+        made = replace(value, **{part.name: storable(getattr(value, part.name)) for part in fields(value)})
+    return cast("_Stored", made)
+
+
+def _store_environment(session: Session, values: Mapping[str, Any]) -> int:
+    fingerprint = hashlib.sha256(canonical_json(values).encode()).hexdigest()
+    known = session.scalar(select(Environment.id).where(Environment.fingerprint == fingerprint))
+    if known is not None:
+        return known
+    row = insert_ignoring(session, Environment, "fingerprint")
+    session.execute(row.values(fingerprint=fingerprint, values=dict(values)))
+    return session.scalars(select(Environment.id).where(Environment.fingerprint == fingerprint)).one()
+
+
+def list_measurements(
+    session: Session, run_ids: Sequence[int], names: Iterable[str] | None = None
+) -> dict[int, list[Measurement]]:
+    """The measurements of each run, all or those with the given names."""
+    found: dict[int, list[Measurement]] = {run_id: [] for run_id in run_ids}
+    wanted_names = sorted(names) if names is not None else None
+    for start in range(0, len(run_ids), _CHUNK):
+        wanted = select(Measurement).where(Measurement.run_id.in_(run_ids[start : start + _CHUNK]))
+        if wanted_names is not None:
+            wanted = wanted.where(Measurement.name.in_(wanted_names))
+        for row in session.scalars(wanted.order_by(Measurement.run_id, Measurement.id)):
+            found[row.run_id].append(row)
+    return found
+
+
+def list_environments(session: Session, ids: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """The environments with these ids."""
+    wanted = select(Environment).where(Environment.id.in_(sorted(set(ids))))
+    return {row.id: row.values for row in session.scalars(wanted)}
+
+
+def list_artifacts(session: Session, run_id: int) -> list[Artifact]:
+    """The files a run left behind."""
+    return list(session.scalars(select(Artifact).where(Artifact.run_id == run_id).order_by(Artifact.name)))
+
+
+def source_folders(session: Session, job_id: int) -> dict[str, tuple[str, str]]:
+    """The weights of a job's source jobs: job hash -> the folder of the run that counts, and the weights' SHA-256."""
+    wanted = (
+        select(Job.job_hash, Artifact.uri, Artifact.sha256)
+        .join(JobSource, JobSource.source_id == Job.id)
+        .join(Run, Run.job_id == Job.id)
+        .join(Artifact, Artifact.run_id == Run.id)
+        .where(JobSource.job_id == job_id, Run.outcome == "succeeded", Artifact.name == "weights")
+    )
+    return {row.job_hash: (str(PurePath(row.uri).parent), row.sha256) for row in session.execute(wanted)}
+
+
+def list_curves_of(session: Session, run_ids: Sequence[int], names: Iterable[str]) -> dict[int, dict[str, list[Any]]]:
+    """The curves with these names of many runs: run -> name -> points."""
+    found: dict[int, dict[str, list[Any]]] = {run_id: {} for run_id in run_ids}
+    wanted_names = sorted(names)
+    for start in range(0, len(run_ids), _CHUNK):
+        chunk = run_ids[start : start + _CHUNK]
+        wanted = select(Curve).where(Curve.run_id.in_(chunk), Curve.name.in_(wanted_names))
+        for row in session.scalars(wanted):
+            found[row.run_id][row.name] = row.points
+    return found
+
+
+def list_curves(session: Session, run_id: int) -> dict[str, list[Any]]:
+    """The curves of a run by name."""
+    return {row.name: row.points for row in session.scalars(select(Curve).where(Curve.run_id == run_id))}

@@ -1,0 +1,170 @@
+"""Submit sweeps, find them again, and estimate how long they take."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import func, insert, select
+from sqlalchemy.orm import Session
+
+from adapeff.service.errors import JobError
+from adapeff.service.specs.hub import COMMIT, moving_sources
+from adapeff.service.specs.job import JobSpec, SweepSpec, canonical_json
+from adapeff.service.specs.profile import AnySpec, ProfileRequest, ProfileSpec
+from adapeff.service.store import jobs
+from adapeff.service.store.database import now
+from adapeff.service.store.tables import Job, Measurement, Run, Sweep, SweepJob
+
+_Spec = TypeVar("_Spec", JobSpec, ProfileSpec)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What submitting a sweep came to."""
+
+    sweep_id: int
+    job_ids: list[int]
+    created: list[int]
+    """Those of the jobs that are new."""
+
+
+def submit(
+    session: Session,
+    sweep: SweepSpec | ProfileRequest,
+    specs: Sequence[_Spec],
+    *,
+    max_failures: int,
+    force: bool = False,
+    hub_revisions: Mapping[str, str] | None = None,
+) -> Submission:
+    """Store a sweep and a queued job for each spec that has none.
+
+    Args:
+        force: make a repeat of each spec that has a job.
+        hub_revisions: what branches on the hub stand for now (`hub.current_revisions`); a finished job whose run had
+            another commit is not re-used, it gets a repeat too.
+    """
+    specs = [plan_repeat(session, spec, force=force, hub_revisions=hub_revisions or {}) for spec in specs]
+    ids, created = jobs.create_jobs(session, specs, priority=sweep.priority, max_failures=max_failures)
+    stored = Sweep(name=sweep.name, spec=sweep.model_dump(mode="json"), created_at=now(session))
+    session.add(stored)
+    session.flush()
+    session.execute(insert(SweepJob), [{"sweep_id": stored.id, "job_id": job_id} for job_id in ids])
+    return Submission(stored.id, ids, created)
+
+
+def plan_repeat(session: Session, spec: _Spec, *, force: bool, hub_revisions: Mapping[str, str]) -> _Spec:
+    """Which repeat of a spec submitting it means: a new one, the newest there is, or the one that is written.
+
+    With `force` it is a new one. A model or data set that the hub knows by a branch means the newest repeat, or a new
+    one if that has ended well with another commit than the branch stands for now.
+    """
+    spec = jobs.with_sources(session, spec)
+    if force:
+        return jobs.next_repeat(session, spec)
+    sources = moving_sources(spec)
+    if not sources:
+        return spec
+    newest = jobs.newest_repeat(session, spec)
+    wanted = select(Run.resolved).join(Job, Job.id == Run.job_id)
+    resolved = session.scalar(wanted.where(Job.job_hash == newest.job_hash, Run.outcome == "succeeded")) or {}
+    for repository, revision in sources:
+        kind, _, name = repository.partition("/")
+        known = "model_revision" if kind == "models" else "data_revision"
+        ran_with = resolved.get(f"{known}:{name}", resolved.get(known)) or ""
+        stands_for = hub_revisions.get(f"{repository}@{revision}", ran_with)
+        if COMMIT.fullmatch(ran_with) and ran_with != stands_for:
+            return jobs.next_repeat(session, newest)
+    return newest
+
+
+def find_sweep_ids(session: Session, reference: str | None) -> list[int]:
+    """The submissions of a sweep given by name, or the one given by its number; for None those of the newest's name.
+
+    Raises:
+        JobError: if there is no such sweep.
+    """
+    if reference is None:
+        newest = select(Sweep.name).order_by(Sweep.id.desc()).limit(1).scalar_subquery()
+        return list(session.scalars(select(Sweep.id).where(Sweep.name == newest).order_by(Sweep.id)))
+    wanted = select(Sweep.id).where(Sweep.name == reference)
+    found = list(session.scalars(wanted.order_by(Sweep.id)))
+    if not found and reference.isdecimal():
+        found = list(session.scalars(select(Sweep.id).where(Sweep.id == min(int(reference), 2**31 - 1))))
+    if not found:
+        names = session.scalars(select(Sweep.name).distinct().order_by(Sweep.name).limit(20)).all()
+        raise JobError(f"there is no sweep '{reference}'; known: {', '.join(names) or 'none yet'}")
+    return found
+
+
+def names_of(session: Session, job_ids: Sequence[int]) -> dict[int, list[str]]:
+    """The names of the sweeps that asked for each job."""
+    found: dict[int, list[str]] = {job_id: [] for job_id in job_ids}
+    for start in range(0, len(job_ids), 500):
+        chunk = job_ids[start : start + 500]
+        wanted = select(SweepJob.job_id, Sweep.name).join(Sweep, Sweep.id == SweepJob.sweep_id).distinct()
+        for row in session.execute(wanted.where(SweepJob.job_id.in_(chunk)).order_by(SweepJob.job_id, Sweep.name)):
+            found[row.job_id].append(row.name)
+    return found
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """What is known of a sweep by name."""
+
+    name: str
+    submissions: list[int]
+    states: dict[str, int]
+    """State -> jobs."""
+    last_submitted: datetime
+
+
+def list_sweeps(session: Session) -> list[SweepRecord]:
+    """Every sweep by name, the one submitted last at the end."""
+    submitted: dict[str, list[tuple[int, datetime]]] = {}
+    for row in session.execute(select(Sweep.id, Sweep.name, Sweep.created_at).order_by(Sweep.id)):
+        submitted.setdefault(row.name, []).append((row.id, row.created_at))
+    counted: dict[str, dict[str, int]] = {}
+    wanted = (
+        select(Sweep.name, Job.state, func.count(Job.id.distinct()))
+        .join(SweepJob, SweepJob.sweep_id == Sweep.id)
+        .join(Job, Job.id == SweepJob.job_id)
+        .group_by(Sweep.name, Job.state)
+    )
+    for name, state, count in session.execute(wanted):
+        counted.setdefault(name, {})[state] = count
+    records = [
+        SweepRecord(name, [number for number, _ in some], counted.get(name, {}), some[-1][1])
+        for name, some in submitted.items()
+    ]
+    return sorted(records, key=lambda record: record.submissions[-1])
+
+
+def estimate_seconds(session: Session, specs: Iterable[AnySpec]) -> list[float | None]:
+    """For each spec the median wall time of finished runs of the same cell, or None if there are none.
+
+    The same cell is the same model, task, method and settings, whatever the seed and the learning rate.
+    """
+    wanted = (
+        select(Job.spec, Measurement.value)
+        .join(Run, Run.job_id == Job.id)
+        .join(Measurement, Measurement.run_id == Run.id)
+        .where(Run.outcome == "succeeded", Measurement.name == "wall_s", Measurement.value.is_not(None))
+    )
+    seen: dict[str, list[float]] = {}
+    for stored, value in session.execute(wanted):
+        seen.setdefault(_cell(stored), []).append(value)
+    found = [seen.get(_cell(spec.model_dump(mode="json"))) for spec in specs]
+    return [statistics.median(times) if times else None for times in found]
+
+
+def _cell(spec: Mapping[str, Any]) -> str:
+    """What decides how long a job takes, as one text."""
+    if spec["kind"] == "profile":
+        return canonical_json([spec["model"], spec["methods"], spec["settings"]])
+    training = {key: value for key, value in spec["training"].items() if key != "learning_rate"}
+    return canonical_json([spec["model"], spec["task"], spec["method"], training, spec["measuring"]])

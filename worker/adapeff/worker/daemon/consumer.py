@@ -1,0 +1,65 @@
+"""Turn messages into runs: a free slot listens to the queue, and tries the job of the first message that comes.
+
+A busy slot holds no message back: nothing is taken before it is wanted.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+from adapeff.service.broker.queue import Reconciler, make_app, receive, send_unsent
+from adapeff.service.errors import AdapeffError
+from adapeff.service.settings import Settings
+from adapeff.service.store.database import Database
+from adapeff.worker.daemon.slots import Slot
+from adapeff.worker.daemon.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+
+class Consumer(Worker):
+    """A worker that is told by messages which jobs to try."""
+
+    def __init__(self, settings: Settings, database: Database, slots: Sequence[Slot]) -> None:
+        super().__init__(settings, database, slots)
+        self._app = make_app(settings)
+        self._job_ids = receive(self._app, self.lanes, self._finishing)
+        self._listening = threading.Lock()
+
+    def serve(self) -> None:
+        """Work until a signal says stop."""
+        stop_reconciler = threading.Event()
+        reconciler = Reconciler(self._database, self._app, self._settings, stop_reconciler)
+        self.listen_to_signals()
+        self.adopt_finished()
+        reconciler.start()
+        logger.info("worker %s is ready", self.name, extra={"action": "worker_ready"})
+        try:
+            with ThreadPoolExecutor(self.size) as threads:
+                try:
+                    for ended in as_completed([threads.submit(self._serve_slot) for _ in range(self.size)]):
+                        ended.result()
+                finally:
+                    self._finishing.set()
+        finally:
+            stop_reconciler.set()
+            reconciler.join(5)
+        self.on_released()
+        logger.info("worker %s has stopped", self.name)
+
+    def _serve_slot(self) -> None:
+        while not self._finishing.is_set():
+            with self._listening:
+                job_id = next(self._job_ids, None)
+            if job_id is not None:
+                self.handle(job_id)
+
+    def on_released(self) -> None:
+        """Wake other workers for what this one handed back; failing that, their reconcilers will find it."""
+        try:
+            send_unsent(self._database, self._app)
+        except AdapeffError as error:
+            logger.warning("%s; released jobs wait for the next worker", error)

@@ -1,0 +1,281 @@
+"""Supervise one runner: start it, follow its events, renew the lease, end it, and say how it ended.
+
+Knows neither database nor queue: what it must tell and ask goes through `Contact`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from adapeff.service.store.jobs import Ending, Outcome
+from adapeff.service.store.results import Findings, storable
+from adapeff.service.store.tables import RUN_OUTCOMES
+from adapeff.worker.daemon.slots import Slot
+from adapeff.worker.events import DISK_FAILED, EVENTS, WAITING
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2
+PULSE_SECONDS = 2.0
+TERM_GRACE_SECONDS = 2.0
+STOP_GRACE_SECONDS = 3.0
+"""How long after a runner that a signal ended the worker may still be told to stop by the same one."""
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+_SEEN_BY_RUNNERS = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_*", "TZ", "TERM", "TMPDIR", "XDG_*"),
+    *("PYTHON*", "VIRTUAL_ENV", "CONDA_*", "LD_LIBRARY_PATH", "COVERAGE_*", "COV_*"),
+    *("OMP_*", "MKL_*", "KMP_*", "OPENBLAS_*", "GOMP_*", "TORCH*", "PYTORCH_*", "CUDA_*", "CUBLAS_*", "CUDNN_*"),
+    *("NVIDIA_*", "NCCL_*", "TRITON_*", "HF_*", "HUGGINGFACE_*", "TRANSFORMERS_*", "TOKENIZERS_*", "DATASETS_*"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "SSL_CERT_*", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+)
+"""What of the worker's environment its runners get; `*` stands for any ending. Nothing else: it may hold secrets."""
+
+
+class Contact(Protocol):
+    """What the supervisor tells the world while a runner works."""
+
+    def pulse(self, stage: str, progress: Mapping[str, Any]) -> bool:
+        """Tell the progress and renew the lease; gives whether the job was cancelled.
+
+        Raises:
+            LeaseLostError: if the run no longer counts.
+        """
+
+    def must_hand_back(self) -> bool:
+        """Whether the worker is stopping now."""
+
+
+@dataclass
+class _Follower:
+    """Reads events as they are written; a line that is not yet whole is left for later."""
+
+    file: Path
+    findings: Findings = field(default_factory=Findings)
+    stage: str = ""
+    progress: dict[str, Any] = field(default_factory=dict)
+    end: dict[str, Any] | None = None
+    unreadable: int = 0
+    """Lines that are no events; something else wrote them, or the disk is damaged."""
+    vanished: bool = False
+    """Whether what was read is no longer there."""
+    _position: int = 0
+
+    def read(self) -> None:
+        """Take in what is new."""
+        try:
+            with self.file.open("rb") as lines:
+                self.vanished = lines.seek(0, os.SEEK_END) < self._position
+                lines.seek(self._position)
+                for line in lines:
+                    if not line.endswith(b"\n"):
+                        break
+                    self._position += len(line)
+                    self._read(line)
+        except OSError:
+            self.vanished = self._position > 0
+
+    def _read(self, line: bytes) -> None:
+        try:
+            self._take(json.loads(line))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            self.unreadable += 1
+            logger.warning("%s: skipped a line that is no event (%s: %s)", self.file, type(error).__name__, error)
+
+    def _take(self, event: dict[str, Any]) -> None:
+        kind = event.get("event")
+        if kind == "stage":
+            self.stage = storable(str(event["stage"]))
+        elif kind == "progress":
+            self.progress = storable({key: value for key, value in event.items() if key != "event"})
+        elif kind == "end":
+            if event["outcome"] not in RUN_OUTCOMES or not isinstance(event["message"], str):
+                raise ValueError(f"unknown outcome {event['outcome']!r}")
+            self.end = event
+        else:
+            self.findings.take(event)
+
+
+def read_finished(folder: Path) -> tuple[Ending, Findings] | None:
+    """What a run that has succeeded left in its folder; None where it left no such end."""
+    follower = _Follower(folder / EVENTS)
+    follower.read()
+    if follower.end is None or follower.end.get("outcome") != "succeeded" or follower.unreadable:
+        return None
+    return Ending("succeeded", exit_code=0, resolved=follower.findings.resolved), follower.findings
+
+
+def supervise(
+    command: Sequence[str],
+    folder: Path,
+    slot: Slot,
+    contact: Contact,
+    *,
+    time_limit_seconds: float | None = None,
+    passed_on: Sequence[str] = (),
+) -> tuple[Ending, Findings]:
+    """Run a command that writes `events.jsonl` to `folder`, and see it to its end.
+
+    Its output goes to `run.log` there. When this returns, its process group is gone. Time it waits for its device does
+    not count against the limit.
+
+    Args:
+        passed_on: further environment variables that the command gets.
+
+    Raises:
+        LeaseLostError: if the run stopped counting; the runner is dead by then.
+    """
+    follower = _Follower(folder / EVENTS)
+    kills_before = _kernel_kills()
+    started = last_pulse = time.monotonic()
+    process = _spawn(command, folder, slot, passed_on)
+    verdict: tuple[Outcome, str] | None = None
+    try:
+        while process.poll() is None and verdict is None:
+            follower.read()
+            moment = time.monotonic()
+            if follower.stage == WAITING:
+                started = moment
+            if time_limit_seconds is not None and moment - started > time_limit_seconds:
+                verdict = "timeout", f"stopped after its time limit of {time_limit_seconds / 60:g} minutes"
+            elif contact.must_hand_back():
+                verdict = "released", "handed back by a stopping worker"
+            elif moment - last_pulse >= PULSE_SECONDS:
+                last_pulse = moment
+                if contact.pulse(follower.stage, follower.progress):
+                    verdict = "cancelled", "cancelled while it ran"
+            if verdict is None:
+                _wait(process, POLL_SECONDS)
+    finally:
+        _end(process)
+    follower.read()
+    finished = follower.end is not None and follower.end.get("outcome") == "succeeded" and process.returncode == 0
+    if verdict is None and not finished and _stopped_by(process.returncode) and _is_stopping(contact):
+        verdict = "released", "handed back by a stopping worker"
+    if verdict is not None and not finished:
+        return Ending(verdict[0], verdict[1]), follower.findings
+    return _ending(process.returncode, follower, _kernel_kills() > kills_before, folder), follower.findings
+
+
+def _stopped_by(code: int) -> signal.Signals | None:
+    """The signal by which processes are asked to stop that ended one, if it was such a one."""
+    return next((number for number in _STOP_SIGNALS if code in (-number, 128 + number)), None)
+
+
+def _is_stopping(contact: Contact) -> bool:
+    """Whether the worker is stopping: a signal to all of a service's processes may reach the runner first."""
+    deadline = time.monotonic() + STOP_GRACE_SECONDS
+    while not contact.must_hand_back() and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS / 4)
+    return contact.must_hand_back()
+
+
+def runner_environment(everything: Mapping[str, str], passed_on: Sequence[str] = ()) -> dict[str, str]:
+    """What a runner gets of an environment: what is known to matter to it, and what is named; `*` is any ending."""
+    patterns = [pattern.upper() for pattern in (*_SEEN_BY_RUNNERS, *passed_on)]
+    return {
+        name: value
+        for name, value in everything.items()
+        if any(name.upper() == p or (p.endswith("*") and name.upper().startswith(p[:-1])) for p in patterns)
+    }
+
+
+def _spawn(command: Sequence[str], folder: Path, slot: Slot, passed_on: Sequence[str]) -> subprocess.Popen[bytes]:
+    locks = [lock.fileno() for lock in slot.locks]
+    options = ["--cores", ",".join(map(str, slot.cores))] if slot.cores else []
+    options += ["--keep", ",".join(map(str, locks))] if locks else []
+    environment = runner_environment(os.environ, passed_on)
+    with (folder / "run.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "adapeff.worker.daemon.watchdog", *options, "--", *command],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**environment, **slot.environment},
+            pass_fds=locks,
+        )
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Leave nothing of the process group, asking first where it still lives."""
+    if process.poll() is None:
+        _signal_group(process.pid, signal.SIGTERM)
+        _wait(process, TERM_GRACE_SECONDS)
+    _signal_group(process.pid, signal.SIGKILL)
+    process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
+
+
+def _signal_group(group: int, number: int) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return
+
+
+def _kernel_kills() -> int:
+    """How often the kernel has killed for memory in this control group; 0 where it does not say."""
+    try:
+        for line in Path("/sys/fs/cgroup/memory.events").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    except OSError:
+        pass
+    return 0
+
+
+def _ending(code: int, follower: _Follower, kernel_killed: bool, folder: Path) -> Ending:
+    resolved = follower.findings.resolved
+    stopped = _stopped_by(code)
+    if follower.end is not None and stopped is None:
+        outcome: Outcome = follower.end["outcome"]
+        if (outcome == "succeeded") == (code == 0):
+            message = str(follower.end["message"]) or _skipped(follower)
+            here = bool(follower.end.get("not_here"))
+            return Ending(outcome, message, exit_code=code, resolved=resolved, not_here=here)
+    if code == DISK_FAILED:
+        reason = f"the disk of {folder} takes no more; {_last_line(folder / 'run.log')}"
+        return Ending("error", reason, exit_code=code, not_here=True)
+    if code < 0 or stopped is not None:
+        number = stopped or signal.Signals(-code)
+        if code == -signal.SIGKILL and kernel_killed:
+            return Ending("oom", "the kernel killed the runner for memory; use a smaller batch_size", signal=-code)
+        return Ending("killed", f"the runner was killed by {number.name}", signal=int(number))
+    if follower.vanished:
+        return Ending("lost", f"{follower.file.name} vanished from {folder} while the runner worked", exit_code=code)
+    if code == 0:
+        skipped = _skipped(follower, "; ")
+        return Ending(
+            "error", f"the runner ended with exit code 0, but without its last event{skipped}", exit_code=code
+        )
+    return Ending("error", f"the runner ended with exit code {code}; {_last_line(folder / 'run.log')}", exit_code=code)
+
+
+def _skipped(follower: _Follower, before: str = "") -> str:
+    lines = "1 line" if follower.unreadable == 1 else f"{follower.unreadable} lines"
+    return f"{before}{lines} of {follower.file.name} could not be read" if follower.unreadable else ""
+
+
+def _last_line(log: Path) -> str:
+    if not log.is_file():
+        return f"{log.name} vanished"
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return f"its last words: {lines[-1].strip()[:300]}" if lines else "it said nothing"

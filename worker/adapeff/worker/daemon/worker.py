@@ -1,0 +1,335 @@
+"""Jobs to runs: claim a job's row, supervise a runner in a slot, store what it found with the ending, once.
+
+Which jobs are tried is told from outside: by messages (`consumer.py`) or by a sweep (`Worker.work_off`). Whatever the
+database or the broker do meanwhile, the row decides. What fails because of this host goes back to the queue for others.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from pydantic import ValidationError
+
+from adapeff.service.broker.queue import RETRY_SECONDS, Reconciler
+from adapeff.service.errors import LeaseLostError, NotHereError, ResourceError, UnreachableError
+from adapeff.service.paths import expanded
+from adapeff.service.plugins.catalog import first_problem
+from adapeff.service.settings import Settings, make_private
+from adapeff.service.specs.job import split_list
+from adapeff.service.specs.profile import read_spec
+from adapeff.service.store import jobs, results
+from adapeff.service.store.database import Database
+from adapeff.service.store.jobs import Claim, Ending
+from adapeff.worker.daemon.host_faults import RELEASED_SECONDS, HostTroubles
+from adapeff.worker.daemon.slots import Slot
+from adapeff.worker.daemon.supervisor import read_finished, supervise
+
+logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_IDLE_SECONDS = 0.5
+
+
+class Worker:
+    """One daemon of a host: a slot per device, a thread per slot."""
+
+    def __init__(self, settings: Settings, database: Database, slots: Sequence[Slot]) -> None:
+        self.host = socket.gethostname()
+        self.name = f"{self.host}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self.size = len(slots)
+        self.lanes = ("adapeff-any", f"adapeff-{slots[0].kind}")
+        self._settings = settings
+        self._database = database
+        self._slots: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        for slot in slots:
+            self._slots.put(slot)
+        self._finishing = threading.Event()
+        self._handing_back = threading.Event()
+        self._running = 0
+        self._troubles = HostTroubles()
+
+    def work_off(self, sweep_id: int) -> None:
+        """Run the jobs of a sweep, and those they build on, until none is left that could run here.
+
+        Raises:
+            NotHereError: if some are left that this host cannot run; they stay in the queue.
+        """
+        self.listen_to_signals()
+        self.adopt_finished()
+        stop_reconciler = threading.Event()
+        reconciler = Reconciler(self._database, None, self._settings, stop_reconciler)
+        reconciler.start()
+        try:
+            with ThreadPoolExecutor(self.size) as pool:
+                for served in [pool.submit(self._serve_sweep, sweep_id) for _ in range(self.size)]:
+                    served.result()
+        finally:
+            stop_reconciler.set()
+            reconciler.join(5)
+        if not self._finishing.is_set() and (left := self._troubles.excluded):
+            raise NotHereError(
+                f"{len(left)} job(s) cannot run on this host and stay in the queue; job {min(left)}: {left[min(left)]}"
+            )
+
+    def _serve_sweep(self, sweep_id: int) -> None:
+        while not self._finishing.is_set():
+
+            def look() -> tuple[list[int], int]:
+                with self._database.session(read_only=True) as session:
+                    return jobs.list_claimable(session, sweep_id, self.lanes), jobs.count_unfinished(
+                        session, sweep_id, self.lanes, but=list(self._troubles.excluded)
+                    )
+
+            found = self._insist(look, "look for jobs", give_up=self._finishing.is_set)
+            claimable, unfinished = found or ([], 0)
+            mine = [job_id for job_id in claimable if job_id not in self._troubles.excluded]
+            if mine:
+                self.handle(mine[0])
+            elif not unfinished:
+                return
+            else:
+                self._finishing.wait(_IDLE_SECONDS)
+
+    def listen_to_signals(self) -> None:
+        """Take signals as requests to stop; those that the parent had ignored (nohup) stay ignored.
+
+        SIGINT once: take nothing new, finish what runs. SIGINT again, or SIGTERM, SIGHUP, SIGQUIT: hand back what runs.
+        """
+        wanted = {signal.SIGINT: self._on_interrupt}
+        wanted |= dict.fromkeys((signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT), self._on_terminate)
+        for number, action in wanted.items():
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, action)
+
+    def adopt_finished(self) -> None:
+        """Store what runs of this host had finished when their worker went, if they still count."""
+        try:
+            with self._database.session(read_only=True) as session:
+                left = jobs.list_left_runs(session, host=self.host, but=self.name)
+        except (UnreachableError, ResourceError) as error:
+            logger.warning("%s; runs left by an earlier worker are not looked for", error)
+            return
+        for claim in left:
+            finished = read_finished(Path(claim.folder))
+            if finished is not None:
+                try:
+                    self._store(claim, *finished)
+                except LeaseLostError as error:
+                    logger.info("job %s: %s", claim.job_id, error)
+                else:
+                    logger.info("job %s: stored the results that its run had left in %s", claim.job_id, claim.folder)
+
+    def stop_with(self, parent: IO[bytes]) -> None:
+        """Hand back and stop when `parent`, a pipe that another process holds open, comes to its end."""
+
+        def watch() -> None:
+            while os.read(parent.fileno(), 1):  # not buffered: a lock held in there would break the interpreter's end
+                pass
+            self._on_terminate()
+
+        threading.Thread(target=watch, name="parent", daemon=True).start()
+
+    def _on_interrupt(self, *_: Any) -> None:
+        if self._finishing.is_set():
+            return self._on_terminate()
+        self._finishing.set()
+        if self._running:
+            jobs_running = "1 job" if self._running == 1 else f"{self._running} jobs"
+            logger.warning("finishing %s; press Ctrl-C again to hand back to the queue now", jobs_running)
+        return None
+
+    def _on_terminate(self, *_: Any) -> None:
+        if not self._handing_back.is_set() and self._running:
+            logger.warning("handing back what is running")
+        self._handing_back.set()
+        self._finishing.set()
+
+    def on_released(self) -> None:
+        """What follows when a job went back to the queue, or others may run now."""
+
+    def handle(self, job_id: int) -> None:
+        """Try a job in the next free slot; whatever happens, it is done with."""
+        slot = self._slots.get()
+        self._running += 1
+        try:
+            claim = self._claim(job_id, slot)
+            if claim is not None:
+                self._run(claim, slot)
+        except Exception:
+            logger.exception("job %s: the worker failed; the lease will run out and the job be taken back", job_id)
+        finally:
+            self._running -= 1
+            if pause := self._troubles.pause_of(slot.name):
+                logger.error(
+                    "slot %s pauses for %g s: several jobs in a row failed because of this host; see the lines above",
+                    slot.name,
+                    pause,
+                )
+                self._finishing.wait(pause)
+            self._slots.put(slot)
+
+    def _claim(self, job_id: int, slot: Slot) -> Claim | None:
+        """The claim, or None where there is nothing to be claimed or the worker is stopping."""
+
+        def claim() -> Claim | None:
+            with self._database.session() as session:
+                if self._finishing.is_set() or self._troubles.excludes(job_id):
+                    jobs.mark_unsent(session, job_id)  # the message is consumed; the outbox must have the job again
+                    return None
+                return jobs.claim_job(
+                    session,
+                    job_id,
+                    owner=self.name,
+                    slot=slot.name,
+                    folder=str(self._settings.artifacts.resolve() / "runs"),
+                    lease_seconds=self._settings.lease_seconds,
+                    lanes=self.lanes,
+                )
+
+        return self._insist(claim, f"claim job {job_id}", give_up=self._finishing.is_set)
+
+    def _insist(self, action: Callable[[], _T], what: str, *, give_up: Callable[[], bool]) -> _T | None:
+        """Repeat what the database was not there for, with growing pauses; None once it may be given up."""
+        attempt = 0
+        while True:
+            try:
+                return action()
+            except (UnreachableError, ResourceError) as error:
+                if give_up() and attempt:
+                    logger.error("could not %s: %s", what, error)  # noqa: TRY400 - expected; the line says it all
+                    return None
+                pause = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
+                logger.warning("%s; will try again to %s in %g s", error, what, pause)
+                attempt += 1
+                self._handing_back.wait(pause)
+
+    def _run(self, claim: Claim, slot: Slot) -> None:
+        started = time.monotonic()
+        extra = {"job_id": claim.job_id, "run_id": claim.run_id}
+        try:
+            ending, findings = self._supervise(claim, slot)
+            ending = self._of_this_host(claim, slot, ending)
+            state = self._store(claim, ending, findings)
+        except LeaseLostError as error:
+            logger.warning("job %s: %s; its runner was ended, its results refused", claim.job_id, error, extra=extra)
+            return
+        except Exception as error:
+            logger.exception("job %s: the run could not be finished", claim.job_id, extra=extra)
+            ending = Ending("error", _explain(error), not_here=isinstance(error, OSError))
+            ending = self._of_this_host(claim, slot, ending)
+            state = self._store(claim, ending, results.Findings())
+        level = logging.INFO if ending.outcome in ("succeeded", "released", "cancelled") else logging.WARNING
+        level = logging.ERROR if ending.not_here else level
+        duration = time.monotonic() - started
+        note = f": {ending.message}" if ending.message else ""
+        logger.log(level, "job %s: %s after %.1f s%s", claim.job_id, ending.outcome, duration, note, extra=extra)
+        if state in ("queued", "succeeded") and not self._finishing.is_set() and not ending.not_here:
+            self.on_released()  # the job itself, or those that waited for it
+
+    def _of_this_host(self, claim: Claim, slot: Slot, ending: Ending) -> Ending:
+        """The ending; a failure that is the host's hands the job back, for others to run."""
+        if not ending.not_here:
+            self._troubles.went_well(slot.name)
+            return ending
+        self._troubles.note(claim.job_id, slot.name, ending.message)
+        message = f"{self.host} cannot run it: {ending.message}"
+        return replace(ending, outcome="released", message=message, retry_after_seconds=RELEASED_SECONDS)
+
+    def _store(self, claim: Claim, ending: Ending, findings: results.Findings) -> str | None:
+        def store() -> str:
+            with self._database.session() as session:
+                return results.finish(session, claim, ending, findings)
+
+        return self._insist(store, f"store the results of job {claim.job_id}", give_up=self._handing_back.is_set)
+
+    def _sources(self, claim: Claim) -> dict[str, tuple[str, str]]:
+        if not claim.spec.get("sources"):
+            return {}
+        with self._database.session() as session:
+            return results.source_folders(session, claim.job_id)
+
+    def _supervise(self, claim: Claim, slot: Slot) -> tuple[Ending, results.Findings]:
+        try:
+            spec = read_spec(claim.spec)
+        except ValidationError as error:
+            reason = f"this worker cannot read the job ({first_problem(error)}); upgrade adapeff on this host"
+            return Ending("error", reason, not_here=True), results.Findings()
+        logger.info("job %s: %s, on %s", claim.job_id, spec.label, slot.name)
+        if slot.kind == "cpu" and spec.cpu_threads > len(slot.cores):
+            threads, cores = spec.cpu_threads, len(slot.cores)
+            reason = (
+                f"the job asks for {threads} threads, but slot {slot.name} has {cores} core(s); "
+                f"start the worker with ADAPEFF_CORES_PER_SLOT={threads}"
+            )
+            return Ending("error", reason, not_here=True), results.Findings()
+        folder = Path(claim.folder)
+        make_private(self._settings.artifacts)
+        folder.mkdir(parents=True)
+        (folder / "job.json").write_text(spec.model_dump_json(indent=1), encoding="utf-8")
+        command = [sys.executable, "-m", "adapeff.worker.runner", str(folder / "job.json"), "--out", str(folder)]
+        command += ["--device", slot.kind]
+        for job_hash, (place, digest) in self._sources(claim).items():
+            command += ["--source", f"{job_hash}@{digest}={place}"]
+        command += ["--cache", str(self._settings.cache.resolve())]
+        if self._settings.data_root is not None:
+            command += ["--data-root", str(expanded(self._settings.data_root).resolve())]
+        if self._settings.lock_dir is not None:
+            command += ["--locks", str(self._settings.lock_dir.resolve())]
+        limit = spec.time_limit_minutes
+        contact = _Contact(self._database, self._settings, claim, self._handing_back)
+        return supervise(
+            command,
+            folder,
+            slot,
+            contact,
+            time_limit_seconds=limit * 60 if limit else None,
+            passed_on=split_list(self._settings.runner_environment),
+        )
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"the run's folder cannot be used: {error.strerror} ({error.filename})"
+    lines = str(error).strip().splitlines()
+    return f"the worker could not finish the run: {type(error).__name__}: {lines[0] if lines else ''}"
+
+
+class _Contact:
+    """A run's line to the database: an outage is waited out, a lost lease is not."""
+
+    def __init__(self, database: Database, settings: Settings, claim: Claim, handing_back: threading.Event) -> None:
+        self._database = database
+        self._settings = settings
+        self._claim = claim
+        self._handing_back = handing_back
+        self._renewed = time.monotonic()
+
+    def pulse(self, stage: str, progress: Mapping[str, Any]) -> bool:
+        """Store the progress, renew the lease when that is due; an unreachable database is told about and outlived."""
+        try:
+            with self._database.session() as session:
+                is_due = time.monotonic() - self._renewed >= self._settings.heartbeat_seconds
+                lease = self._settings.lease_seconds if is_due else None
+                cancelled = jobs.heartbeat(session, self._claim, lease_seconds=lease, stage=stage, progress=progress)
+            if is_due:
+                self._renewed = time.monotonic()
+            return cancelled
+        except (UnreachableError, ResourceError) as error:
+            logger.warning("job %s: heartbeat failed: %s", self._claim.job_id, error)
+            return False
+
+    def must_hand_back(self) -> bool:
+        """Whether the worker is stopping now."""
+        return self._handing_back.is_set()

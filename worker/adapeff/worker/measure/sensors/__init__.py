@@ -1,0 +1,1 @@
+"""Sensors of the machine around a run: energy, throttling, other load."""

@@ -1,0 +1,260 @@
+"""Load adapters from what a run leaves behind, or from a folder that PEFT saved.
+
+Adapters of one model share its weights, so one that changes them is refused, and after any error the model is as it
+was. What cannot be told from a configuration is found by comparing: whatever an addition has changed is put back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils import load_peft_weights
+from torch import nn
+
+import adapeff.worker.adapters.tuner  # noqa: F401  # enters our tuner in PEFT's tables
+from adapeff.service.errors import AdapeffError, ModelError
+from adapeff.service.paths import expanded
+from adapeff.service.plugins import catalog
+from adapeff.service.plugins.references import ADAPTER_FILE
+from adapeff.worker.adapters.parts import AdapterConfig
+from adapeff.worker.methods.adapterdrop import AdapterDropMethod
+from adapeff.worker.methods.hosted import HostedMethod
+from adapeff.worker.methods.peft_types import PeftTuner
+from adapeff.worker.modeling.weights import WEIGHTS, read_weights
+
+_CONVERT = "have PEFT convert it to a plain LoRA (save_pretrained with path_initial_model_for_weight_conversion)"
+Biases = dict[str, torch.Tensor]
+"""Path in the bare encoder -> a bias of the model's own, as an adapter has trained it."""
+
+
+def load_adapter(model: nn.Module, source: str | Path, name: str, *, biases: Biases | None = None) -> PeftModel:
+    """Put a stored adapter into an encoder under a name; beside others it stays inactive until it is set.
+
+    Args:
+        model: an encoder, or one that has adapters of the same tuner already.
+        source: a run's folder with `weights.safetensors`, or a folder that PEFT saved.
+        biases: gets the model's own biases as the adapter was trained with; None: an adapter that has such is refused.
+
+    Raises:
+        ModelError: if there is none, PEFT does not host it, it does not fit the model, or it changes weights that the
+            adapters of one model share; the model is as it was then.
+    """
+    folder = expanded(source)
+    stored = _read_pefts(folder) if _is_pefts(folder) else _read_ours(folder, model)
+    _refuse_what_is_shared(stored.config, folder, takes_biases=biases is not None)
+    found = _without_biases(stored, biases if biases is not None else {})
+    kept = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
+    before = _bare_output(model)
+    adapted: PeftModel | None = None
+    try:
+        adapted = _add(model, stored.config, name, folder)
+        stored.put(adapted, found, name, folder)
+        changed = [(tensor, value) for tensor, value in kept if not torch.equal(tensor, value)]
+        for tensor, value in changed:
+            tensor.data = value
+        if changed or not _equal(_bare_output(adapted), before):
+            raise ModelError(
+                f"the adapter in '{folder}' rewrites weights that the adapters of one model share; {_CONVERT}"
+            )
+    except Exception as error:
+        _take_out(model, adapted, name)
+        if isinstance(error, AdapeffError):
+            raise
+        if isinstance(error, OSError | ValueError | RuntimeError | KeyError | TypeError | AttributeError):
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelError(f"the adapter in '{folder}' does not fit this model, or cannot be read: {line}") from error
+        raise
+    return adapted
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """An adapter as it was stored: its configuration, its tensors, and how they are put into a model."""
+
+    config: PeftConfig
+    tensors: Mapping[str, torch.Tensor]
+    put: Callable[[PeftModel, Mapping[str, torch.Tensor], str, Path], None]
+
+
+def _refuse_what_is_shared(config: PeftConfig, folder: Path, *, takes_biases: bool) -> None:
+    """Refuse what is known to change the model itself."""
+    start = getattr(config, "init_lora_weights", None)
+    if isinstance(start, str) and start.lower() not in ("gaussian", "orthogonal", "mica"):
+        raise ModelError(
+            f"the adapter in '{folder}' was started with init_lora_weights={start}, which rewrites weights that the "
+            f"adapters of one model share; {_CONVERT}"
+        )
+    for field in ("kasa_config", "layer_replication"):
+        if getattr(config, field, None):
+            raise ModelError(f"the adapter in '{folder}' has {field}, which changes the model that adapters share")
+    if getattr(config, "bias", "none") != "none" and not takes_biases:
+        raise ModelError(
+            f"the adapter in '{folder}' was trained with bias={config.bias}: the model's own biases, which adapters "
+            "that act together share; train it with bias=none"
+        )
+
+
+_BIAS = re.compile(r"\.bias$")
+
+
+def _without_biases(stored: _Stored, biases: Biases) -> dict[str, torch.Tensor]:
+    """The adapter's own tensors; the model's own biases among them are moved to `biases`."""
+    if getattr(stored.config, "bias", "none") == "none":
+        return dict(stored.tensors)
+    stored.config.bias = "none"
+    own = {}
+    for key, tensor in stored.tensors.items():
+        if _BIAS.search(key) and "lora_" not in key:
+            biases[plain_path(key)] = tensor
+        else:
+            own[key] = tensor
+    return own
+
+
+def plain_path(path: str) -> str:
+    """The path in the bare encoder of one of its own parameters in an adapted one."""
+    return path.removeprefix("base_model.model.").replace(".base_layer.", ".")
+
+
+@torch.no_grad()
+def _bare_output(model: nn.Module) -> torch.Tensor | None:
+    """What the model gives without adapters for a few tokens; None where it cannot be asked."""
+    some = next(model.parameters())
+    if some.device.type == "meta":
+        return None
+    was_training = model.training
+    model.eval()
+    inputs = {"input_ids": torch.arange(1, 9, device=some.device).view(2, 4)}
+    try:
+        if isinstance(model, PeftModel):
+            with model.disable_adapter():
+                found: torch.Tensor = model(**inputs).last_hidden_state
+        else:
+            found = model(**inputs).last_hidden_state
+    finally:
+        model.train(was_training)
+    return found
+
+
+def _equal(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    return one is None or other is None or torch.equal(one, other)
+
+
+def _take_out(model: nn.Module, adapted: PeftModel | None, name: str) -> None:
+    """Undo an addition as far as it came."""
+    if isinstance(model, PeftModel):
+        if name in model.peft_config:
+            active = [other for other in model.active_adapters if other != name]
+            model.delete_adapter(name)
+            if active:
+                model.set_adapter(active[0], inference_mode=True)
+    elif adapted is not None:
+        adapted.unload()
+
+
+def _is_pefts(folder: Path) -> bool:
+    """Whether a folder holds what PEFT saved, with a run's head beside it at most.
+
+    Raises:
+        ModelError: if it holds an adapter of each kind.
+    """
+    if not (folder / ADAPTER_FILE).is_file():
+        return False
+    if (folder / WEIGHTS).is_file() and any(not key.startswith("head.") for key in read_weights(folder)[1]):
+        raise ModelError(
+            f"'{folder}' holds {ADAPTER_FILE} beside a run's {WEIGHTS}: two adapters; move one of them away"
+        )
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(f"'{folder}' holds {ADAPTER_FILE} without adapter_model.safetensors; save it as safetensors")
+    return True
+
+
+def _read_ours(folder: Path, model: nn.Module) -> _Stored:
+    description, tensors = read_weights(folder)
+    own = {
+        key.removeprefix("encoder.").removeprefix("adapted."): tensor
+        for key, tensor in tensors.items()
+        if not key.startswith("head.")
+    }
+    config = _configuration(description, model, folder)
+
+    def put(adapted: PeftModel, found: Mapping[str, torch.Tensor], name: str, folder: Path) -> None:
+        of_adapter = re.compile(rf"\.{re.escape(name)}(\.|$)")
+        wanted = {key: p for key, p in adapted.named_parameters() if of_adapter.search(key)}
+        named = {_our_key(key, name): tensor for key, tensor in found.items()}
+        unfit = [key for key in named if key not in wanted or named[key].shape != wanted[key].shape]
+        if unfit or not named:
+            raise ModelError(f"the adapter in '{folder}' was trained on another model ({description['model'][:60]})")
+        active = adapted.active_adapters
+        adapted.set_adapter(name)
+        absent = [key for key, parameter in wanted.items() if parameter.requires_grad and key not in named]
+        adapted.set_adapter(active[0])
+        if absent:
+            raise ModelError(
+                f"the adapter in '{folder}' cannot share a model with others: {absent[0]} is none of its own tensors"
+            )
+        with torch.no_grad():
+            for key, tensor in named.items():
+                wanted[key].copy_(tensor)
+
+    return _Stored(config, own, put)
+
+
+def _read_pefts(folder: Path) -> _Stored:
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        tensors = load_peft_weights(str(folder), device="cpu")
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"the adapter in '{folder}' cannot be read: {line}") from error
+    if config.is_prompt_learning or config.peft_type.value == "POLY":
+        raise ModelError(
+            f"'{folder}' holds {config.peft_type.value.lower()}, which is no adapter that can share a model with others"
+        )
+
+    def put(adapted: PeftModel, found: Mapping[str, torch.Tensor], name: str, folder: Path) -> None:
+        loaded = set_peft_model_state_dict(adapted, dict(found), adapter_name=name)
+        wanted = get_peft_model_state_dict(adapted, adapter_name=name)
+        if unfit := [*loaded.unexpected_keys, *(key for key in wanted if key not in found)]:
+            raise ModelError(f"the adapter in '{folder}' was trained on another model ({unfit[0]})")
+
+    return _Stored(config, tensors, put)
+
+
+def _our_key(key: str, name: str) -> str:
+    """A stored tensor's name in a model where the adapter has another name."""
+    return re.sub(r"\.default(?=\.|$)", f".{name}", key)
+
+
+def _add(model: nn.Module, config: PeftConfig, name: str, folder: Path) -> PeftModel:
+    if not isinstance(config, AdapterConfig):
+        config.inference_mode = True  # some tuners take a second adapter only where it is not trained
+    if not isinstance(model, PeftModel):
+        return get_peft_model(model, config, adapter_name=name)
+    kinds = {kept.peft_type for kept in model.peft_config.values()}
+    if config.peft_type not in kinds:
+        raise ModelError(
+            f"'{folder}' holds a {config.peft_type.value} adapter, but the model has {kinds.pop().value} ones; "
+            "adapters of different tuners cannot share a model"
+        )
+    model.add_adapter(name, config)
+    return model
+
+
+def _configuration(description: Mapping[str, Any], model: nn.Module, folder: Path) -> PeftConfig:
+    try:
+        method: Any = catalog.get_method(description["method"], description["parameters"])
+    except AdapeffError as error:
+        raise ModelError(f"the adapter in '{folder}' cannot be read: {error}") from error
+    if isinstance(method, AdapterDropMethod):
+        method = method.adapter_method()
+    if not isinstance(method, HostedMethod) or (isinstance(method, PeftTuner) and method.is_wrapped):
+        raise ModelError(f"'{folder}' holds {description['method']}, which is no adapter that can share a model")
+    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    return method.peft_config(plain)

@@ -1,0 +1,1 @@
+"""Loading encoders and tokenizers, and counting their parameters."""

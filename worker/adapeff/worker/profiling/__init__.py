@@ -1,0 +1,1 @@
+"""Profile jobs: several methods measured interleaved in one process."""

@@ -1,0 +1,166 @@
+"""One base model in memory with the adapters and heads of several tasks on it: switch, switch off, remove, merge.
+
+host = Host(load_model(resolve_model("org/model")).encoder)
+host.add("sentiment", "runs/.../sentiment")     # folders of runs with keep_weights: true
+host.add("nli", "runs/.../nli")
+logits = host.use("nli")(inputs)
+host.remove("sentiment")
+served = host.merge("nli", inputs)              # LoRA family: a plain model, checked against the adapter's outputs
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+
+from adapeff.service.errors import ModelError
+from adapeff.service.paths import expanded
+from adapeff.worker.families.heads import head_from_state
+from adapeff.worker.methods.stored import Biases, load_adapter, plain_path
+from adapeff.worker.modeling.models import TaskModel
+from adapeff.worker.modeling.weights import read_weights
+
+
+class Host:
+    """A frozen encoder, and by name the adapter and the head of each task; one adapter acts at a time."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        self._encoder: Any = encoder
+        self._heads: dict[str, nn.Module] = {}
+        self._biases: dict[str, Biases] = {}
+        """The model's own biases, by the task whose adapter was trained with them."""
+        self._own: Biases = {}
+        """Those that are not the model's now, as it had them."""
+
+    @property
+    def names(self) -> list[str]:
+        """The tasks, in the order they were added."""
+        return list(self._heads)
+
+    def add(self, name: str, folder: str | Path) -> None:
+        """Take in what a run trained.
+
+        Raises:
+            ModelError: if the name is taken or no identifier, the folder holds no adapter with a head, or they do not
+                fit the model.
+        """
+        if not name.isidentifier():
+            raise ModelError(f"'{name}' cannot name an adapter; use letters, digits and _, such as task_1")
+        if name in self._heads:
+            raise ModelError(f"there is an adapter '{name}' already; remove it first, or give another name")
+        head = _head(folder)
+        self._take_back_biases()
+        biases: Biases = {}
+        self._encoder = load_adapter(self._encoder, folder, name, biases=biases).eval()
+        self._heads[name], self._biases[name] = head, biases
+
+    def use(self, name: str) -> TaskModel:
+        """The model of a task; its adapter is the active one until another is used.
+
+        Raises:
+            ModelError: if there is no such task.
+        """
+        self._require(name)
+        self._encoder.set_adapter(name, inference_mode=True)
+        self._give_biases(name)
+        return TaskModel(self._encoder, self._heads[name]).eval()
+
+    @contextmanager
+    def switched_off(self) -> Iterator[nn.Module]:
+        """The bare encoder, as if there were no adapters."""
+        given = {path: tensor.clone() for path, tensor in self._present(self._own).items()}
+        self._take_back_biases()
+        try:
+            with self._encoder.disable_adapter():
+                yield self._encoder
+        finally:
+            self._put(given)
+
+    def remove(self, name: str) -> None:
+        """Forget a task; the last one leaves the encoder as it was.
+
+        Raises:
+            ModelError: if there is no such task.
+        """
+        self._require(name)
+        self._take_back_biases()
+        del self._heads[name], self._biases[name]
+        if self._heads:
+            self._encoder.set_adapter(next(iter(self._heads)), inference_mode=True)
+            self._encoder.delete_adapter(name)
+        else:
+            _give_back_originals(self._encoder)
+            self._encoder = self._encoder.unload()
+
+    def _give_biases(self, name: str) -> None:
+        """Have the model's own biases be those of a task."""
+        self._take_back_biases()
+        self._put(self._biases[name])
+
+    def _take_back_biases(self) -> None:
+        own, self._own = self._own, {}
+        self._put(own)
+        self._own = {}
+
+    def _put(self, biases: Biases) -> None:
+        there = self._present(biases)
+        self._own = {path: parameter.detach().clone() for path, parameter in there.items()}
+        with torch.no_grad():
+            for path, parameter in there.items():
+                parameter.copy_(biases[path])
+
+    def _present(self, biases: Biases) -> Biases:
+        if not biases:
+            return {}
+        return {path: p for key, p in self._encoder.named_parameters() if (path := plain_path(key)) in biases}
+
+    def merge(self, name: str, inputs: Mapping[str, torch.Tensor], *, tolerance: float = 1e-3) -> TaskModel:
+        """A model of its own with a task's adapter merged into its weights: nothing of the adapter is left to compute.
+
+        Args:
+            inputs: a batch on which both must give the same logits.
+            tolerance: how far they may be apart, relative to the largest logit.
+
+        Raises:
+            ModelError: if the adapter cannot be merged, or the merged model gives other outputs.
+        """
+        adapted = self.use(name)
+        copied: Any = copy.deepcopy(self._encoder)
+        try:
+            merged = TaskModel(copied.merge_and_unload(), copy.deepcopy(self._heads[name])).eval()
+        except (NotImplementedError, AttributeError, ValueError) as error:
+            raise ModelError(f"the adapter '{name}' cannot be merged: {error}") from error
+        with torch.inference_mode():
+            ours, theirs = merged(dict(inputs)), adapted(dict(inputs))
+        apart = ((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6)).item()
+        if not apart <= tolerance:
+            raise ModelError(f"merged, '{name}' gives other outputs: {apart:.2g} apart, {tolerance:g} are allowed")
+        return merged
+
+    def _require(self, name: str) -> None:
+        if name not in self._heads:
+            raise ModelError(f"there is no adapter '{name}'; there are: {', '.join(self._heads) or 'none'}")
+
+
+def _give_back_originals(adapted: nn.Module) -> None:
+    """Put the model's own modules in the place of those that an adapter had trained whole (`modules_to_save`)."""
+    for path, module in list(adapted.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            parent, _, name = path.rpartition(".")
+            setattr(adapted.get_submodule(parent), name, module.original_module)
+
+
+def _head(folder: str | Path) -> nn.Module:
+    _, tensors = read_weights(expanded(folder))
+    state = {key.removeprefix("head."): tensor for key, tensor in tensors.items() if key.startswith("head.")}
+    head = head_from_state(state)
+    if head is None:
+        raise ModelError(f"'{folder}' holds no head")
+    return head

@@ -1,1 +1,0 @@
-"""The stages of a run, in the order they are called: prepare, train, evaluate, profile."""

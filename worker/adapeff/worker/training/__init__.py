@@ -1,0 +1,1 @@
+"""The stages of a training run: load, batch, train, tune, evaluate, record."""

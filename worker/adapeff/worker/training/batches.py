@@ -1,0 +1,102 @@
+"""Prepare: which examples are trained on, and in which batches: an order that wastes little on padding."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
+
+from adapeff.service.errors import DataError
+from adapeff.service.specs.job import AtMost
+from adapeff.worker.families.base import Batch, Encoded, Family, collate
+
+_POOL = 50
+"""Batches that are sorted by length together: long enough to save padding, short enough to keep the order random."""
+
+
+def subset(examples: Sequence[Any], size: int | AtMost | None, family: Family) -> list[Any]:
+    """`size` examples for a learning curve, in file order; all of them for None, and where fewer than at most asked.
+
+    Stratified: each stratum (label; types of entity) has its share of the whole, to one example. Nested: a smaller
+    subset lies in every larger one. The draw is the same for every method and seed.
+
+    Raises:
+        DataError: if there are not so many.
+    """
+    if isinstance(size, AtMost):
+        size = size.at_most if size.at_most < len(examples) else None
+    if size is None:
+        return list(examples)
+    if size > len(examples):
+        raise DataError(
+            f"train_size is {size}, but there are {len(examples)} training examples; lower it, set it to all, "
+            f"or to {{at_most: {size}}}"
+        )
+    strata: dict[Hashable, list[int]] = {}
+    for index, example in enumerate(examples):
+        strata.setdefault(family.stratum(example), []).append(index)
+    draw = random.Random("train_size")
+    ranked = []
+    for members in strata.values():
+        draw.shuffle(members)
+        # the n-th of a stratum comes when the whole has reached the share (n + 1/2) / size of it
+        ranked += [((at + 0.5) / len(members), draw.random(), index) for at, index in enumerate(members)]
+    return [examples[index] for index in sorted(index for _, _, index in sorted(ranked)[:size])]
+
+
+def epoch_order(
+    data: Encoded, *, batch_size: int, batch_tokens: int | None = None, seed: int, epoch: int
+) -> list[list[int]]:
+    """The batches of one epoch as item indices: every item once, in an order that the seed alone decides.
+
+    The items are shuffled, sorted by length within pools of 50 batches, cut into batches, and the batches shuffled.
+
+    Args:
+        batch_tokens: where given, batches hold as many items as fit into that many tokens, padding included; it
+            takes the place of `batch_size`.
+    """
+    draw = random.Random(f"{seed} {epoch}")
+    order = list(range(len(data)))
+    draw.shuffle(order)
+    batches: list[list[int]] = []
+    pool = _POOL * (batch_size if batch_tokens is None else max(1, batch_tokens * len(data) // data.tokens))
+    for start in range(0, len(order), pool):
+        chosen = sorted(order[start : start + pool], key=data.lengths.__getitem__)
+        batches += _cut(chosen, batch_size) if batch_tokens is None else _fill(chosen, data, batch_tokens)
+    draw.shuffle(batches)
+    return batches
+
+
+def _cut(chosen: list[int], batch_size: int) -> list[list[int]]:
+    return [chosen[at : at + batch_size] for at in range(0, len(chosen), batch_size)]
+
+
+def _fill(chosen: list[int], data: Encoded, batch_tokens: int) -> list[list[int]]:
+    """Batches of items in order of length; one that alone is over the budget is a batch of its own."""
+    batches: list[list[int]] = []
+    rows = 0
+    for index in chosen:
+        rows += data.row_counts[index]
+        if not batches or rows * data.lengths[index] > batch_tokens:
+            batches.append([])
+            rows = data.row_counts[index]
+        batches[-1].append(index)
+    return batches
+
+
+def training_batches(
+    data: Encoded, *, batch_size: int, batch_tokens: int | None = None, seed: int, multiple: int = 1
+) -> Iterator[Batch]:
+    """Batches without end, epoch after epoch, their lengths multiples of `multiple` where that can be."""
+    epoch = 0
+    while True:
+        for indices in epoch_order(data, batch_size=batch_size, batch_tokens=batch_tokens, seed=seed, epoch=epoch):
+            yield collate(data, indices, multiple=multiple)
+        epoch += 1
+
+
+def steps_per_epoch(data: Encoded, *, batch_size: int, batch_tokens: int | None = None, seed: int) -> int:
+    """Batches in the first epoch: ceil(items / batch size), or as many as the token budget makes."""
+    if batch_tokens is None:
+        return -(-len(data) // batch_size)
+    return len(epoch_order(data, batch_size=batch_size, batch_tokens=batch_tokens, seed=seed, epoch=0))

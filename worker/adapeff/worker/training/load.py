@@ -1,0 +1,167 @@
+"""Load: everything a training run needs, model, data and tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapeff.service.errors import DataError, ModelError, NotHereError
+from adapeff.service.paths import expanded
+from adapeff.service.plugins import catalog
+from adapeff.service.plugins.contracts import Method, Task
+from adapeff.service.plugins.references import is_task_file
+from adapeff.service.specs.job import JobSpec, source_fingerprint
+from adapeff.worker.families import family_of
+from adapeff.worker.families.base import Encoded, Family
+from adapeff.worker.families.token_cache import TokenCache
+from adapeff.worker.measure.clocks import PhaseClock
+from adapeff.worker.modeling.models import LoadedModel, TaskModel, build_model, load_model
+from adapeff.worker.modeling.weights import WEIGHTS, read_weights
+from adapeff.worker.training.batches import subset
+from adapeff.worker.training.evaluate import SplitData
+
+
+@dataclass
+class Prepared:
+    """Everything a run needs, loaded and tokenised."""
+
+    task: Task
+    family: Family
+    method: Method
+    loaded: LoadedModel
+    model: TaskModel
+    rebuild: Callable[[], tuple[LoadedModel, TaskModel]]
+    train: SplitData
+    validation: SplitData
+    tests: dict[str, SplitData]
+
+    def start_again(self) -> None:
+        """Make the model anew, as it was before training; the old one is given up first."""
+        del self.loaded, self.model
+        self.loaded, self.model = self.rebuild()
+
+
+def prepare(
+    spec: JobSpec,
+    device: torch.device,
+    clock: PhaseClock,
+    data_root: Path | None,
+    sources: Mapping[str, Path],
+    tokens: TokenCache,
+) -> Prepared:
+    """Load the model and the data, adapt the one and tokenise the other.
+
+    Raises:
+        NotHereError: if data, model or sources are not on this host, or are others than were submitted.
+        AdapeffError: for whatever is wrong with the job.
+    """
+    task = _task(spec)
+    family = family_of(task, spec.training)
+    method = _method(spec, sources)
+    languages = spec.measuring.test_languages or task.available_languages(data_root)
+    with clock.phase("load"):
+        _check_data(spec, task, languages, data_root)
+        all_examples = task.examples("train", task.source_language, data_root)
+        train_examples = subset(all_examples, spec.training.train_size, family)
+        validation_examples = task.examples("validation", task.source_language, data_root)
+        test_examples = {language: task.examples("test", language, data_root) for language in languages}
+        loaded = load_model(spec.model, family.tokenizer_options)
+        for name, asked in (
+            ("max_length", spec.training.max_length),
+            *(("latency_length", length) for length in spec.measuring.lengths),
+        ):
+            if asked > loaded.max_positions:
+                raise ModelError(
+                    f"{name} is {asked}, but model '{spec.model}' takes {loaded.max_positions} tokens; set {name} lower"
+                )
+
+        def rebuild() -> tuple[LoadedModel, TaskModel]:
+            fresh = load_model(spec.model, family.tokenizer_options)
+            return fresh, build_model(fresh, method, family, seed=spec.seed).to(device)
+
+        model = build_model(loaded, method, family, seed=spec.seed).to(device)
+
+    def tokenise(examples: Sequence[Any]) -> SplitData:
+        encoded = tokens.encode(family, examples, loaded.tokenizer)
+        check_ids(encoded, loaded)
+        return SplitData(examples, encoded)
+
+    with clock.phase("tokenise"):
+        return Prepared(
+            task=task,
+            family=family,
+            method=method,
+            loaded=loaded,
+            model=model,
+            rebuild=rebuild,
+            train=tokenise(train_examples),
+            validation=tokenise(validation_examples),
+            tests={language: tokenise(examples) for language, examples in test_examples.items()},
+        )
+
+
+def check_ids(encoded: Encoded, loaded: LoadedModel) -> None:
+    """Refuse tokens that the model has no embedding for: on a GPU they would end the process without a word.
+
+    Raises:
+        ModelError: naming the first.
+    """
+    ids, table = encoded.inputs["input_ids"], loaded.encoder.get_input_embeddings()  # type: ignore[operator]
+    if len(ids) and int(ids.max()) >= table.num_embeddings:
+        token = loaded.tokenizer.convert_ids_to_tokens(int(ids.max()))
+        raise ModelError(
+            f"the tokenizer gives the token '{token}' the id {int(ids.max())}, but the model has "
+            f"{table.num_embeddings} embeddings; resize them, or take the tokenizer that the model was trained with"
+        )
+
+
+def _task(spec: JobSpec) -> Task:
+    name = spec.task.name
+    if is_task_file(name) and not expanded(name).exists():
+        raise NotHereError(f"task file '{name}' is not on this host; give every host the same files")
+    return catalog.get_task(name, spec.task.parameters)
+
+
+def _method(spec: JobSpec, folders: Mapping[str, Path]) -> Method:
+    """The job's method, its sources named by the folders they lie in here.
+
+    Raises:
+        ModelError: if one is not here, is another than was submitted, or was trained on another model.
+    """
+    parameters = dict(spec.method.parameters)
+    if spec.sources:
+        parameters["sources"] = [
+            str(_source(name, wanted, folders, spec))
+            for name, wanted in zip(parameters["sources"], spec.sources, strict=True)
+        ]
+    return catalog.get_method(spec.method.name, parameters)
+
+
+def _source(name: str, wanted: str, folders: Mapping[str, Path], spec: JobSpec) -> Path:
+    folder = expanded(name) if wanted.startswith("folder:") else folders.get(wanted)
+    if folder is None or not folder.is_dir():
+        raise NotHereError(
+            f"the weights of source {name[:40]} are not here; give every host the same artifacts folder, "
+            "or the runner --source JOB_HASH=FOLDER"
+        )
+    if wanted.startswith("folder:") and source_fingerprint(folder) != wanted:
+        raise NotHereError(f"source folder '{folder}' holds other files than when the job was submitted")
+    if (folder / WEIGHTS).is_file() and (model := read_weights(folder)[0]["model"]) != spec.model.identity:
+        raise ModelError(f"the source in '{folder}' was trained on another model ({model[:60]})")
+    return folder
+
+
+def _check_data(spec: JobSpec, task: Task, languages: tuple[str, ...], data_root: Path | None) -> None:
+    try:
+        found = task.identity(languages, data_root)
+    except DataError as error:
+        raise NotHereError(f"{error} (the job was submitted with other data)") from error
+    if found != spec.data:
+        raise NotHereError(
+            f"the data of '{task.name}' here ({found.source} {str(found.fingerprint)[:12]}) are not those the job was "
+            f"submitted with ({spec.data.source} {str(spec.data.fingerprint)[:12]}); give every host the same data_root"
+        )

@@ -1,0 +1,272 @@
+"""Train: a lean loop with a fixed budget of steps, the best state by validation kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from adapeff.service.errors import AdapeffError
+from adapeff.service.specs.job import Training
+from adapeff.worker.devices.hardware import autocast
+from adapeff.worker.families.base import Batch
+from adapeff.worker.measure.clocks import STEP_PHASES, PhaseClock, StepClock, StepSeconds, step_clock
+from adapeff.worker.measure.memory_breakdown import optimizer_bytes
+from adapeff.worker.modeling.models import TaskModel, trained_state
+
+LOG_EVERY_SECONDS = 1.0
+
+
+class DivergedError(AdapeffError):
+    """The loss is no longer a number; `compute_s` is what had been spent by then."""
+
+    def __init__(self, message: str, compute_s: float) -> None:
+        super().__init__(message)
+        self.compute_s = compute_s
+
+
+class Validation(NamedTuple):
+    """A score of the validation split, and what it had cost to get there."""
+
+    step: int
+    score: float
+    samples: int
+    compute_s: float
+
+
+def compute_seconds(steps: Iterable[StepSeconds]) -> float:
+    """The whole of some steps."""
+    return math.fsum(step.total for step in steps)
+
+
+@dataclass
+class TrainResult:
+    """What training gave: losses and seconds of each step, validation scores, shapes."""
+
+    steps: int
+    losses: list[float] = field(default_factory=list)
+    steps_taken: list[StepSeconds] = field(default_factory=list)
+    validation: list[Validation] = field(default_factory=list)
+    best_step: int = 0
+    best_score: float = math.nan
+    samples: int = 0
+    shapes: list[tuple[int, int]] = field(default_factory=list)
+    """Rows x tokens of the batch of each step, padding included."""
+    row_lengths: Counter[int] = field(default_factory=Counter)
+    """How many rows had so many tokens without padding."""
+    optimizer_bytes: int = 0
+
+    def take(self, batch: Batch) -> None:
+        """Count a batch that was trained on."""
+        rows, length = batch.inputs["input_ids"].shape
+        self.samples += batch.items
+        self.shapes.append((rows, length))
+        self.row_lengths.update(batch.row_lengths)
+
+    @property
+    def real_tokens(self) -> int:
+        """Tokens without padding."""
+        return sum(length * rows for length, rows in self.row_lengths.items())
+
+    @property
+    def processed_tokens(self) -> int:
+        """Tokens with padding."""
+        return sum(rows * length for rows, length in self.shapes)
+
+
+class BestState:
+    """Keeps the trainable tensors of the best step, in memory or in a file."""
+
+    def __init__(self, model: TaskModel, file: Path | None) -> None:
+        self._model = model
+        self._file = file
+        self._kept: dict[str, torch.Tensor] = {}
+
+    def keep(self) -> None:
+        """Remember the present state."""
+        state = {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in trained_state(self._model).items()}
+        if self._file is None:
+            self._kept = state
+        else:
+            save_file(state, self._file)
+
+    def restore(self) -> None:
+        """Go back to the state last kept."""
+        put_state(self._model, self._kept if self._file is None else load_file(self._file))
+
+
+def put_state(model: TaskModel, state: Mapping[str, torch.Tensor]) -> None:
+    """Give a model's parameters the values that were kept of them; those that were not stay."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in state:
+                parameter.copy_(state[name])
+
+
+def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.AdamW:
+    """Fused AdamW over what is trainable; vectors (biases, LayerNorms) are not decayed, as in BERT's recipe."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=True)
+
+
+def warmup_then_decay(optimizer: torch.optim.Optimizer, warmup_steps: int, steps: int) -> LambdaLR:
+    """The learning rate rises linearly from 0 over `warmup_steps`, then falls linearly to 0 at `steps`."""
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return step / warmup_steps
+        return max(0.0, (steps - step) / max(1, steps - warmup_steps))
+
+    return LambdaLR(optimizer, factor)
+
+
+@dataclass
+class TrainingStep:
+    """One step of the optimiser, marked for a clock: what the loop repeats, and what a profile times."""
+
+    model: TaskModel
+    optimizer: torch.optim.Optimizer
+    scheduler: LambdaLR
+    loss_of: Callable[[torch.Tensor, Batch], torch.Tensor]
+    max_grad_norm: float
+    device: torch.device
+    precision: str
+    penalty: Callable[[], torch.Tensor] | None = None
+    on_step: Callable[[int], None] | None = None
+
+    def __post_init__(self) -> None:
+        self._trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self._number = 0
+
+    def __call__(self, batch: Batch, clock: StepClock) -> torch.Tensor:
+        """Take the step; gives the loss, still on the device."""
+        clock.mark()
+        with autocast(self.device, self.precision):
+            loss = self.loss_of(self.model(batch.inputs).float(), batch)
+        whole = loss if self.penalty is None else loss + self.penalty()
+        clock.mark()
+        whole.backward()
+        clock.mark()
+        nn.utils.clip_grad_norm_(self._trainable, self.max_grad_norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        self._number += 1
+        if self.on_step is not None:
+            self.on_step(self._number)
+        self.optimizer.zero_grad(set_to_none=True)
+        clock.mark()
+        return loss.detach()
+
+
+def train(
+    model: TaskModel,
+    batches: Iterator[Batch],
+    *,
+    loss_of: Callable[[torch.Tensor, Batch], torch.Tensor],
+    settings: Training,
+    steps: int,
+    evaluate_every: int,
+    device: torch.device,
+    precision: str,
+    clock: PhaseClock,
+    validate: Callable[[], float],
+    best: BestState,
+    report: Callable[[int, float, float], None],
+    penalty: Callable[[], torch.Tensor] | None = None,
+    on_step: Callable[[int], None] | None = None,
+    settles_at: int = 1,
+    higher_is_better: bool = True,
+) -> TrainResult:
+    """Take `steps` optimiser steps and leave the model in its best state by validation.
+
+    Compute time runs from the batch being on the device to the end of zero_grad: forward, loss, backward, clipping,
+    optimiser, scheduler.
+
+    Args:
+        loss_of: gives the mean loss from a batch's logits.
+        validate: gives the validation score of the present state.
+        report: is told the step, the loss and the seconds still expected, about once a second.
+        penalty: a term of the method's own that is added to the loss.
+        on_step: is called with each step's number before its gradients are cleared.
+        settles_at: the first step whose state may be the best one.
+        higher_is_better: which of two scores is the better one.
+
+    Raises:
+        DivergedError: if the loss stops being finite.
+    """
+    optimizer = make_optimizer(model, settings)
+    scheduler = warmup_then_decay(optimizer, round(settings.warmup_ratio * steps), steps)
+    timer = step_clock(device)
+    take_step = TrainingStep(
+        model, optimizer, scheduler, loss_of, settings.max_grad_norm, device, precision, penalty, on_step
+    )
+    result = TrainResult(steps)
+    pending: list[torch.Tensor] = []
+    data_wait = 0.0
+    logged = began = time.perf_counter()
+
+    def flush() -> None:
+        if not pending:
+            return
+        result.losses += torch.stack(pending).tolist()
+        pending.clear()
+        result.steps_taken += timer.collect()
+        if not math.isfinite(result.losses[-1]):
+            first = next(i for i, loss in enumerate(result.losses, start=1) if not math.isfinite(loss))
+            raise DivergedError(
+                f"the training loss became {result.losses[first - 1]} at step {first}; "
+                f"try a lower learning rate than {settings.learning_rate:g}",
+                compute_seconds(result.steps_taken),
+            )
+
+    model.train()
+    with clock.phase("train"):
+        for step in range(1, steps + 1):
+            waiting = time.perf_counter()
+            batch = next(batches).to(device)
+            data_wait += time.perf_counter() - waiting
+
+            pending.append(take_step(batch, timer))
+            result.take(batch)
+
+            now = time.perf_counter()
+            validating = step % evaluate_every == 0 or step == steps
+            if now - logged >= LOG_EVERY_SECONDS or validating:
+                flush()
+                with clock.phase("logging"):
+                    report(step, result.losses[-1], (now - began) / step * (steps - step))
+                logged = now
+            if validating:
+                with clock.phase("validation"):
+                    score = validate()
+                result.validation.append(Validation(step, score, result.samples, compute_seconds(result.steps_taken)))
+                is_first = not result.best_step
+                if step >= min(settles_at, steps) and (
+                    is_first or (score > result.best_score if higher_is_better else score < result.best_score)
+                ):
+                    with clock.phase("checkpoint"):
+                        best.keep()
+                    result.best_step, result.best_score = step, score
+        flush()
+    compute = compute_seconds(result.steps_taken)
+    if device.type == "cuda":  # the device's idle time between steps is what the data (and the host) made it wait
+        data_wait = max(0.0, clock.seconds["train"] - compute)
+    phases = {phase: math.fsum(getattr(step, phase) for step in result.steps_taken) for phase in STEP_PHASES}
+    clock.split("train", {**phases, "data_wait": data_wait})
+    result.optimizer_bytes = optimizer_bytes(optimizer)
+    with clock.phase("checkpoint"):
+        best.restore()
+    return result
