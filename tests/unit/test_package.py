@@ -150,7 +150,7 @@ def test_wheel_is_complete(built: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
 
     for name in ready_made_sweeps():
-        assert f"adapeff/service/sweeps/{name}.yaml" in names
+        assert f"adapeff/service/specs/sweeps/{name}.yaml" in names
     versions = {path.name for path in (ROOT / "migrations/adapeff/migrations/versions").glob("0*.py")}
     assert versions and all(f"adapeff/migrations/versions/{name}" in names for name in versions)
     assert {"adapeff/migrations/env.py", "adapeff/migrations/script.py.mako"} <= names
