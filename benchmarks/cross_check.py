@@ -36,7 +36,7 @@ from adapeff.service.plugins.references import model_folder, parse_plugin, resol
 from adapeff.service.specs.profile import plan_profile
 from adapeff.worker.measure.clocks import CpuStepClock
 from adapeff.worker.measure.flops import FlopCounter
-from adapeff.worker.profiling.candidates import labelled, load_bare, make_contender
+from adapeff.worker.profiling.candidates import labelled, load_bare, make_candidate
 from adapeff.worker.profiling.memory_probe import run_probe
 from benchmarks.flop_formulas import Encoder, step_flops
 
@@ -48,13 +48,13 @@ PLAIN = ("full", "head", "bitfit", "lora")
 
 def times(method: str, bare: Any, batch: int, length: int, rounds: int) -> dict[str, float]:
     """Step and forward times by the profile's means and by others, medians over rounds taken by turns."""
-    contender = make_contender(parse_plugin(method), bare, device=DEVICE, precision="fp32")
+    candidate = make_candidate(parse_plugin(method), bare, device=DEVICE, precision="fp32")
     inputs = bare.batch(batch, length, DEVICE)
     items = labelled(inputs)
-    ours_step, ours_forward = contender.steps(inputs), contender.forwards(inputs)
-    take, clock = contender.trainer(), CpuStepClock()
+    ours_step, ours_forward = candidate.steps(inputs), candidate.forwards(inputs)
+    take, clock = candidate.trainer(), CpuStepClock()
     timer = benchmark.Timer("take(items, clock)", globals={"take": take, "items": items, "clock": clock})
-    looped = benchmark.Timer("model(inputs)", globals={"model": contender.model, "inputs": inputs})
+    looped = benchmark.Timer("model(inputs)", globals={"model": candidate.model, "inputs": inputs})
     found: dict[str, list[float]] = {"step": [], "step_theirs": [], "forward": [], "forward_theirs": []}
     for _ in range(rounds + 2):
         found["step"].append(statistics.median(step.total for step in ours_step(3)))
@@ -63,7 +63,7 @@ def times(method: str, bare: Any, batch: int, length: int, rounds: int) -> dict[
         found["forward"].append(statistics.median(ours_forward(5)))
         with torch.inference_mode():
             found["forward_theirs"].append(looped.timeit(5).mean)
-            contender.model.train()
+            candidate.model.train()
     kept = {name: values[2:] for name, values in found.items()}
     return {
         name: statistics.median(a / b for a, b in zip(kept[name], kept[f"{name}_theirs"], strict=True)) - 1
@@ -73,8 +73,8 @@ def times(method: str, bare: Any, batch: int, length: int, rounds: int) -> dict[
 
 def flops(method: str, bare: Any, batch: int, length: int) -> float:
     """Counted FLOPs over those of the formula, less 1."""
-    contender = make_contender(parse_plugin(method), bare, device=DEVICE, precision="fp32")
-    counter = FlopCounter(contender.model, contender.method, lambda b, n: bare.batch(b, n, DEVICE))
+    candidate = make_candidate(parse_plugin(method), bare, device=DEVICE, precision="fp32")
+    counter = FlopCounter(candidate.model, candidate.method, lambda b, n: bare.batch(b, n, DEVICE))
     config = bare.encoder.config
     sizes = (config.num_hidden_layers, config.hidden_size, config.intermediate_size)
     expected = step_flops(method, Encoder(*sizes, batch, length))

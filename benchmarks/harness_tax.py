@@ -55,7 +55,7 @@ def job(steps: int, task: str, data_root: Path | None, *, profile: bool) -> JobS
 class NoContact:
     """Nobody asks about the run."""
 
-    def pulse(self, stage: str, progress: Mapping[str, Any]) -> bool:
+    def heartbeat(self, stage: str, progress: Mapping[str, Any]) -> bool:
         """Never cancelled."""
         return False
 

@@ -2,7 +2,7 @@
 
 All methods adapt copies of one random 12-layer, 768-wide BERT (other sizes by option) with the common head. A round
 takes one training step of each method and of `full` (fused AdamW, the same threads), one forward + backward of the
-bare model without an optimiser, and one forward pass of each in evaluation; the order is shuffled per round. A ratio is
+bare model without an optimizer, and one forward pass of each in evaluation; the order is shuffled per round. A ratio is
 taken within a round; the table gives medians over rounds, with a 95 % bootstrap interval for the two that count:
 
     train_ratio     training step / full's training step
@@ -44,7 +44,7 @@ WARMUP_ROUNDS = 2
 
 
 @dataclass
-class Contender:
+class Candidate:
     """One model to be timed, and the seconds of each round."""
 
     name: str
@@ -56,17 +56,17 @@ class Contender:
     forward: list[float] = field(default_factory=list)
 
 
-def contender(name: str, base: nn.Module, hidden: int, device: torch.device) -> Contender:
-    """A method on a copy of the base; `bare` is the base itself, all of it trainable, without an optimiser."""
+def candidate(name: str, base: nn.Module, hidden: int, device: torch.device) -> Candidate:
+    """A method on a copy of the base; `bare` is the base itself, all of it trainable, without an optimizer."""
     encoder = copy.deepcopy(base)
     if name != "bare":
         reference = parse_plugin(name)
         encoder = get_method(reference.name, reference.parameters).attach(encoder)
     model = TaskModel(encoder, ClassificationHead(hidden, 3, 0.1)).to(device)
     if name == "bare":
-        return Contender(name, model, None)
+        return Candidate(name, model, None)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return Contender(name, model, torch.optim.AdamW(trained, lr=1e-5, fused=True))
+    return Candidate(name, model, torch.optim.AdamW(trained, lr=1e-5, fused=True))
 
 
 def timed(action: Callable[[], None], device: torch.device) -> float:
@@ -78,7 +78,7 @@ def timed(action: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def measure(one: Contender, inputs: dict[str, torch.Tensor], device: torch.device, precision: str) -> None:
+def measure(one: Candidate, inputs: dict[str, torch.Tensor], device: torch.device, precision: str) -> None:
     """One training step and one forward pass."""
     labels = torch.zeros(len(inputs["input_ids"]), dtype=torch.long, device=device)
 
@@ -137,10 +137,10 @@ def main() -> int:
     )
     base = transformers.BertModel(config, add_pooling_layer=False)
     names = ["bare", "full", *split_list(arguments.methods)]
-    contenders = [contender(name, base, arguments.hidden, device) for name in names]
+    candidates = [candidate(name, base, arguments.hidden, device) for name in names]
     ids = torch.randint(1000, 20000, (arguments.batch, arguments.length), device=device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
-    order = list(contenders)
+    order = list(candidates)
     for number in range(WARMUP_ROUNDS + arguments.rounds):
         random.Random(number).shuffle(order)
         for one in order:
@@ -151,30 +151,30 @@ def main() -> int:
                 one.forward.clear()
         print(f"\rround {number - WARMUP_ROUNDS + 1} of {arguments.rounds}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    _print(contenders, arguments, precision)
+    _print(candidates, arguments, precision)
     return 0
 
 
-def _print(contenders: list[Contender], arguments: argparse.Namespace, precision: str) -> None:
-    bare, full = contenders[:2]
+def _print(candidates: list[Candidate], arguments: argparse.Namespace, precision: str) -> None:
+    bare, full = candidates[:2]
     print(
         f"{arguments.layers} layers x {arguments.hidden}, batch {arguments.batch} x {arguments.length}, "
         f"{arguments.device} {precision}, {arguments.threads} threads, {arguments.rounds} rounds"
     )
     print(
-        "| method | step / full | step ms | fwd+bwd ms | optimiser ms | fwd+bwd / bare | forward / bare | forward ms |"
+        "| method | step / full | step ms | fwd+bwd ms | optimizer ms | fwd+bwd / bare | forward / bare | forward ms |"
     )
     print("| --- " * 8 + "|")
     found = {}
-    for one in contenders:
+    for one in candidates:
         train, train_low, train_high = median_ratio(one.step, full.step)
         forward, low, high = median_ratio(one.forward, bare.forward)
         both, _, _ = median_ratio(one.backward, bare.backward)
-        optimiser = statistics.median(a - b for a, b in zip(one.step, one.backward, strict=True))
+        optimizer = statistics.median(a - b for a, b in zip(one.step, one.backward, strict=True))
         milliseconds = [statistics.median(values) * 1000 for values in (one.step, one.backward, one.forward)]
         print(
             f"| {one.name} | {train:.3f} ({train_low:.3f}, {train_high:.3f}) | {milliseconds[0]:.0f} | "
-            f"{milliseconds[1]:.0f} | {optimiser * 1000:.0f} | {both:.3f} | {forward:.3f} ({low:.3f}, {high:.3f}) | "
+            f"{milliseconds[1]:.0f} | {optimizer * 1000:.0f} | {both:.3f} | {forward:.3f} ({low:.3f}, {high:.3f}) | "
             f"{milliseconds[2]:.0f} |"
         )
         found[one.name] = {

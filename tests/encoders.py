@@ -105,7 +105,7 @@ def loss_of(model: TaskModel) -> torch.Tensor:
 
 
 def take_steps(model: TaskModel, count: int = 3) -> None:
-    """Some optimiser steps on one batch; without weight decay, what moves has a gradient."""
+    """Some optimizer steps on one batch; without weight decay, what moves has a gradient."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=0.05, weight_decay=0.0)
     for _ in range(count):

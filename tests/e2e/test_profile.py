@@ -37,10 +37,10 @@ def test_profile_is_measured_once_and_shown_again(adapeff: Adapeff, model: Path)
     flops = [found["training", "head", f"FLOPs{part}"]["value"] for part in ("", " forward", " backward")]
     assert flops[0] == flops[1] + flops[2]
     assert found["training", "head", "trained: method"]["value"] == 0
-    parts = [found["training", "full", part] for part in ("forward", "backward", "optimiser")]
+    parts = [found["training", "full", part] for part in ("forward", "backward", "optimizer")]
     assert {part["unit"] for part in parts} == {"s"}
     assert 0.5 < sum(part["value"] for part in parts) / found["training", "full", "step"]["value"] < 1.5
-    assert found["training", "full", "optimiser state"]["unit"] == "B"
+    assert found["training", "full", "optimizer state"]["unit"] == "B"
     assert found["training", "full", "peak process"]["value"] > 0
     assert found["training", "full", "peak allocated"]["reason"]
     assert found["latency", "lora (merged)", "1x16 ratio"]["value"] > 0

@@ -75,7 +75,7 @@ def test_what_is_measured_is_complete_and_adds_up(adapeff: Adapeff, sweep: Path)
             "tokenise",
             "forward",
             "backward",
-            "optimiser",
+            "optimizer",
             "data_wait",
             "validation",
             "checkpoint",

@@ -26,14 +26,14 @@ from adapeff.service.specs.fingerprints import file_fingerprint
 from adapeff.service.specs.job import expand, parse_sweep
 from adapeff.service.store import jobs, results, sweeps
 from adapeff.service.store.database import Database, open_database
-from adapeff.service.store.jobs import Ending
-from adapeff.worker.daemon.host_faults import EXCLUDED_SECONDS, IN_A_ROW, PAUSES, HostTroubles
+from adapeff.service.store.jobs import RunOutcome
+from adapeff.worker.daemon.host_faults import EXCLUDED_SECONDS, IN_A_ROW, PAUSES, HostFaults
 from adapeff.worker.daemon.slots import Slot
 from adapeff.worker.daemon.worker import Worker
 from adapeff.worker.runner import _read_source
 from tests.conftest import RedisServer, eventually
 from tests.factories import claimer, queue_jobs, spec
-from tests.integration.test_jobs import age_lease, findings, finish, state_of, take
+from tests.integration.test_jobs import age_lease, finish, run_results, state_of, take
 
 LANE = "adapeff-any"
 
@@ -289,10 +289,10 @@ def test_what_databases_cannot_hold_is_written_out_and_the_run_is_stored(
     database = Database(any_database_url.replace("postgresql://", "postgresql+psycopg://"))
     (job_id,) = queue_jobs(database)
     claim = take(database, job_id)
-    found = findings()
+    found = run_results()
     found.take({"event": "measurement", "name": "energy_j", "value": None, "unit": "J", "reason": said, "split": "x"})
 
-    assert finish(database, claim, Ending("succeeded", said), found) == "succeeded"
+    assert finish(database, claim, RunOutcome("succeeded", said), found) == "succeeded"
 
     with database.session(read_only=True) as session:
         kept = results.list_measurements(session, [claim.run_id])[claim.run_id]
@@ -347,7 +347,7 @@ def test_signals_that_the_parent_ignored_stay_ignored(tmp_path: Path) -> None:
 
 def test_host_leaves_a_job_it_cannot_run_for_longer_each_time() -> None:
     moment = 0.0
-    troubles = HostTroubles(now=lambda: moment)
+    troubles = HostFaults(now=lambda: moment)
 
     for rest in (*EXCLUDED_SECONDS, EXCLUDED_SECONDS[-1]):
         troubles.note(7, "cpu:0", "disk full")
@@ -359,7 +359,7 @@ def test_host_leaves_a_job_it_cannot_run_for_longer_each_time() -> None:
 
 
 def test_slot_that_fails_several_in_a_row_rests_until_one_runs() -> None:
-    troubles = HostTroubles()
+    troubles = HostFaults()
     pauses = []
     for job_id in range(IN_A_ROW + len(PAUSES)):
         troubles.note(job_id, "cpu:0", "no folder")

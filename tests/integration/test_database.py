@@ -23,10 +23,10 @@ from adapeff.service.store.database import (
     open_database,
     upgrade,
 )
-from adapeff.service.store.jobs import Ending
+from adapeff.service.store.jobs import RunOutcome
 from adapeff.service.store.tables import Job, Measurement, Run
 from tests.factories import claimer, queue_jobs
-from tests.integration.test_jobs import findings
+from tests.integration.test_jobs import run_results
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -60,7 +60,7 @@ def test_upgrading_a_populated_database_loses_no_row(empty_url: str) -> None:
     claim = claimer(database)(ids[0])
     assert claim is not None
     with database.session() as session:
-        results.finish(session, claim, Ending("succeeded"), findings())
+        results.finish(session, claim, RunOutcome("succeeded"), run_results())
 
     upgrade(database)
 

@@ -18,8 +18,8 @@ from adapeff.service.errors import JobError, LeaseLostError
 from adapeff.service.specs.job import parse_sweep
 from adapeff.service.store import jobs, results, sweeps
 from adapeff.service.store.database import Database, upgrade
-from adapeff.service.store.jobs import Claim, Ending
-from adapeff.service.store.results import Findings
+from adapeff.service.store.jobs import Claim, RunOutcome
+from adapeff.service.store.results import RunResults
 from adapeff.service.store.tables import FINAL_STATES, Artifact, Curve, Measurement, Run
 from tests.factories import claimer, queue_jobs, spec
 
@@ -44,8 +44,8 @@ def age_lease(database: Database, job_id: int) -> None:
         session.execute(text(f"UPDATE jobs SET lease_until = {moment} WHERE id = {job_id}"))
 
 
-def findings(value: float = 0.5) -> Findings:
-    found = Findings(environment={"device_name": "test"}, resolved={"model_revision": "abc"})
+def run_results(value: float = 0.5) -> RunResults:
+    found = RunResults(environment={"device_name": "test"}, resolved={"model_revision": "abc"})
     found.take(
         {"event": "measurement", "name": "accuracy", "value": value, "unit": "1", "language": "en", "split": "test"}
     )
@@ -55,9 +55,9 @@ def findings(value: float = 0.5) -> Findings:
     return found
 
 
-def finish(database: Database, claim: Claim, ending: Ending, found: Findings | None = None) -> str:
+def finish(database: Database, claim: Claim, ending: RunOutcome, found: RunResults | None = None) -> str:
     with database.session() as session:
-        return results.finish(session, claim, ending, found or Findings())
+        return results.finish(session, claim, ending, found or RunResults())
 
 
 def take(database: Database, job_id: int, owner: str = "w1") -> Claim:
@@ -113,7 +113,7 @@ def test_results_are_stored_with_the_ending(database: Database) -> None:
     (job_id,) = queue_jobs(database)
     claim = take(database, job_id)
 
-    assert finish(database, claim, Ending("succeeded", exit_code=0), findings()) == "succeeded"
+    assert finish(database, claim, RunOutcome("succeeded", exit_code=0), run_results()) == "succeeded"
 
     with database.session(read_only=True) as session:
         stored = results.list_measurements(session, [claim.run_id])[claim.run_id]
@@ -143,11 +143,11 @@ def test_run_taken_back_may_neither_renew_nor_write(database: Database) -> None:
 
     for attempt in (
         lambda session: jobs.heartbeat(session, late, lease_seconds=60, stage="", progress={}),
-        lambda session: results.finish(session, late, Ending("succeeded"), findings(0.1)),
+        lambda session: results.finish(session, late, RunOutcome("succeeded"), run_results(0.1)),
     ):
         with pytest.raises(LeaseLostError), database.session() as session:
             attempt(session)
-    assert finish(database, new, Ending("succeeded"), findings(0.9)) == "succeeded"
+    assert finish(database, new, RunOutcome("succeeded"), run_results(0.9)) == "succeeded"
 
     with database.session(read_only=True) as session:
         assert [m.value for m in session.scalars(select(Measurement).where(Measurement.name == "accuracy"))] == [0.9]
@@ -188,7 +188,7 @@ def test_progress_between_heartbeats_leaves_the_lease_alone(database: Database) 
 def test_job_that_keeps_dying_fails_after_its_budget(database: Database, outcome: Any) -> None:
     (job_id,) = queue_jobs(database, max_failures=3)
 
-    states = [finish(database, take(database, job_id), Ending(outcome, "signal 9")) for _ in range(3)]
+    states = [finish(database, take(database, job_id), RunOutcome(outcome, "signal 9")) for _ in range(3)]
 
     assert states == ["queued", "queued", "failed"]
     with database.session(read_only=True) as session:
@@ -198,7 +198,7 @@ def test_job_that_keeps_dying_fails_after_its_budget(database: Database, outcome
 def test_job_handed_back_burns_no_budget(database: Database) -> None:
     (job_id,) = queue_jobs(database, max_failures=1)
 
-    states = [finish(database, take(database, job_id), Ending("released")) for _ in range(4)]
+    states = [finish(database, take(database, job_id), RunOutcome("released")) for _ in range(4)]
 
     assert states == ["queued"] * 4
     with database.session(read_only=True) as session:
@@ -210,7 +210,7 @@ def test_job_handed_back_burns_no_budget(database: Database) -> None:
 def test_failure_that_would_happen_again_is_final(database: Database, outcome: Any) -> None:
     (job_id,) = queue_jobs(database)
 
-    assert finish(database, take(database, job_id), Ending(outcome, "because")) == "failed"
+    assert finish(database, take(database, job_id), RunOutcome(outcome, "because")) == "failed"
 
     with database.session(read_only=True) as session:
         assert jobs.get_job(session, job_id).cause == f"{outcome}: because"
@@ -234,7 +234,7 @@ def test_running_job_hears_of_its_cancellation(database: Database) -> None:
     with database.session() as session:
         assert jobs.heartbeat(session, claim, lease_seconds=None, stage="", progress={})
 
-    assert finish(database, claim, Ending("cancelled")) == "cancelled"
+    assert finish(database, claim, RunOutcome("cancelled")) == "cancelled"
 
 
 def test_cancelled_job_of_a_lost_worker_ends_cancelled(database: Database) -> None:
@@ -255,12 +255,12 @@ def test_cancelled_job_whose_worker_stops_first_stays_cancelled(database: Databa
     with database.session() as session:
         jobs.request_cancel(session, job_id)
 
-    assert finish(database, claim, Ending(outcome)) == "cancelled"
+    assert finish(database, claim, RunOutcome(outcome)) == "cancelled"
 
 
 def test_limits_of_a_job_that_has_not_succeeded_follow_the_last_submission(database: Database) -> None:
     (job_id,) = queue_jobs(database)
-    finish(database, take(database, job_id), Ending("timeout"))
+    finish(database, take(database, job_id), RunOutcome("timeout"))
 
     with database.session() as session:
         longer = spec(0).model_copy(update={"time_limit_minutes": 90.0})
@@ -284,7 +284,7 @@ def test_runs_of_two_databases_never_share_a_folder(database: Database) -> None:
 
 def test_retry_gives_a_fresh_budget(database: Database) -> None:
     (job_id,) = queue_jobs(database, max_failures=1)
-    finish(database, take(database, job_id), Ending("killed"))
+    finish(database, take(database, job_id), RunOutcome("killed"))
     assert state_of(database, job_id) == "failed"
 
     with database.session() as session:
@@ -299,7 +299,7 @@ def test_retry_gives_a_fresh_budget(database: Database) -> None:
 def test_what_a_state_does_not_allow_is_refused(database: Database, verb: str, state: str) -> None:
     (job_id,) = queue_jobs(database)
     if state == "succeeded":
-        finish(database, take(database, job_id), Ending("succeeded"))
+        finish(database, take(database, job_id), RunOutcome("succeeded"))
 
     with pytest.raises(JobError, match=f"job {job_id} is {state}"), database.session() as session:
         jobs.request_cancel(session, job_id) if verb == "cancel" else jobs.retry_job(session, job_id)
@@ -313,7 +313,7 @@ def test_job_waits_for_its_sources(database: Database) -> None:
         assert [job.id for job in jobs.list_unsent(session)] == [source_id]
     assert claimer(database)(dependent_id) is None
 
-    finish(database, take(database, source_id), Ending("succeeded"))
+    finish(database, take(database, source_id), RunOutcome("succeeded"))
 
     assert claimer(database)(dependent_id) is not None
 
@@ -381,7 +381,7 @@ class JobMachine(RuleBasedStateMachine):
             return
         counts = self.last == "running" and claim.token == self.token
         try:
-            finish(self.database, claim, Ending(outcome), findings())
+            finish(self.database, claim, RunOutcome(outcome), run_results())
             assert counts
         except LeaseLostError:
             assert not counts

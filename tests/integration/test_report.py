@@ -17,8 +17,8 @@ from adapeff.service.reporting.rows import report_rows
 from adapeff.service.specs.job import expand, parse_sweep
 from adapeff.service.store import jobs, results, sweeps
 from adapeff.service.store.database import Database, upgrade
-from adapeff.service.store.jobs import Ending
-from adapeff.service.store.results import Findings
+from adapeff.service.store.jobs import RunOutcome
+from adapeff.service.store.results import RunResults
 from adapeff.service.store.tables import Run
 from tests.factories import claimer, spec
 
@@ -47,7 +47,7 @@ def store(database: Database, method: str, seed: int, accuracy: float, seconds: 
         (job_id,), _ = jobs.create_jobs(session, [wanted], priority=5, max_failures=3)
     claim = claimer(database)(job_id)
     assert claim is not None
-    found = Findings(environment={"device_name": device, "precision": "fp32", "torch": "2.13.0", "torch_threads": 1})
+    found = RunResults(environment={"device_name": device, "precision": "fp32", "torch": "2.13.0", "torch_threads": 1})
     for language, score in (("en", accuracy), ("de", german)):
         where: dict[str, Any] = {"language": language, "split": "test"}
         for name, value in (("accuracy", score), ("majority_accuracy", 0.5), ("examples", 400)):
@@ -73,7 +73,7 @@ def store(database: Database, method: str, seed: int, accuracy: float, seconds: 
         event = {"event": "measurement", "name": "disturbance", "value": 1, "unit": "1", "phase": phase}
         found.take({**event, "reason": reason})
     with database.session() as session:
-        results.finish(session, claim, Ending("succeeded", resolved={"model_revision": revision}), found)
+        results.finish(session, claim, RunOutcome("succeeded", resolved={"model_revision": revision}), found)
 
 
 def report(database: Database) -> Report:

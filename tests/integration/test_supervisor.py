@@ -37,7 +37,7 @@ class Line:
             self.handing_back.set()
         self.heard: list[tuple[str, Mapping[str, Any]]] = []
 
-    def pulse(self, stage: str, progress: Mapping[str, Any]) -> bool:
+    def heartbeat(self, stage: str, progress: Mapping[str, Any]) -> bool:
         self.heard.append((stage, progress))
         if self.lost:
             raise LeaseLostError("no longer counts")
@@ -59,10 +59,10 @@ SUCCEEDED = "e(event='end', outcome='succeeded', message='')\n"
 def test_run_that_succeeds_gives_its_findings(tmp_path: Path) -> None:
     body = "e(event='measurement', name='accuracy', value=0.5, unit='1')\nprint('said')\n" + SUCCEEDED
 
-    ending, findings = supervise(script(tmp_path, body), tmp_path, SLOT, Line())
+    ending, run_results = supervise(script(tmp_path, body), tmp_path, SLOT, Line())
 
     assert (ending.outcome, ending.exit_code) == ("succeeded", 0)
-    assert findings.measurements == [{"name": "accuracy", "value": 0.5, "unit": "1"}]
+    assert run_results.measurements == [{"name": "accuracy", "value": 0.5, "unit": "1"}]
     assert (tmp_path / "run.log").read_text() == "said\n"
 
 
@@ -133,9 +133,9 @@ def test_half_written_event_is_left_for_later(tmp_path: Path) -> None:
         'f.write(\'urement", "name": "x", "value": 1, "unit": "1"}\\n\'); f.flush()\n' + SUCCEEDED
     )
 
-    ending, findings = supervise(script(tmp_path, body), tmp_path, SLOT, Line())
+    ending, run_results = supervise(script(tmp_path, body), tmp_path, SLOT, Line())
 
-    assert (ending.outcome, len(findings.measurements)) == ("succeeded", 1)
+    assert (ending.outcome, len(run_results.measurements)) == ("succeeded", 1)
 
 
 def test_runner_does_not_outlive_a_killed_worker(tmp_path: Path) -> None:
@@ -170,10 +170,10 @@ def test_lines_that_are_no_events_are_skipped_and_counted(tmp_path: Path) -> Non
     body = f"for line in {garbage!r}: open(EVENTS, 'a').write(line + chr(10))\nopen(EVENTS, 'ab').write(b'\\xff\\n')\n"
     body += "e(event='measurement', name='accuracy', value=0.5, unit='1')\n" + SUCCEEDED
 
-    ending, findings = supervise(script(tmp_path, body), tmp_path, SLOT, Line())
+    ending, run_results = supervise(script(tmp_path, body), tmp_path, SLOT, Line())
 
     assert (ending.outcome, ending.message) == ("succeeded", "5 lines of events.jsonl could not be read")
-    assert findings.measurements == [{"name": "accuracy", "value": 0.5, "unit": "1"}]
+    assert run_results.measurements == [{"name": "accuracy", "value": 0.5, "unit": "1"}]
 
 
 @pytest.mark.parametrize(
@@ -187,10 +187,10 @@ def test_lines_that_are_no_events_are_skipped_and_counted(tmp_path: Path) -> Non
     ],
 )
 def test_events_of_another_form_are_skipped(tmp_path: Path, event: dict[str, Any]) -> None:
-    ending, findings = supervise(script(tmp_path, f"e(**{event!r})\n" + SUCCEEDED), tmp_path, SLOT, Line())
+    ending, run_results = supervise(script(tmp_path, f"e(**{event!r})\n" + SUCCEEDED), tmp_path, SLOT, Line())
 
     assert (ending.outcome, ending.message) == ("succeeded", "1 line of events.jsonl could not be read")
-    assert not findings.measurements and not findings.artifacts and not findings.curves
+    assert not run_results.measurements and not run_results.artifacts and not run_results.curves
 
 
 def test_run_that_cannot_write_its_end_is_its_hosts_matter(tmp_path: Path) -> None:
@@ -207,10 +207,10 @@ def test_events_removed_under_a_run_are_named(tmp_path: Path) -> None:
     read = tmp_path / "read"
 
     class Reader(Line):
-        def pulse(self, stage: str, progress: Mapping[str, Any]) -> bool:
+        def heartbeat(self, stage: str, progress: Mapping[str, Any]) -> bool:
             if stage == "train":
                 read.touch()
-            return super().pulse(stage, progress)
+            return super().heartbeat(stage, progress)
 
     body = "e(event='stage', stage='train')\n"
     body += f"while not os.path.exists({str(read)!r}): time.sleep(0.01)\n"

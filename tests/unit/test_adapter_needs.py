@@ -46,7 +46,7 @@ def train(written: str, steps: int) -> TaskModel:
         1.0,
         torch.device("cpu"),
         "fp32",
-        method.penalty(model.encoder),
+        method.auxiliary_loss(model.encoder),
         method.on_step(model.encoder, steps),
     )
     items = Batch(batch(), {}, [1] * 4, [7] * 4)
@@ -82,7 +82,7 @@ def test_adaloras_penalty_is_pefts_own() -> None:
         def forward(self) -> Any:
             return type("Output", (), {"loss": torch.zeros(())})()
 
-    term = method.penalty(model.encoder)
+    term = method.auxiliary_loss(model.encoder)
     assert term is not None
     ours, inner = term(), tuner.model
     tuner.model = WithLoss()
@@ -132,7 +132,7 @@ def test_loras_with_terms_of_their_own_add_them(written: str) -> None:
     model, _ = adapt(written, "bert")
     model.train()
     model(batch())
-    term = method_of(written).penalty(model.encoder)
+    term = method_of(written).auxiliary_loss(model.encoder)
 
     assert term is not None and term().item() > 0
 

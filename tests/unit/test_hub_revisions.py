@@ -6,8 +6,8 @@ from adapeff.service.specs.hub import moving_sources
 from adapeff.service.specs.job import JobSpec
 from adapeff.service.store import jobs, results, sweeps
 from adapeff.service.store.database import Database, upgrade
-from adapeff.service.store.jobs import Ending
-from adapeff.service.store.results import Findings
+from adapeff.service.store.jobs import RunOutcome
+from adapeff.service.store.results import RunResults
 from tests.factories import claimer, spec
 
 OLD, NEW = "a" * 40, "b" * 40
@@ -20,7 +20,7 @@ def finished(database: Database, job: JobSpec, **resolved: str) -> None:
     claim = claimer(database)(job_id)
     assert claim is not None
     with database.session() as session:
-        results.finish(session, claim, Ending("succeeded", resolved=resolved), Findings())
+        results.finish(session, claim, RunOutcome("succeeded", resolved=resolved), RunResults())
 
 
 def planned(database: Database, job: JobSpec, **revisions: str) -> int:

@@ -1,4 +1,4 @@
-"""Profiles: turns, paired ratios, what memory holds, contenders that share what is frozen, tuning."""
+"""Profiles: turns, paired ratios, what memory holds, candidates that share what is frozen, tuning."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from adapeff.service.specs.job import LogRange, Tuning
 from adapeff.service.specs.profile import ProfileSpec, plan_profile, read_spec
 from adapeff.worker.devices.hardware import served_in
 from adapeff.worker.measure.flops import draws_its_steps
-from adapeff.worker.measure.interleave import per_block, take_turns
+from adapeff.worker.measure.interleave import interleave, per_block
 from adapeff.worker.measure.memory_breakdown import bytes_of, step_bytes, weight_bytes
-from adapeff.worker.profiling.candidates import BareModel, load_bare, make_contender, variants
+from adapeff.worker.profiling.candidates import BareModel, load_bare, make_candidate, variants
 from adapeff.worker.profiling.memory_probe import largest_batch, run_probe
 from adapeff.worker.training.record import warmup_seconds
 from adapeff.worker.training.tuning import open_search
@@ -79,7 +79,7 @@ def test_interval_of_a_median_holds_it(values: list[float]) -> None:
     assert ordered[0] <= low <= ordered[len(values) // 2] <= high <= ordered[-1]
 
 
-def test_every_contender_has_one_turn_a_block_in_changing_order() -> None:
+def test_every_candidate_has_one_turn_a_block_in_changing_order() -> None:
     calls: list[str] = []
 
     def take(name: str) -> Any:
@@ -89,7 +89,7 @@ def test_every_contender_has_one_turn_a_block_in_changing_order() -> None:
 
         return run
 
-    found = take_turns({name: take(name) for name in "abc"}, blocks=12, turn_seconds=1e-9, seed=0)
+    found = interleave({name: take(name) for name in "abc"}, blocks=12, turn_seconds=1e-9, seed=0)
 
     blocks = [tuple(calls[at : at + 3]) for at in range(6, len(calls), 3)]  # two warm-up turns each
     assert all(sorted(block) == ["a", "b", "c"] for block in blocks)
@@ -133,17 +133,17 @@ def test_frozen_weights_need_no_activations_below_the_first_trained_one() -> Non
     assert found["activations"] == 4 * 5 * 16
 
 
-def test_contenders_share_what_is_frozen_and_own_what_they_train(bare: BareModel) -> None:
+def test_candidates_share_what_is_frozen_and_own_what_they_train(bare: BareModel) -> None:
     before = copy.deepcopy(bare.encoder.state_dict())
-    made = {name: make_contender(parse_plugin(name), bare, device=CPU, precision="fp32") for name in ("full", "lora")}
+    made = {name: make_candidate(parse_plugin(name), bare, device=CPU, precision="fp32") for name in ("full", "lora")}
     base = {p.untyped_storage().data_ptr() for p in bare.encoder.parameters()}
 
-    for contender in made.values():
-        own = {p.untyped_storage().data_ptr() for p in contender.model.parameters() if p.requires_grad}
-        frozen = {p.untyped_storage().data_ptr() for p in contender.model.parameters() if not p.requires_grad}
+    for candidate in made.values():
+        own = {p.untyped_storage().data_ptr() for p in candidate.model.parameters() if p.requires_grad}
+        frozen = {p.untyped_storage().data_ptr() for p in candidate.model.parameters() if not p.requires_grad}
         assert not own & base
         assert frozen <= base
-        steps = contender.steps(bare.batch(2, 8, CPU))(3)
+        steps = candidate.steps(bare.batch(2, 8, CPU))(3)
         assert len(steps) == 3
         assert all(min(step) >= 0 and step.total > 0 for step in steps)
     assert all(torch.equal(before[name], value) for name, value in bare.encoder.state_dict().items())
@@ -154,7 +154,7 @@ def test_merged_weights_compute_what_the_adapted_model_does_without_its_modules(
 
     assert merged.label == "lora (merged)"
     inputs = bare.batch(2, 8, CPU)
-    plain = make_contender(parse_plugin("lora"), bare, device=CPU, precision="fp32")
+    plain = make_candidate(parse_plugin("lora"), bare, device=CPU, precision="fp32")
     with torch.inference_mode():
         assert torch.allclose(merged.model.eval()(inputs), plain.model.eval()(inputs), atol=1e-5)
     assert len(merged.forwards(inputs)(4)) == 4
@@ -228,27 +228,27 @@ def test_memory_is_measured_in_a_process_of_its_own_and_running_out_of_it_is_an_
 
 def test_only_adapterdrop_draws_its_steps(bare: BareModel) -> None:
     drawing = {
-        name: draws_its_steps(contender.method, contender.model.encoder)
+        name: draws_its_steps(candidate.method, candidate.model.encoder)
         for name in ("full", "houlsby", "adapterdrop")
-        for contender in [make_contender(parse_plugin(name), bare, device=CPU, precision="fp32")]
+        for candidate in [make_candidate(parse_plugin(name), bare, device=CPU, precision="fp32")]
     }
 
     assert drawing == {"full": False, "houlsby": False, "adapterdrop": True}
 
 
 def test_models_are_served_in_bf16_and_trained_in_fp32(bare: BareModel) -> None:
-    contenders = [make_contender(parse_plugin(name), bare, device=CPU, precision="bf16") for name in ("full", "head")]
-    before = [contender.model.state_dict() for contender in contenders]
+    candidates = [make_candidate(parse_plugin(name), bare, device=CPU, precision="bf16") for name in ("full", "head")]
+    before = [candidate.model.state_dict() for candidate in candidates]
     inputs = bare.batch(2, 8, CPU)
 
-    with served_in("bf16", [contender.model for contender in contenders]), torch.inference_mode():
-        assert {contender.model.eval()(inputs).dtype for contender in contenders} == {torch.bfloat16}
-        parameters = list(contenders[1].model.parameters())
+    with served_in("bf16", [candidate.model for candidate in candidates]), torch.inference_mode():
+        assert {candidate.model.eval()(inputs).dtype for candidate in candidates} == {torch.bfloat16}
+        parameters = list(candidates[1].model.parameters())
         assert bytes_of(parameters) == 2 * sum(parameter.numel() for parameter in parameters)
 
-    for contender, state in zip(contenders, before, strict=True):
-        assert all(torch.equal(state[name], value) for name, value in contender.model.state_dict().items())
-    assert bytes_of([*contenders[1].model.encoder.parameters(), *bare.encoder.parameters()]) == bytes_of(
+    for candidate, state in zip(candidates, before, strict=True):
+        assert all(torch.equal(state[name], value) for name, value in candidate.model.state_dict().items())
+    assert bytes_of([*candidates[1].model.encoder.parameters(), *bare.encoder.parameters()]) == bytes_of(
         bare.encoder.parameters()
     )
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 
-MOST = 200
+MAX = 200
 
 
 def _beginning(known: Iterable[str], incomplete: str) -> list[str]:
-    return [name for name in known if name.startswith(incomplete)][:MOST]
+    return [name for name in known if name.startswith(incomplete)][:MAX]
 
 
 def sweep_files(incomplete: str) -> list[str]:
@@ -37,7 +37,7 @@ def job_ids(incomplete: str) -> list[str]:
         from adapeff.service.store import jobs
 
         with context.database() as database, database.session(read_only=True) as session:
-            return _beginning([str(job.id) for job in jobs.list_jobs(session, limit=MOST)], incomplete)
+            return _beginning([str(job.id) for job in jobs.list_jobs(session, limit=MAX)], incomplete)
     return []
 
 

@@ -100,7 +100,7 @@ class JobsFailedError(AdapeffError):
     exit_code = ExitCode.JOBS_FAILED
 
 
-_MOST_NAMES = 40
+_MAX_NAMES = 40
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -112,6 +112,6 @@ def suggest(name: str, known: Iterable[str]) -> str:
     by_lower = {known_name.lower(): known_name for known_name in names}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     hint = f"did you mean '{by_lower[near[0]]}'?  " if near else ""
-    shown = names if len(names) <= _MOST_NAMES else [known_name for known_name in names if ":" not in known_name]
+    shown = names if len(names) <= _MAX_NAMES else [known_name for known_name in names if ":" not in known_name]
     more = f" and {len(names) - len(shown)} more" if len(shown) < len(names) else ""
     return f"{hint}known: {', '.join(shown) or 'none'}{more}"

@@ -43,7 +43,7 @@ from adapeff.worker.events import DISK_FAILED, WAITING, EventLog
 from adapeff.worker.families.token_cache import TokenCache
 from adapeff.worker.measure.clocks import PhaseClock
 from adapeff.worker.measure.flops import FlopCounter, draws_its_steps
-from adapeff.worker.measure.sensors.gauges import Window, idle_window, open_gauge
+from adapeff.worker.measure.sensors.host import Window, idle_window, open_sensor
 from adapeff.worker.modeling.models import import_architecture
 from adapeff.worker.modeling.weights import WEIGHTS
 from adapeff.worker.profiling.profiler import run_profile
@@ -102,12 +102,12 @@ def run_job(
     with clock.phase("load"):
         import_architecture(spec.model)
     _seed_everything(spec, device)
-    memory, gauge = Memory(device), open_gauge(device)
+    memory, sensor = Memory(device), open_sensor(device)
     log.emit("environment", values=environment(device, precision))
     log.measure("load_average_1m", os.getloadavg()[0], "1", phase="startup")
-    bench = Bench(device, precision, clock, gauge, memory, log, out)
+    bench = Bench(device, precision, clock, sensor, memory, log, out)
     with clock.phase("idle"):
-        idle = idle_window(gauge)
+        idle = idle_window(sensor)
 
     log.emit("stage", stage="prepare")
     memory.start()
@@ -158,10 +158,10 @@ def run_job(
 
     log.emit("stage", stage="profile")
     log.measure("load_average_1m", os.getloadavg()[0], "1", phase="profile")
-    start = gauge.read()
+    start = sensor.read()
     with clock.phase("profile"):
         samples = measure_latency(spec, prepared, log, prepared.model, device=device, precision=precision)
-    measure_disturbance(log, "inference", Window(start, gauge.read()), [])
+    measure_disturbance(log, "inference", Window(start, sensor.read()), [])
     if spec.measuring.variants:
         log.emit("stage", stage="variants")
         with clock.phase("variants"):

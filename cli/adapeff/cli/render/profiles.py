@@ -8,7 +8,7 @@ from adapeff.cli.render.units import format_spread, format_value
 from adapeff.service.reporting.profiles import Figure, ProfileRow, ProfileTable
 from adapeff.service.reporting.reruns import Spread
 
-MOST_DISTURBED = 6
+MAX_DISTURBED = 6
 """So many forward passes that something is known against are told of one by one."""
 
 Grid = tuple[str, list[str], list[list[str]]]
@@ -43,7 +43,7 @@ def profile_grids(table: ProfileTable) -> Iterator[Grid]:
 
 _TIMES = {
     "step": "step",
-    **{f"{part} ratio": f"{part} ratio" for part in ("step", "forward", "backward", "optimiser")},
+    **{f"{part} ratio": f"{part} ratio" for part in ("step", "forward", "backward", "optimizer")},
     "energy": "energy",
     "energy ratio": "energy ratio",
 }
@@ -58,7 +58,7 @@ _COMPUTED = {
 }
 _KEPT = {
     **{name: name for name in ("peak allocated", "peak process")},
-    **{part: part for part in ("weights", "gradients", "optimiser state", "activations", "cast weights")},
+    **{part: part for part in ("weights", "gradients", "optimizer state", "activations", "cast weights")},
     "largest batch": "largest batch",
 }
 
@@ -119,9 +119,9 @@ def profile_notes(table: ProfileTable) -> list[str]:
         for cell, figure in row.figures.items()
         if figure.problems
     ]
-    found += [f"!: {text}." for text in disturbed[:MOST_DISTURBED]]
-    if len(disturbed) > MOST_DISTURBED:
-        found.append(f"!: {len(disturbed) - MOST_DISTURBED} more in `adapeff show {table.job_id}`.")
+    found += [f"!: {text}." for text in disturbed[:MAX_DISTURBED]]
+    if len(disturbed) > MAX_DISTURBED:
+        found.append(f"!: {len(disturbed) - MAX_DISTURBED} more in `adapeff show {table.job_id}`.")
     reasons: dict[str, None] = {}
     for row in table.training:
         for column, figure in row.figures.items():

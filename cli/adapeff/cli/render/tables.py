@@ -18,7 +18,7 @@ from adapeff.service.reporting.report import Report, Table
 from adapeff.service.reporting.variation import in_words
 from adapeff.service.specs.profile import PROFILE
 
-MOST_METHODS_AS_COLUMNS = 5
+MAX_METHODS_AS_COLUMNS = 5
 LONGEST_NAME = 24
 """Names in a table's first column stay on one line if none is longer."""
 _STATE_STYLE = {"succeeded": "green", "failed": "red", "running": "cyan", "cancelled": "yellow"}
@@ -159,7 +159,7 @@ def print_report_tables(report: Report) -> None:
     for table in report.tables:
         console.print(f"\n[bold]{shown(table.title)}[/]")
         console.print(shown(describe(table)), style="dim", soft_wrap=False)
-        if len(table.rows) <= MOST_METHODS_AS_COLUMNS:
+        if len(table.rows) <= MAX_METHODS_AS_COLUMNS:
             console.print(_figures(table))
         else:
             console.print(_figures_by_row(table))

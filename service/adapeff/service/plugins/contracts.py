@@ -63,12 +63,12 @@ class Method(Frozen, ABC):
             ValueError: saying what would do.
         """
 
-    def penalty(self, adapted: nn.Module) -> Callable[[], Tensor] | None:
+    def auxiliary_loss(self, adapted: nn.Module) -> Callable[[], Tensor] | None:
         """A term that training adds to the loss, if the method has one."""
         return None
 
     def on_step(self, adapted: nn.Module, steps: int) -> Callable[[int], None] | None:
-        """What training calls after each optimiser step, before gradients are cleared, with the step's number from 1.
+        """What training calls after each optimizer step, before gradients are cleared, with the step's number from 1.
 
         Asked for once, before the first step; whatever depends on the budget is set up here.
 

@@ -147,7 +147,7 @@ def is_task_file(name: str) -> bool:
     return name in (".", "..") or name.startswith(("./", "../", "/", "~/")) or name.endswith((".yaml", ".yml"))
 
 
-MOST_DEPTH = 40
+MAX_DEPTH = 40
 """How deep a file people write may be nested."""
 
 
@@ -177,9 +177,9 @@ class StrictLoader(yaml.SafeLoader):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not taken; write the value", mark)
         self._depth += 1
-        if self._depth > MOST_DEPTH:
+        if self._depth > MAX_DEPTH:
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.constructor.ConstructorError(None, None, f"nested deeper than {MOST_DEPTH} levels", mark)
+            raise yaml.constructor.ConstructorError(None, None, f"nested deeper than {MAX_DEPTH} levels", mark)
         node: yaml.Node | None = super().compose_node(parent, index)
         self._depth -= 1
         return node

@@ -63,7 +63,7 @@ _STEP = {
     "step": ("step_latency_s", {"statistic": "p50", "phase": ""}),
     "forward": ("step_latency_s", {"statistic": "p50", "phase": "forward"}),
     "backward": ("step_latency_s", {"statistic": "p50", "phase": "backward"}),
-    "optimiser": ("step_latency_s", {"statistic": "p50", "phase": "optimiser"}),
+    "optimizer": ("step_latency_s", {"statistic": "p50", "phase": "optimizer"}),
 }
 _FIGURES = {
     "FLOPs": ("step_flops", {"phase": ""}),
@@ -82,7 +82,7 @@ _FIGURES = {
 _PARTS = {
     "weights": "weights",
     "gradients": "gradients",
-    "optimiser state": "optimiser",
+    "optimizer state": "optimizer",
     "activations": "activations",
     "cast weights": "cast weights",
 }

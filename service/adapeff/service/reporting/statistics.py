@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-LEAST_FOR_INTERVAL = 3
+MIN_FOR_INTERVAL = 3
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom (any table, e.g. NIST/SEMATECH e-Handbook,
 # section 1.3.6.7.2); beyond, the Cornish-Fisher expansion about the normal quantile is good to 1e-4.
@@ -47,7 +47,7 @@ def summarise(values: Sequence[float]) -> Summary:
     n = len(values)
     mean = math.fsum(values) / n
     mean = min(max(mean, min(values)), max(values))  # rounding must not put a mean outside its values
-    if n < LEAST_FOR_INTERVAL:
+    if n < MIN_FOR_INTERVAL:
         return Summary(tuple(values), mean, None, None)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     half = student_t_95(n - 1) * deviation / math.sqrt(n)

@@ -96,7 +96,7 @@ class Training(Frozen):
     learning_rate: PositiveFloat
     epochs: float = Field(default=3.0, gt=0, le=10**6)
     steps: Count | None = None
-    """Optimiser steps; where given, it takes the place of `epochs`."""
+    """Optimizer steps; where given, it takes the place of `epochs`."""
     batch_size: Count = 32
     max_length: int = Field(default=128, ge=8, le=10**6, strict=True)
     """Tokens an example is cut to; where a sweep names none, tasks of long texts ask for more."""

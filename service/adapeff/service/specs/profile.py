@@ -28,7 +28,7 @@ class ProfileSettings(Frozen):
     device: Device = "any"
     cpu_threads: Count = 1
     blocks: int = Field(default=20, ge=5, le=10_000, strict=True)
-    """Rounds in which each contender has one turn, in an order drawn anew."""
+    """Rounds in which each candidate has one turn, in an order drawn anew."""
     turn_seconds: float = Field(default=0.2, gt=0, le=3600)
     """Least time of a turn; as many steps are taken as it holds, at least one."""
     latency_batches: tuple[Count, ...] | None = None
@@ -36,7 +36,7 @@ class ProfileSettings(Frozen):
     latency_lengths: tuple[Count, ...] | None = None
     """Lengths of the latency grid; None: 16 to 128 on a CPU, 16 to 512 on a GPU, those the model takes."""
     latency_seconds: float = Field(default=1.0, gt=0, le=3600)
-    """Time budget of each contender in each cell; at least 5 turns are taken whatever it is."""
+    """Time budget of each candidate in each cell; at least 5 turns are taken whatever it is."""
     variants: bool = True
     """Time each other way of serving too: merged weights, an ejected prefix, each depth of AdapterDrop."""
     compile: bool = False
@@ -66,7 +66,7 @@ class ProfileSpec(Frozen):
     kind: Literal["profile"] = "profile"
     model: ModelReference
     methods: tuple[PluginReference, ...] = Field(min_length=1)
-    """The contenders, the reference first."""
+    """The candidates, the reference first."""
     settings: ProfileSettings = ProfileSettings()
     time_limit_minutes: PositiveFloat | None = None
     repeat: int = Field(default=0, ge=0)

@@ -50,7 +50,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Ending:
+class RunOutcome:
     """How a run ended."""
 
     outcome: Outcome
@@ -311,7 +311,11 @@ def heartbeat(
 
 
 def finish_run(
-    session: Session, claim: Claim, ending: Ending, *conditions: ColumnElement[bool], environment_id: int | None = None
+    session: Session,
+    claim: Claim,
+    ending: RunOutcome,
+    *conditions: ColumnElement[bool],
+    environment_id: int | None = None,
 ) -> str:
     """End a run and move its job: to a final state, or back to the queue for another attempt.
 
@@ -466,7 +470,7 @@ def take_back_expired(session: Session) -> list[tuple[int, str]]:
     for row in expired:
         claim = Claim(row.id, row.run_id, row.token, row.spec, row.folder)
         try:
-            ending = Ending("lost", f"no heartbeat from worker {row.lease_owner}")
+            ending = RunOutcome("lost", f"no heartbeat from worker {row.lease_owner}")
             state = finish_run(session, claim, ending, Job.lease_until < moment)
         except LeaseLostError:
             continue  # it ended or was renewed meanwhile, or another reconciler was first

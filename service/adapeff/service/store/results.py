@@ -33,7 +33,7 @@ _KEY = {"statistic": "", "phase": "", "language": "", "split": "", "batch": 0, "
 
 
 @dataclass
-class Findings:
+class RunResults:
     """What a runner's events add up to."""
 
     environment: dict[str, Any] = field(default_factory=dict)
@@ -66,8 +66,8 @@ class Findings:
             self.artifacts.append({key: event[key] for key in ("name", "path", "sha256", "bytes")})
 
 
-def finish(session: Session, claim: jobs.Claim, ending: jobs.Ending, findings: Findings) -> str:
-    """End a run and store its findings in one transaction; those of a run that failed are kept too, under its id.
+def finish(session: Session, claim: jobs.Claim, ending: jobs.RunOutcome, run_results: RunResults) -> str:
+    """End a run and store its run_results in one transaction; those of a run that failed are kept too, under its id.
 
     Returns:
         The job's new state.
@@ -75,9 +75,9 @@ def finish(session: Session, claim: jobs.Claim, ending: jobs.Ending, findings: F
     Raises:
         LeaseLostError: if the run is no longer the one that counts; nothing is stored then.
     """
-    findings = storable(findings)
+    run_results = storable(run_results)
     ending = storable(ending)
-    environment_id = _store_environment(session, findings.environment) if findings.environment else None
+    environment_id = _store_environment(session, run_results.environment) if run_results.environment else None
     state = jobs.finish_run(session, claim, ending, environment_id=environment_id)
     rows = [
         {
@@ -89,13 +89,13 @@ def finish(session: Session, claim: jobs.Claim, ending: jobs.Ending, findings: F
             **{key: found.get(key, default) for key, default in _KEY.items()},
             "variant": canonical_json(found["variant"]) if found.get("variant") else "",
         }
-        for found in findings.measurements
+        for found in run_results.measurements
     ]
     for start in range(0, len(rows), _CHUNK):
         session.execute(insert(Measurement), rows[start : start + _CHUNK])
-    for name, points in findings.curves.items():
+    for name, points in run_results.curves.items():
         session.execute(insert(Curve).values(run_id=claim.run_id, name=name, points=points))
-    for artifact in findings.artifacts:
+    for artifact in run_results.artifacts:
         uri = str(PurePath(claim.folder) / artifact["path"])
         values = {"name": artifact["name"], "uri": uri, "sha256": artifact["sha256"], "bytes": artifact["bytes"]}
         session.execute(insert(Artifact).values(run_id=claim.run_id, **values))

@@ -256,7 +256,7 @@ class Fusion(nn.Module):
         mixed: torch.Tensor = (weights * values).sum(dim=0)
         return mixed
 
-    def penalty(self) -> torch.Tensor:
+    def auxiliary_loss(self) -> torch.Tensor:
         """||I - Wv||^2 (Frobenius), which training adds 0.01 times: the values stay near the members' outputs."""
         if self.value is None:
             return torch.zeros((), device=self.query.weight.device)

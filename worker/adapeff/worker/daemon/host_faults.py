@@ -19,7 +19,7 @@ IN_A_ROW = 3
 PAUSES = (10.0, 30.0, 60.0, 300.0)
 
 
-class HostTroubles:
+class HostFaults:
     """Failures of one worker's host, by job and by slot; used by several threads."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:

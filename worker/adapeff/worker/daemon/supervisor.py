@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from adapeff.service.store.jobs import Ending, Outcome
-from adapeff.service.store.results import Findings, storable
+from adapeff.service.store.jobs import Outcome, RunOutcome
+from adapeff.service.store.results import RunResults, storable
 from adapeff.service.store.tables import RUN_OUTCOMES
 from adapeff.worker.daemon.slots import Slot
 from adapeff.worker.events import DISK_FAILED, EVENTS, WAITING
@@ -26,7 +26,7 @@ from adapeff.worker.events import DISK_FAILED, EVENTS, WAITING
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
-PULSE_SECONDS = 2.0
+HEARTBEAT_SECONDS = 2.0
 TERM_GRACE_SECONDS = 2.0
 STOP_GRACE_SECONDS = 3.0
 """How long after a runner that a signal ended the worker may still be told to stop by the same one."""
@@ -44,7 +44,7 @@ _SEEN_BY_RUNNERS = (
 class Contact(Protocol):
     """What the supervisor tells the world while a runner works."""
 
-    def pulse(self, stage: str, progress: Mapping[str, Any]) -> bool:
+    def heartbeat(self, stage: str, progress: Mapping[str, Any]) -> bool:
         """Tell the progress and renew the lease; gives whether the job was cancelled.
 
         Raises:
@@ -60,7 +60,7 @@ class _Follower:
     """Reads events as they are written; a line that is not yet whole is left for later."""
 
     file: Path
-    findings: Findings = field(default_factory=Findings)
+    run_results: RunResults = field(default_factory=RunResults)
     stage: str = ""
     progress: dict[str, Any] = field(default_factory=dict)
     end: dict[str, Any] | None = None
@@ -102,16 +102,16 @@ class _Follower:
                 raise ValueError(f"unknown outcome {event['outcome']!r}")
             self.end = event
         else:
-            self.findings.take(event)
+            self.run_results.take(event)
 
 
-def read_finished(folder: Path) -> tuple[Ending, Findings] | None:
+def read_finished(folder: Path) -> tuple[RunOutcome, RunResults] | None:
     """What a run that has succeeded left in its folder; None where it left no such end."""
     follower = _Follower(folder / EVENTS)
     follower.read()
     if follower.end is None or follower.end.get("outcome") != "succeeded" or follower.unreadable:
         return None
-    return Ending("succeeded", exit_code=0, resolved=follower.findings.resolved), follower.findings
+    return RunOutcome("succeeded", exit_code=0, resolved=follower.run_results.resolved), follower.run_results
 
 
 def supervise(
@@ -122,7 +122,7 @@ def supervise(
     *,
     time_limit_seconds: float | None = None,
     passed_on: Sequence[str] = (),
-) -> tuple[Ending, Findings]:
+) -> tuple[RunOutcome, RunResults]:
     """Run a command that writes `events.jsonl` to `folder`, and see it to its end.
 
     Its output goes to `run.log` there. When this returns, its process group is gone. Time it waits for its device does
@@ -136,7 +136,7 @@ def supervise(
     """
     follower = _Follower(folder / EVENTS)
     kills_before = _kernel_kills()
-    started = last_pulse = time.monotonic()
+    started = last_heartbeat = time.monotonic()
     process = _spawn(command, folder, slot, passed_on)
     verdict: tuple[Outcome, str] | None = None
     try:
@@ -149,9 +149,9 @@ def supervise(
                 verdict = "timeout", f"stopped after its time limit of {time_limit_seconds / 60:g} minutes"
             elif contact.must_hand_back():
                 verdict = "released", "handed back by a stopping worker"
-            elif moment - last_pulse >= PULSE_SECONDS:
-                last_pulse = moment
-                if contact.pulse(follower.stage, follower.progress):
+            elif moment - last_heartbeat >= HEARTBEAT_SECONDS:
+                last_heartbeat = moment
+                if contact.heartbeat(follower.stage, follower.progress):
                     verdict = "cancelled", "cancelled while it ran"
             if verdict is None:
                 _wait(process, POLL_SECONDS)
@@ -162,8 +162,8 @@ def supervise(
     if verdict is None and not finished and _stopped_by(process.returncode) and _is_stopping(contact):
         verdict = "released", "handed back by a stopping worker"
     if verdict is not None and not finished:
-        return Ending(verdict[0], verdict[1]), follower.findings
-    return _ending(process.returncode, follower, _kernel_kills() > kills_before, folder), follower.findings
+        return RunOutcome(verdict[0], verdict[1]), follower.run_results
+    return _ending(process.returncode, follower, _kernel_kills() > kills_before, folder), follower.run_results
 
 
 def _stopped_by(code: int) -> signal.Signals | None:
@@ -242,31 +242,35 @@ def _kernel_kills() -> int:
     return 0
 
 
-def _ending(code: int, follower: _Follower, kernel_killed: bool, folder: Path) -> Ending:
-    resolved = follower.findings.resolved
+def _ending(code: int, follower: _Follower, kernel_killed: bool, folder: Path) -> RunOutcome:
+    resolved = follower.run_results.resolved
     stopped = _stopped_by(code)
     if follower.end is not None and stopped is None:
         outcome: Outcome = follower.end["outcome"]
         if (outcome == "succeeded") == (code == 0):
             message = str(follower.end["message"]) or _skipped(follower)
             here = bool(follower.end.get("not_here"))
-            return Ending(outcome, message, exit_code=code, resolved=resolved, not_here=here)
+            return RunOutcome(outcome, message, exit_code=code, resolved=resolved, not_here=here)
     if code == DISK_FAILED:
         reason = f"the disk of {folder} takes no more; {_last_line(folder / 'run.log')}"
-        return Ending("error", reason, exit_code=code, not_here=True)
+        return RunOutcome("error", reason, exit_code=code, not_here=True)
     if code < 0 or stopped is not None:
         number = stopped or signal.Signals(-code)
         if code == -signal.SIGKILL and kernel_killed:
-            return Ending("oom", "the kernel killed the runner for memory; use a smaller batch_size", signal=-code)
-        return Ending("killed", f"the runner was killed by {number.name}", signal=int(number))
+            return RunOutcome("oom", "the kernel killed the runner for memory; use a smaller batch_size", signal=-code)
+        return RunOutcome("killed", f"the runner was killed by {number.name}", signal=int(number))
     if follower.vanished:
-        return Ending("lost", f"{follower.file.name} vanished from {folder} while the runner worked", exit_code=code)
+        return RunOutcome(
+            "lost", f"{follower.file.name} vanished from {folder} while the runner worked", exit_code=code
+        )
     if code == 0:
         skipped = _skipped(follower, "; ")
-        return Ending(
+        return RunOutcome(
             "error", f"the runner ended with exit code 0, but without its last event{skipped}", exit_code=code
         )
-    return Ending("error", f"the runner ended with exit code {code}; {_last_line(folder / 'run.log')}", exit_code=code)
+    return RunOutcome(
+        "error", f"the runner ended with exit code {code}; {_last_line(folder / 'run.log')}", exit_code=code
+    )
 
 
 def _skipped(follower: _Follower, before: str = "") -> str:

@@ -32,8 +32,8 @@ from adapeff.service.specs.job import split_list
 from adapeff.service.specs.profile import read_spec
 from adapeff.service.store import jobs, results
 from adapeff.service.store.database import Database
-from adapeff.service.store.jobs import Claim, Ending
-from adapeff.worker.daemon.host_faults import RELEASED_SECONDS, HostTroubles
+from adapeff.service.store.jobs import Claim, RunOutcome
+from adapeff.worker.daemon.host_faults import RELEASED_SECONDS, HostFaults
 from adapeff.worker.daemon.slots import Slot
 from adapeff.worker.daemon.supervisor import read_finished, supervise
 
@@ -58,7 +58,7 @@ class Worker:
         self._finishing = threading.Event()
         self._handing_back = threading.Event()
         self._running = 0
-        self._troubles = HostTroubles()
+        self._host_faults = HostFaults()
 
     def work_off(self, sweep_id: int) -> None:
         """Run the jobs of a sweep, and those they build on, until none is left that could run here.
@@ -78,7 +78,7 @@ class Worker:
         finally:
             stop_reconciler.set()
             reconciler.join(5)
-        if not self._finishing.is_set() and (left := self._troubles.excluded):
+        if not self._finishing.is_set() and (left := self._host_faults.excluded):
             raise NotHereError(
                 f"{len(left)} job(s) cannot run on this host and stay in the queue; job {min(left)}: {left[min(left)]}"
             )
@@ -89,12 +89,12 @@ class Worker:
             def look() -> tuple[list[int], int]:
                 with self._database.session(read_only=True) as session:
                     return jobs.list_claimable(session, sweep_id, self.lanes), jobs.count_unfinished(
-                        session, sweep_id, self.lanes, but=list(self._troubles.excluded)
+                        session, sweep_id, self.lanes, but=list(self._host_faults.excluded)
                     )
 
             found = self._insist(look, "look for jobs", give_up=self._finishing.is_set)
             claimable, unfinished = found or ([], 0)
-            mine = [job_id for job_id in claimable if job_id not in self._troubles.excluded]
+            mine = [job_id for job_id in claimable if job_id not in self._host_faults.excluded]
             if mine:
                 self.handle(mine[0])
             elif not unfinished:
@@ -171,7 +171,7 @@ class Worker:
             logger.exception("job %s: the worker failed; the lease will run out and the job be taken back", job_id)
         finally:
             self._running -= 1
-            if pause := self._troubles.pause_of(slot.name):
+            if pause := self._host_faults.pause_of(slot.name):
                 logger.error(
                     "slot %s pauses for %g s: several jobs in a row failed because of this host; see the lines above",
                     slot.name,
@@ -185,7 +185,7 @@ class Worker:
 
         def claim() -> Claim | None:
             with self._database.session() as session:
-                if self._finishing.is_set() or self._troubles.excludes(job_id):
+                if self._finishing.is_set() or self._host_faults.excludes(job_id):
                     jobs.mark_unsent(session, job_id)  # the message is consumed; the outbox must have the job again
                     return None
                 return jobs.claim_job(
@@ -219,17 +219,17 @@ class Worker:
         started = time.monotonic()
         extra = {"job_id": claim.job_id, "run_id": claim.run_id}
         try:
-            ending, findings = self._supervise(claim, slot)
+            ending, run_results = self._supervise(claim, slot)
             ending = self._of_this_host(claim, slot, ending)
-            state = self._store(claim, ending, findings)
+            state = self._store(claim, ending, run_results)
         except LeaseLostError as error:
             logger.warning("job %s: %s; its runner was ended, its results refused", claim.job_id, error, extra=extra)
             return
         except Exception as error:
             logger.exception("job %s: the run could not be finished", claim.job_id, extra=extra)
-            ending = Ending("error", _explain(error), not_here=isinstance(error, OSError))
+            ending = RunOutcome("error", _explain(error), not_here=isinstance(error, OSError))
             ending = self._of_this_host(claim, slot, ending)
-            state = self._store(claim, ending, results.Findings())
+            state = self._store(claim, ending, results.RunResults())
         level = logging.INFO if ending.outcome in ("succeeded", "released", "cancelled") else logging.WARNING
         level = logging.ERROR if ending.not_here else level
         duration = time.monotonic() - started
@@ -238,19 +238,19 @@ class Worker:
         if state in ("queued", "succeeded") and not self._finishing.is_set() and not ending.not_here:
             self.on_released()  # the job itself, or those that waited for it
 
-    def _of_this_host(self, claim: Claim, slot: Slot, ending: Ending) -> Ending:
+    def _of_this_host(self, claim: Claim, slot: Slot, ending: RunOutcome) -> RunOutcome:
         """The ending; a failure that is the host's hands the job back, for others to run."""
         if not ending.not_here:
-            self._troubles.went_well(slot.name)
+            self._host_faults.went_well(slot.name)
             return ending
-        self._troubles.note(claim.job_id, slot.name, ending.message)
+        self._host_faults.note(claim.job_id, slot.name, ending.message)
         message = f"{self.host} cannot run it: {ending.message}"
         return replace(ending, outcome="released", message=message, retry_after_seconds=RELEASED_SECONDS)
 
-    def _store(self, claim: Claim, ending: Ending, findings: results.Findings) -> str | None:
+    def _store(self, claim: Claim, ending: RunOutcome, run_results: results.RunResults) -> str | None:
         def store() -> str:
             with self._database.session() as session:
-                return results.finish(session, claim, ending, findings)
+                return results.finish(session, claim, ending, run_results)
 
         return self._insist(store, f"store the results of job {claim.job_id}", give_up=self._handing_back.is_set)
 
@@ -260,12 +260,12 @@ class Worker:
         with self._database.session() as session:
             return results.source_folders(session, claim.job_id)
 
-    def _supervise(self, claim: Claim, slot: Slot) -> tuple[Ending, results.Findings]:
+    def _supervise(self, claim: Claim, slot: Slot) -> tuple[RunOutcome, results.RunResults]:
         try:
             spec = read_spec(claim.spec)
         except ValidationError as error:
             reason = f"this worker cannot read the job ({first_problem(error)}); upgrade adapeff on this host"
-            return Ending("error", reason, not_here=True), results.Findings()
+            return RunOutcome("error", reason, not_here=True), results.RunResults()
         logger.info("job %s: %s, on %s", claim.job_id, spec.label, slot.name)
         if slot.kind == "cpu" and spec.cpu_threads > len(slot.cores):
             threads, cores = spec.cpu_threads, len(slot.cores)
@@ -273,7 +273,7 @@ class Worker:
                 f"the job asks for {threads} threads, but slot {slot.name} has {cores} core(s); "
                 f"start the worker with ADAPEFF_CORES_PER_SLOT={threads}"
             )
-            return Ending("error", reason, not_here=True), results.Findings()
+            return RunOutcome("error", reason, not_here=True), results.RunResults()
         folder = Path(claim.folder)
         make_private(self._settings.artifacts)
         folder.mkdir(parents=True)
@@ -316,7 +316,7 @@ class _Contact:
         self._handing_back = handing_back
         self._renewed = time.monotonic()
 
-    def pulse(self, stage: str, progress: Mapping[str, Any]) -> bool:
+    def heartbeat(self, stage: str, progress: Mapping[str, Any]) -> bool:
         """Store the progress, renew the lease when that is due; an unreachable database is told about and outlived."""
         try:
             with self._database.session() as session:

@@ -246,7 +246,7 @@ class Family(ABC):
         """The right answer, in the form metrics take."""
 
     @abstractmethod
-    def constant_answers(self, examples: Sequence[Any]) -> Iterator[list[Any]]:
+    def trivial_answers(self, examples: Sequence[Any]) -> Iterator[list[Any]]:
         """Answers that need no model: the best of them is the baseline a score is held against."""
 
     def stratum(self, example: Any) -> Hashable:

@@ -47,7 +47,7 @@ class MultipleChoice(Family):
         """The right choice's index."""
         return example.label
 
-    def constant_answers(self, examples: Sequence[ChoiceExample]) -> Iterator[list[Any]]:
+    def trivial_answers(self, examples: Sequence[ChoiceExample]) -> Iterator[list[Any]]:
         """The place where the right choice stands most often."""
         yield most_common([example.label for example in examples])
 

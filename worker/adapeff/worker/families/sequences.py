@@ -45,7 +45,7 @@ class SequenceClassification(Family):
         """The label's index."""
         return example.label
 
-    def constant_answers(self, examples: Sequence[Example]) -> Iterator[list[Any]]:
+    def trivial_answers(self, examples: Sequence[Example]) -> Iterator[list[Any]]:
         """The most common label."""
         yield most_common([example.label for example in examples])
 

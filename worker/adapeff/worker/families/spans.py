@@ -30,7 +30,7 @@ from adapeff.worker.metrics.squad import NONE, SQUAD_F1
 
 N_BEST = 20
 """Spans kept of each window, and of all windows together (as in the SQuAD recipe)."""
-MOST_QUESTION_TOKENS = 64
+MAX_QUESTION_TOKENS = 64
 """A question is cut to this, and to a third of `max_length` (the SQuAD recipe's max_query_length)."""
 
 
@@ -43,7 +43,7 @@ class QuestionAnswering(Family):
         super().__init__(labels, training)
         self.stride = training.doc_stride or self.max_length // 3
         self.max_answer_tokens = training.max_answer_tokens
-        self.question_tokens = min(MOST_QUESTION_TOKENS, self.max_length // 3)
+        self.question_tokens = min(MAX_QUESTION_TOKENS, self.max_length // 3)
         self.null_threshold: float | None = None
         """How far no answer must beat the best span; None: every question has an answer."""
 
@@ -164,7 +164,7 @@ class QuestionAnswering(Family):
         """The texts of all right answers."""
         return tuple(answer.text for answer in example.answers)
 
-    def constant_answers(self, examples: Sequence[QuestionExample]) -> Iterator[list[Any]]:
+    def trivial_answers(self, examples: Sequence[QuestionExample]) -> Iterator[list[Any]]:
         """The first words of every context, and the whole of it; none, where that may be the answer."""
         if self.null_threshold is not None:
             yield [NONE] * len(examples)

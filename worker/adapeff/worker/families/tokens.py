@@ -84,7 +84,7 @@ class TokenClassification(Family):
         """The tags' names."""
         return tuple(self.labels[tag] for tag in example.tags if tag != IGNORED_TAG)
 
-    def constant_answers(self, examples: Sequence[TaggedExample]) -> Iterator[list[Any]]:
+    def trivial_answers(self, examples: Sequence[TaggedExample]) -> Iterator[list[Any]]:
         """No entity anywhere; and for each type, every sentence as one entity, and every word as one.
 
         Where the tags are no chunks, each tag for all words.

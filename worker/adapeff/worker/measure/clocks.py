@@ -65,7 +65,7 @@ def _process_age() -> float:
         return 0.0
 
 
-STEP_PHASES = ("forward", "backward", "optimiser")
+STEP_PHASES = ("forward", "backward", "optimizer")
 
 
 class StepSeconds(NamedTuple):
@@ -74,13 +74,13 @@ class StepSeconds(NamedTuple):
     forward: float
     """Forward pass and loss."""
     backward: float
-    optimiser: float
-    """Clipping, optimiser, scheduler, zero_grad."""
+    optimizer: float
+    """Clipping, optimizer, scheduler, zero_grad."""
 
     @property
     def total(self) -> float:
         """The whole step."""
-        return self.forward + self.backward + self.optimiser
+        return self.forward + self.backward + self.optimizer
 
 
 class StepClock(Protocol):

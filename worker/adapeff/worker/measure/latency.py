@@ -20,8 +20,8 @@ from adapeff.worker.measure.clocks import synchronize
 from adapeff.worker.modeling.models import TaskModel
 
 WARMUP_ITERATIONS = 3
-LEAST_SAMPLES = 5
-MOST_SAMPLES = 1000
+MIN_SAMPLES = 5
+MAX_SAMPLES = 1000
 P99_NEEDS = 200
 
 
@@ -82,7 +82,7 @@ def time_forward(
     with served_in(precision, [model]), torch.inference_mode():
         warmup = [once() for _ in range(WARMUP_ITERATIONS)]
         samples: list[float] = []
-        while len(samples) < LEAST_SAMPLES or (sum(samples) < seconds and len(samples) < MOST_SAMPLES):
+        while len(samples) < MIN_SAMPLES or (sum(samples) < seconds and len(samples) < MAX_SAMPLES):
             samples.append(once())
     return Latency(warmup, samples)
 

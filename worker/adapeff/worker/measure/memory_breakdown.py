@@ -1,4 +1,4 @@
-"""What a training step keeps in memory, counted tensor by tensor: weights, gradients, optimiser state, activations."""
+"""What a training step keeps in memory, counted tensor by tensor: weights, gradients, optimizer state, activations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def weight_bytes(model: nn.Module) -> int:
 
 
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of an optimiser's state, as it stands after at least one step."""
+    """Bytes of an optimizer's state, as it stands after at least one step."""
     return bytes_of(
         value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)
     )

@@ -29,7 +29,7 @@ class AdapterFusion(Method):
     sources: tuple[str, ...] = Field(min_length=1)
     """Finished jobs that kept their weights, by id or job hash, or folders: of a run, or saved by PEFT."""
     value: bool = True
-    """Whether there is a value matrix ("dynamic" fusion), kept near the identity by a penalty of 0.01 ||I - V||^2."""
+    """Whether there is a value matrix ("dynamic" fusion), kept near the identity by a auxiliary_loss of 0.01 ||I - V||^2."""
 
     @field_validator("sources", mode="before")
     @classmethod
@@ -72,11 +72,13 @@ class AdapterFusion(Method):
         encoder.set_adapter("fusion")  # type: ignore[operator]
         return encoder
 
-    def penalty(self, adapted: nn.Module) -> Callable[[], Tensor] | None:
+    def auxiliary_loss(self, adapted: nn.Module) -> Callable[[], Tensor] | None:
         """0.01 times the sum of ||I - V||^2 over all fusion layers."""
         if not self.value:
             return None
         from adapeff.worker.adapters.modules import Fusion
 
         fusions = [module for module in adapted.modules() if isinstance(module, Fusion)]
-        return lambda: 0.01 * sum((fusion.penalty() for fusion in fusions[1:]), start=fusions[0].penalty())
+        return lambda: (
+            0.01 * sum((fusion.auxiliary_loss() for fusion in fusions[1:]), start=fusions[0].auxiliary_loss())
+        )

@@ -183,7 +183,7 @@ class PeftTuner(HostedMethod):
         reallocate: Callable[[int], None] = tuner.update_and_allocate
         return reallocate
 
-    def penalty(self, adapted: nn.Module) -> Callable[[], Tensor] | None:
+    def auxiliary_loss(self, adapted: nn.Module) -> Callable[[], Tensor] | None:
         """What a tuner adds to the loss: AdaLoRA's orthogonality (equation 4), KaSA's and MonteCLoRA's own terms."""
         if self.kind == "adalora":
             return _orthogonality(_tuner(adapted))

@@ -25,9 +25,9 @@ _UNFIT = {
 }
 """Types that run, and give wrong results without a word (seen with transformers 5.23)."""
 _WITHOUT_SEGMENTS = {"big_bird"}
-_MOST = {"num_hidden_layers": 2_000, "vocab_size": 10**8, "hidden_size": 10**6, "intermediate_size": 10**7}
-_MOST_OF_ANYTHING = 10**8
-_MOST_PARAMETERS = 10**12
+_MAX = {"num_hidden_layers": 2_000, "vocab_size": 10**8, "hidden_size": 10**6, "intermediate_size": 10**7}
+_MAX_OF_ANYTHING = 10**8
+_MAX_PARAMETERS = 10**12
 
 
 def check_encoder(config: Any, name: str) -> None:
@@ -45,14 +45,14 @@ def check_encoder(config: Any, name: str) -> None:
         raise ModelError(f"{what}, which reads images too")
     if getattr(config, "is_decoder", False) or getattr(config, "causal", False):
         raise ModelError(f"{what}, but its config.json makes it a decoder (is_decoder, causal); set that to false")
-    sizes = {key: int(value) for key in _MOST if isinstance(value := getattr(config, key, None), int)}
+    sizes = {key: int(value) for key in _MAX if isinstance(value := getattr(config, key, None), int)}
     for key, value in sizes.items():
-        if not 0 < value <= _MOST[key]:
-            raise ModelError(f"the config.json of model '{name}' says {key}: {value:,}, expected 1 to {_MOST[key]:,}")
+        if not 0 < value <= _MAX[key]:
+            raise ModelError(f"the config.json of model '{name}' says {key}: {value:,}, expected 1 to {_MAX[key]:,}")
     for key, value in config.to_dict().items():
-        if isinstance(value, int) and abs(value) > _MOST_OF_ANYTHING and not key.endswith("_token_id"):
+        if isinstance(value, int) and abs(value) > _MAX_OF_ANYTHING and not key.endswith("_token_id"):
             raise ModelError(
-                f"the config.json of model '{name}' says {key}: {value:,}, expected at most {_MOST_OF_ANYTHING:,}"
+                f"the config.json of model '{name}' says {key}: {value:,}, expected at most {_MAX_OF_ANYTHING:,}"
             )
     kernel = getattr(config, "_attn_implementation", None)
     if isinstance(kernel, str) and "/" in kernel:
@@ -64,7 +64,7 @@ def check_encoder(config: Any, name: str) -> None:
     positions = getattr(config, "max_position_embeddings", 0)
     rows = sizes.get("vocab_size", 0) + (positions if isinstance(positions, int) else 0)
     total = width * (rows + sizes.get("num_hidden_layers", 0) * (4 * width + 2 * wide))
-    if total > _MOST_PARAMETERS:
+    if total > _MAX_PARAMETERS:
         raise ModelError(f"the config.json of model '{name}' asks for about {total:,} parameters; correct its sizes")
 
 

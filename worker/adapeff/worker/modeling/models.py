@@ -364,7 +364,7 @@ class ParameterCounts:
 
     @property
     def trainable(self) -> int:
-        """What the optimiser moves."""
+        """What the optimizer moves."""
         return self.trainable_method + self.trainable_head
 
 

@@ -56,7 +56,7 @@ def load_bare(reference: ModelReference, *, shared: bool = True) -> BareModel:
     """The encoder of a job's model; a folder that holds config.json alone gives random weights (seed 0).
 
     Args:
-        shared: for several contenders: weights lie in memory as copies of them do. Products with weights where the
+        shared: for several candidates: weights lie in memory as copies of them do. Products with weights where the
             mapping of a file put them are a few per cent faster, which would favour methods that leave them frozen.
 
     Raises:
@@ -105,8 +105,8 @@ PROFILED_STEPS = 10_000
 
 
 @dataclass
-class Contender:
-    """A method on a model of its own; frozen weights are shared between contenders, trained ones are not.
+class Candidate:
+    """A method on a model of its own; frozen weights are shared between candidates, trained ones are not.
 
     Args:
         name: the method as it is written.
@@ -138,7 +138,7 @@ class Contender:
             settings.max_grad_norm,
             self.device,
             self.precision,
-            self.method.penalty(self.model.encoder),
+            self.method.auxiliary_loss(self.model.encoder),
             self.method.on_step(self.model.encoder, PROFILED_STEPS),
         )
 
@@ -180,9 +180,9 @@ def labelled(inputs: Mapping[str, torch.Tensor]) -> Batch:
     return Batch(dict(inputs), {"label": labels}, [1] * rows, [length] * rows)
 
 
-def make_contender(
+def make_candidate(
     reference: PluginReference, bare: BareModel, *, device: torch.device, precision: str, shared: bool = True
-) -> Contender:
+) -> Candidate:
     """A method on the model, with the common head.
 
     Args:
@@ -199,30 +199,30 @@ def make_contender(
     for parameter in encoder.parameters():
         if parameter.requires_grad and parameter.untyped_storage().data_ptr() in own:
             parameter.data = parameter.data.clone()
-    return Contender(str(reference), method, TaskModel(encoder, head).to(device), device, precision)
+    return Candidate(str(reference), method, TaskModel(encoder, head).to(device), device, precision)
 
 
 def variants(
     reference: PluginReference, bare: BareModel, *, device: torch.device, precision: str
-) -> list[tuple[Contender, Any]]:
+) -> list[tuple[Candidate, Any]]:
     """Each other way of serving a method, on a model of its own, with what keeps it so while it is in use.
 
-    Weights that a way of serving does not change (all but merged ones) are shared with the other contenders again.
+    Weights that a way of serving does not change (all but merged ones) are shared with the other candidates again.
     """
-    found: list[tuple[Contender, Any]] = []
+    found: list[tuple[Candidate, Any]] = []
     while True:
         made = copy.deepcopy(bare.encoder)
-        contender = make_contender(reference, replace(bare, encoder=made), device=device, precision=precision)
-        kept = contender.method.variants(contender.model.encoder)
+        candidate = make_candidate(reference, replace(bare, encoder=made), device=device, precision=precision)
+        kept = candidate.method.variants(candidate.model.encoder)
         variant = None
         with suppress(StopIteration):
             variant = next(islice(kept, len(found), None))
         if variant is None:
             return found
-        contender.variant, encoder = variant
-        contender.model = TaskModel(encoder, contender.model.head)
-        _share_equal(contender.model, made, bare.encoder)
-        found.append((contender, kept))
+        candidate.variant, encoder = variant
+        candidate.model = TaskModel(encoder, candidate.model.head)
+        _share_equal(candidate.model, made, bare.encoder)
+        found.append((candidate, kept))
 
 
 def _share_equal(model: nn.Module, copied: nn.Module, base: nn.Module) -> None:

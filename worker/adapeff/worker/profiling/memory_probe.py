@@ -26,10 +26,10 @@ from adapeff.worker.devices.hardware import Memory, autocast, out_of_memory, pre
 from adapeff.worker.measure.clocks import step_clock
 from adapeff.worker.measure.memory_breakdown import optimizer_bytes, step_bytes, weight_bytes
 from adapeff.worker.modeling.models import import_architecture
-from adapeff.worker.profiling.candidates import labelled, load_bare, make_contender
+from adapeff.worker.profiling.candidates import labelled, load_bare, make_candidate
 
 STEPS = 3
-MOST_EXAMPLES = 65_536
+MAX_EXAMPLES = 65_536
 
 
 def probe(
@@ -46,7 +46,7 @@ def probe(
     before = psutil.Process().memory_info().data
     bare = load_bare(spec.model, shared=False)
     bare.encoder.to(device)
-    contender = make_contender(spec.methods[method], bare, device=device, precision=precision, shared=False)
+    candidate = make_candidate(spec.methods[method], bare, device=device, precision=precision, shared=False)
     if limit and device.type == "cpu":  # no earlier: libraries are still loaded on the way here
         room = max(before + limit, psutil.Process().memory_info().data + 2**20)
         resource.setrlimit(resource.RLIMIT_DATA, (room, room))
@@ -55,8 +55,8 @@ def probe(
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), torch.cuda.current_device())
     items = labelled(bare.batch(batch, spec.settings.length, device))
     memory.restart()
-    take, clock = contender.trainer(), step_clock(device)
-    contender.model.train()
+    take, clock = candidate.trainer(), step_clock(device)
+    candidate.model.train()
     for _ in range(STEPS):
         take(items, clock)
     clock.collect()
@@ -64,11 +64,11 @@ def probe(
 
     def loss() -> torch.Tensor:
         with autocast(device, precision):
-            logits: torch.Tensor = contender.model(items.inputs)
+            logits: torch.Tensor = candidate.model(items.inputs)
         return take.loss_of(logits.float(), items)
 
-    parts = {"weights": weight_bytes(contender.model), "optimiser": optimizer_bytes(take.optimizer)}
-    return {"outcome": "ok", "peaks": peaks, "parts": parts | step_bytes(contender.model, loss)}
+    parts = {"weights": weight_bytes(candidate.model), "optimizer": optimizer_bytes(take.optimizer)}
+    return {"outcome": "ok", "peaks": peaks, "parts": parts | step_bytes(candidate.model, loss)}
 
 
 def run_probe(
@@ -123,7 +123,7 @@ def largest_batch(
     run_probe(job, method, 1, device, precision)
     low, high = 0, None
     batch = start
-    while high is None and batch <= MOST_EXAMPLES:
+    while high is None and batch <= MAX_EXAMPLES:
         low, high = (batch, None) if fits(batch) else (low, batch)
         batch *= 2
     while high is not None and high - low > max(1, low // 8):

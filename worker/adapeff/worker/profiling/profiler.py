@@ -30,18 +30,18 @@ from adapeff.worker.events import EventLog
 from adapeff.worker.measure.clocks import STEP_PHASES, PhaseClock
 from adapeff.worker.measure.device_peaks import copy_bytes_per_s, matmul_flops_per_s
 from adapeff.worker.measure.flops import FlopCounter, Flops, draws_its_steps
-from adapeff.worker.measure.interleave import per_block, take_turns
+from adapeff.worker.measure.interleave import interleave, per_block
 from adapeff.worker.measure.latency import Latency, log_latency
-from adapeff.worker.measure.sensors.gauges import (
-    Gauge,
+from adapeff.worker.measure.sensors.host import (
+    Sensor,
     Window,
     energy_above_idle,
     idle_window,
-    open_gauge,
+    open_sensor,
     sample_problems,
 )
 from adapeff.worker.modeling.models import count_parameters
-from adapeff.worker.profiling.candidates import BareModel, Contender, load_bare, make_contender, variants
+from adapeff.worker.profiling.candidates import BareModel, Candidate, load_bare, make_candidate, variants
 from adapeff.worker.profiling.memory_probe import available_memory, largest_batch, run_probe
 from adapeff.worker.training.train import LOG_EVERY_SECONDS
 
@@ -49,11 +49,11 @@ logger = logging.getLogger("adapeff.runner")
 
 GRIDS = {"cpu": ((1, 8), (16, 32, 64, 128)), "cuda": ((1, 8, 32), (16, 32, 64, 128, 256, 512))}
 """Latency grids by device: batch sizes, lengths."""
-LEAST_BLOCKS = 5
-MOST_BLOCKS = 200
+MIN_BLOCKS = 5
+MAX_BLOCKS = 200
 ENERGY_BLOCKS = 6
 """Fewer give a bootstrap over blocks no 95 % interval."""
-MOST_COMPILATIONS = 100_000
+MAX_COMPILATIONS = 100_000
 SATURATED = 1.05
 """Throughput that rises by less than this factor when the batch doubles is saturated."""
 LARGEST_THROUGHPUT_BATCH = 4096
@@ -67,14 +67,14 @@ class _Profile:
     precision: str
     log: EventLog
     clock: PhaseClock
-    gauge: Gauge
+    sensor: Sensor
     bare: BareModel
-    contenders: list[Contender]
+    candidates: list[Candidate]
     samples: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def reference(self) -> Contender:
-        return self.contenders[0]
+    def reference(self) -> Candidate:
+        return self.candidates[0]
 
     def inputs(self, batch: int, length: int) -> dict[str, torch.Tensor]:
         return self.bare.batch(batch, length, self.device)
@@ -113,9 +113,9 @@ def run_profile(
         torch.set_num_threads(settings.cpu_threads)
     log.emit("environment", values=environment(device, precision))
     log.emit("stage", stage="prepare")
-    gauge = open_gauge(device)
+    sensor = open_sensor(device)
     with clock.phase("idle"):
-        idle = idle_window(gauge)
+        idle = idle_window(sensor)
     with clock.phase("load"):
         bare = load_bare(spec.model)
         _check_lengths(spec, bare)
@@ -124,9 +124,9 @@ def run_profile(
             _memory(spec, job, log, device, precision)
     with clock.phase("load"):
         bare.encoder.to(device)
-        contenders = [make_contender(method, bare, device=device, precision=precision) for method in spec.methods]
+        candidates = [make_candidate(method, bare, device=device, precision=precision) for method in spec.methods]
     log.emit("resolved", model_revision=bare.revision, random_weights=not bare.has_weights)
-    profile = _Profile(spec, out, device, precision, log, clock, gauge, bare, contenders)
+    profile = _Profile(spec, out, device, precision, log, clock, sensor, bare, candidates)
     _ceilings(profile)
     flops = _count(profile)
     _steps(profile, flops)
@@ -153,8 +153,8 @@ def _check_lengths(spec: ProfileSpec, bare: BareModel) -> None:
             )
 
 
-def _of(contender: Contender) -> dict[str, Any]:
-    return {"method": contender.name, **contender.variant}
+def _of(candidate: Candidate) -> dict[str, Any]:
+    return {"method": candidate.name, **candidate.variant}
 
 
 def _ceilings(profile: _Profile) -> None:
@@ -170,15 +170,15 @@ def _count(profile: _Profile) -> dict[str, Flops]:
     settings, log, found = profile.spec.settings, profile.log, {}
     where: dict[str, Any] = {"batch": settings.batch, "length": settings.length}
     with profile.clock.phase("count_flops"):
-        for contender in profile.contenders:
-            counter = FlopCounter(contender.model, contender.method, profile.inputs)
-            flops = found[contender.name] = counter.step(settings.batch, settings.length)
-            of: dict[str, Any] = {"variant": _of(contender)}
+        for candidate in profile.candidates:
+            counter = FlopCounter(candidate.model, candidate.method, profile.inputs)
+            flops = found[candidate.name] = counter.step(settings.batch, settings.length)
+            of: dict[str, Any] = {"variant": _of(candidate)}
             for phase, count in (("", flops.total), ("forward", flops.forward), ("backward", flops.backward)):
                 log.measure("step_flops", count, "1", phase=phase, **where, **of)
             uncounted = sorted(flops.uncounted)
             log.measure("flops_uncounted_operations", len(uncounted), "1", reason=", ".join(uncounted), **of)
-            counts = count_parameters(contender.model)
+            counts = count_parameters(candidate.model)
             log.measure("trainable_parameters_method", counts.trainable_method, "1", **of)
             log.measure("trainable_parameters_head", counts.trainable_head, "1", **of)
             log.measure("total_parameters", counts.total, "1", **of)
@@ -209,20 +209,20 @@ def _memory(spec: ProfileSpec, job: Path, log: EventLog, device: torch.device, p
 
 
 def _compile(
-    profile: _Profile, contenders: Sequence[Contender], takes: Mapping[str, Callable[[int], Any]], **where: Any
+    profile: _Profile, candidates: Sequence[Candidate], takes: Mapping[str, Callable[[int], Any]], **where: Any
 ) -> None:
-    """Where the profile asks for it, let torch.compile make each contender's code for a shape; what that takes."""
+    """Where the profile asks for it, let torch.compile make each candidate's code for a shape; what that takes."""
     if not profile.spec.settings.compile:
         return
-    # Each shape, mode and contender is a compilation of its own; beyond its limit dynamo would fall back to eager.
-    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = MOST_COMPILATIONS
+    # Each shape, mode and candidate is a compilation of its own; beyond its limit dynamo would fall back to eager.
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = MAX_COMPILATIONS
     with profile.clock.phase("compile"):
-        for contender in contenders:
-            contender.model.compile(dynamic=False)
+        for candidate in candidates:
+            candidate.model.compile(dynamic=False)
             start = time.perf_counter()
-            takes[contender.label](1)
+            takes[candidate.label](1)
             seconds = time.perf_counter() - start
-            profile.log.measure("compile_s", seconds, "s", **where, variant=_of(contender))
+            profile.log.measure("compile_s", seconds, "s", **where, variant=_of(candidate))
 
 
 def _steps(profile: _Profile, flops: Mapping[str, Flops]) -> None:
@@ -230,18 +230,18 @@ def _steps(profile: _Profile, flops: Mapping[str, Flops]) -> None:
     settings, log = profile.spec.settings, profile.log
     log.emit("stage", stage="steps")
     inputs = profile.inputs(settings.batch, settings.length)
-    takes = {contender.name: contender.steps(inputs) for contender in profile.contenders}
-    _compile(profile, profile.contenders, takes, phase="train", batch=settings.batch, length=settings.length)
-    start = profile.gauge.read()
+    takes = {candidate.name: candidate.steps(inputs) for candidate in profile.candidates}
+    _compile(profile, profile.candidates, takes, phase="train", batch=settings.batch, length=settings.length)
+    start = profile.sensor.read()
     with profile.clock.phase("steps"):
-        taken = take_turns(
+        taken = interleave(
             takes,
             blocks=settings.blocks,
             turn_seconds=settings.turn_seconds,
             seed=0,
             progress=profile.progress("training steps", settings.blocks),
         )
-    window = Window(start, profile.gauge.read())
+    window = Window(start, profile.sensor.read())
     seconds = {
         name: {
             phase: [[getattr(step, phase) for step in block] for block in blocks] for phase in (*STEP_PHASES, "total")
@@ -252,37 +252,37 @@ def _steps(profile: _Profile, flops: Mapping[str, Flops]) -> None:
     ceiling = profile.samples["ceiling_matmul_flops_per_s"]
     where: dict[str, Any] = {"batch": settings.batch, "length": settings.length, "dtype": profile.precision}
     problems = window.problems()
-    for contender in profile.contenders:
-        own, base = seconds[contender.name], seconds[profile.reference.name]
-        of: dict[str, Any] = {"variant": _of(contender)}
+    for candidate in profile.candidates:
+        own, base = seconds[candidate.name], seconds[profile.reference.name]
+        of: dict[str, Any] = {"variant": _of(candidate)}
         for phase in ("", *STEP_PHASES):
             values, at = per_block(own[phase or "total"]), {"phase": phase, **where}
             log.measure("step_latency_s", statistics.median(values), "s", statistic="p50", **at, **of)
-            if contender is not profile.reference:
-                _ratio(profile, "step_ratio", contender, values, per_block(base[phase or "total"]), **at)
+            if candidate is not profile.reference:
+                _ratio(profile, "step_ratio", candidate, values, per_block(base[phase or "total"]), **at)
         step = statistics.median(per_block(own["total"]))
-        achieved = flops[contender.name].total / step
+        achieved = flops[candidate.name].total / step
         log.measure("achieved_flops_per_s", achieved, "1/s", **where, **of)
         log.measure("flops_utilisation", achieved / ceiling, "1", **where, **of)
         samples = [value for block in own["total"] for value in block]
-        drawn = draws_its_steps(contender.method, contender.model.encoder)
-        _flag(profile, contender, problems, [] if drawn else samples, phase="train", **where)
+        drawn = draws_its_steps(candidate.method, candidate.model.encoder)
+        _flag(profile, candidate, problems, [] if drawn else samples, phase="train", **where)
 
 
 def _flag(
-    profile: _Profile, contender: Contender, problems: Sequence[str], samples: Sequence[float], **where: Any
+    profile: _Profile, candidate: Candidate, problems: Sequence[str], samples: Sequence[float], **where: Any
 ) -> None:
     """What is known against figures: of the time they were taken in, and by the samples themselves."""
     told = [*problems, *sample_problems(samples)]
-    variant = _of(contender)
+    variant = _of(candidate)
     profile.log.measure("disturbance", len(told), "1", reason="; ".join(told), **where, variant=variant)
 
 
 def _ratio(
-    profile: _Profile, name: str, contender: Contender, of: Sequence[float], to: Sequence[float], **where: Any
+    profile: _Profile, name: str, candidate: Candidate, of: Sequence[float], to: Sequence[float], **where: Any
 ) -> None:
     found = paired_ratio(of, to)
-    variant = {**_of(contender), "reference": profile.reference.name}
+    variant = {**_of(candidate), "reference": profile.reference.name}
     for statistic, value in (("ratio", found.ratio), ("low", found.low), ("high", found.high)):
         profile.log.measure(name, value, "1", statistic=statistic, variant=variant, **where)
 
@@ -292,32 +292,32 @@ def _energy(profile: _Profile, idle: Window | None) -> None:
     settings, log = profile.spec.settings, profile.log
     where: dict[str, Any] = {"batch": settings.batch, "length": settings.length, "dtype": profile.precision}
     if idle is None:
-        reason = profile.gauge.read().energy_reason
-        for contender in profile.contenders:
-            log.measure("step_energy_j", None, "J", reason=reason, **where, variant=_of(contender))
+        reason = profile.sensor.read().energy_reason
+        for candidate in profile.candidates:
+            log.measure("step_energy_j", None, "J", reason=reason, **where, variant=_of(candidate))
         return
     log.emit("stage", stage="energy")
     inputs = profile.inputs(settings.batch, settings.length)
 
     unknown: dict[str, str] = {}
 
-    def metered(contender: Contender) -> Callable[[int], list[float]]:
-        take = contender.steps(inputs)
+    def metered(candidate: Candidate) -> Callable[[int], list[float]]:
+        take = candidate.steps(inputs)
 
         def turn(_: int) -> list[float]:
-            start, steps = profile.gauge.read(), 0
-            while (window := Window(start, profile.gauge.read())).seconds < settings.energy_seconds:
+            start, steps = profile.sensor.read(), 0
+            while (window := Window(start, profile.sensor.read())).seconds < settings.energy_seconds:
                 steps += len(take(1))
             joules, why = energy_above_idle(window, idle)
             if joules is None:
-                unknown[contender.name] = why
+                unknown[candidate.name] = why
             return [(joules or 0.0) / steps]
 
         return turn
 
     with profile.clock.phase("energy"):
-        used = take_turns(
-            {contender.name: metered(contender) for contender in profile.contenders},
+        used = interleave(
+            {candidate.name: metered(candidate) for candidate in profile.candidates},
             blocks=ENERGY_BLOCKS,
             turn_seconds=settings.energy_seconds,
             repetitions=1,
@@ -325,16 +325,16 @@ def _energy(profile: _Profile, idle: Window | None) -> None:
             progress=profile.progress("energy", ENERGY_BLOCKS),
         )
     profile.samples["step_energy_j"] = used
-    for contender in profile.contenders:
-        values, reason = per_block(used[contender.name]), unknown.get(contender.name, "")
+    for candidate in profile.candidates:
+        values, reason = per_block(used[candidate.name]), unknown.get(candidate.name, "")
         joules = None if reason else statistics.median(values)
-        log.measure("step_energy_j", joules, "J", reason=reason, **where, variant=_of(contender))
-        if contender is not profile.reference and not unknown:
-            _ratio(profile, "energy_ratio", contender, values, per_block(used[profile.reference.name]), **where)
+        log.measure("step_energy_j", joules, "J", reason=reason, **where, variant=_of(candidate))
+        if candidate is not profile.reference and not unknown:
+            _ratio(profile, "energy_ratio", candidate, values, per_block(used[profile.reference.name]), **where)
 
 
 def _latency(profile: _Profile) -> None:
-    """Forward passes of every contender and way of serving by turns, cell by cell of the grid."""
+    """Forward passes of every candidate and way of serving by turns, cell by cell of the grid."""
     settings, log = profile.spec.settings, profile.log
     default_batches, default_lengths = GRIDS[profile.device.type]
     batches = default_batches if settings.latency_batches is None else settings.latency_batches
@@ -348,69 +348,69 @@ def _latency(profile: _Profile) -> None:
             for method in (profile.spec.methods if settings.variants else ())
             for variant in variants(method, profile.bare, device=profile.device, precision=profile.precision)
         ]
-    serving = [*profile.contenders, *(contender for contender, _ in kept)]
+    serving = [*profile.candidates, *(candidate for candidate, _ in kept)]
     profile.samples["latency_s"] = []
-    with served_in(profile.precision, [contender.model for contender in serving]):
+    with served_in(profile.precision, [candidate.model for candidate in serving]):
         _latency_cells(profile, serving, product(batches, lengths))
 
 
-def _latency_cells(profile: _Profile, serving: Sequence[Contender], cells: Iterable[tuple[int, int]]) -> None:
+def _latency_cells(profile: _Profile, serving: Sequence[Candidate], cells: Iterable[tuple[int, int]]) -> None:
     settings, log = profile.spec.settings, profile.log
     for batch, length in cells:
         inputs = profile.inputs(batch, length)
-        takes = {contender.label: contender.forwards(inputs) for contender in serving}
+        takes = {candidate.label: candidate.forwards(inputs) for candidate in serving}
         _compile(profile, serving, takes, phase="inference", batch=batch, length=length)
         with profile.clock.phase("latency"):
             once = min(sum(takes[profile.reference.label](1)) for _ in range(2))
-            start = profile.gauge.read()
+            start = profile.sensor.read()
             turn = max(once, settings.latency_seconds / 20)
-            blocks = min(MOST_BLOCKS, max(LEAST_BLOCKS, round(settings.latency_seconds / turn)))
-            taken = take_turns(
+            blocks = min(MAX_BLOCKS, max(MIN_BLOCKS, round(settings.latency_seconds / turn)))
+            taken = interleave(
                 takes,
                 blocks=blocks,
                 turn_seconds=turn,
                 seed=batch * length,
                 progress=profile.progress(f"latency of {batch} x {length}", blocks),
             )
-            problems = Window(start, profile.gauge.read()).problems()
+            problems = Window(start, profile.sensor.read()).problems()
             profile.samples["latency_s"].append({"batch": batch, "length": length, "samples": taken})
-            for contender in serving:
-                seconds = taken[contender.label]
+            for candidate in serving:
+                seconds = taken[candidate.label]
                 cell = Latency([], [value for block in seconds for value in block])
                 where: dict[str, Any] = {"batch": batch, "length": length, "dtype": profile.precision}
-                log_latency(log, cell, **where, variant=_of(contender))
-                _flag(profile, contender, problems, per_block(seconds), phase="inference", **where)
-                if contender is not profile.reference:
+                log_latency(log, cell, **where, variant=_of(candidate))
+                _flag(profile, candidate, problems, per_block(seconds), phase="inference", **where)
+                if candidate is not profile.reference:
                     base = per_block(taken[profile.reference.label])
-                    _ratio(profile, "latency_ratio", contender, per_block(seconds), base, **where)
+                    _ratio(profile, "latency_ratio", candidate, per_block(seconds), base, **where)
 
 
 def _throughput(profile: _Profile) -> None:
     """Examples per second as the batch doubles, until it gains less than 5 % twice."""
     length, log = profile.spec.settings.length, profile.log
     tried = profile.samples["throughput_s"] = []
-    models = [contender.model for contender in profile.contenders]
+    models = [candidate.model for candidate in profile.candidates]
     with profile.clock.phase("throughput"), served_in(profile.precision, models):
-        for contender in profile.contenders:
+        for candidate in profile.candidates:
             batch, best, flat = 1, 0.0, 0
             while flat < 2 and batch <= LARGEST_THROUGHPUT_BATCH:
                 try:
-                    take = contender.forwards(profile.inputs(batch, length))
+                    take = candidate.forwards(profile.inputs(batch, length))
                     seconds = take(4)[1:]
                 except (RuntimeError, MemoryError) as error:
                     if not out_of_memory(error):
                         raise
                     break
                 rate = batch / statistics.median(seconds)
-                tried.append({"method": contender.name, "batch": batch, "length": length, "samples": seconds})
+                tried.append({"method": candidate.name, "batch": batch, "length": length, "samples": seconds})
                 where: dict[str, Any] = {"batch": batch, "length": length, "dtype": profile.precision}
                 log.measure(
-                    "throughput_samples_per_s", rate, "1/s", phase="saturation", **where, variant=_of(contender)
+                    "throughput_samples_per_s", rate, "1/s", phase="saturation", **where, variant=_of(candidate)
                 )
                 flat = flat + 1 if rate < best * SATURATED else 0
                 best = max(best, rate)
                 batch *= 2
-            log.measure("throughput_saturated_samples_per_s", best, "1/s", length=length, variant=_of(contender))
+            log.measure("throughput_saturated_samples_per_s", best, "1/s", length=length, variant=_of(candidate))
 
 
 def _store_samples(profile: _Profile) -> None:

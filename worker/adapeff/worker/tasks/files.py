@@ -24,9 +24,9 @@ from pydantic import field_validator
 from adapeff.service.errors import DataError
 from adapeff.service.plugins.contracts import Frozen, Split
 
-MOST_CHARACTERS = 10_000_000
+MAX_CHARACTERS = 10_000_000
 """A line that is longer is no example: a whole file of JSON on one line, or binary data."""
-csv.field_size_limit(MOST_CHARACTERS)
+csv.field_size_limit(MAX_CHARACTERS)
 FormName = Literal["jsonl", "json", "csv", "tsv", "parquet", "conll"]
 ENDINGS: Mapping[str, FormName] = {
     ".jsonl": "jsonl",
@@ -240,12 +240,12 @@ def _text(file: Path, form: FileForm, notes: Notes) -> Iterator[IO[str]]:
 def _json_lines(file: Path, form: FileForm, notes: Notes) -> Iterator[Row]:
     with _text(file, form, notes) as text:
         empty = number = 0
-        while line := text.readline(MOST_CHARACTERS + 1):
+        while line := text.readline(MAX_CHARACTERS + 1):
             number += 1
             where = f"{file}, line {number}"
-            if len(line) > MOST_CHARACTERS:
+            if len(line) > MAX_CHARACTERS:
                 raise DataError(
-                    f"{where}: longer than {MOST_CHARACTERS:,} characters; expected one example, a JSON object, a line"
+                    f"{where}: longer than {MAX_CHARACTERS:,} characters; expected one example, a JSON object, a line"
                 )
             if not line.strip():
                 empty = empty or number
@@ -328,7 +328,7 @@ def _flattened(articles: Sequence[Mapping[str, Any]], file: Path) -> Iterator[di
 
 def _separated(file: Path, form: FileForm, notes: Notes) -> Iterator[Row]:
     with _text(file, form, notes) as text:
-        start = text.readline(MOST_CHARACTERS)
+        start = text.readline(MAX_CHARACTERS)
         text.seek(0)
         separator = form.separator or _separator(file, start, form, notes)
         name = _SEPARATORS.get(separator, repr(separator))
@@ -412,7 +412,7 @@ def _conll(file: Path, form: FileForm, notes: Notes) -> Iterator[Row]:
     count = first = 0
     with _text(file, form, notes) as text:
         number = 0
-        while line := text.readline(MOST_CHARACTERS):
+        while line := text.readline(MAX_CHARACTERS):
             number += 1
             line = line.strip("\r\n")
             apart = form.separator or ("\t" if "\t" in line else None)

@@ -19,7 +19,7 @@ from adapeff.worker.tasks.own import FILE_NAME, load_own_task
 from adapeff.worker.tasks.rows import words
 
 LOOKED_AT = 100_000
-MOST_LABELS = 50
+MAX_LABELS = 50
 _ABSENT = ("", "nan", "none", "null", "n/a")
 """What stands in a label's column where there is no label."""
 _PARTS = ("split", "fold", "set", "subset", "partition")
@@ -104,7 +104,7 @@ def _classified(
     by_name: Mapping[str, str | None], rows: Sequence[Row], columns: Sequence[str], file: Path
 ) -> dict[str, Any]:
     values = {column: [row.values.get(column) for row in rows] for column in columns}
-    few = [c for c in columns if 1 < len({str(v) for v in values[c]}) <= min(MOST_LABELS, max(2, len(rows) // 2))]
+    few = [c for c in columns if 1 < len({str(v) for v in values[c]}) <= min(MAX_LABELS, max(2, len(rows) // 2))]
     label = by_name["label"] or min(few, key=lambda column: len({str(v) for v in values[column]}), default=None)
     texts = [c for c in columns if c != label and all(isinstance(v, str) for v in values[c])]
     longest = max(texts, key=lambda column: sum(len(str(v)) for v in values[column]), default=None)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from adapeff.worker.modeling.token_counts import TokenCounts
 
 SHOWN = 3
-MOST_UNKNOWN = 0.05
+MAX_UNKNOWN = 0.05
 """Share of unknown tokens above which a model hardly reads a text."""
 
 
@@ -99,7 +99,7 @@ def _describe(
         found.length_unit = "tokens"
         found.cut = sum(length > max_length for length in lengths)
         found.unknown = counts.unknown
-        if counts.unknown > MOST_UNKNOWN:
+        if counts.unknown > MAX_UNKNOWN:
             found.warnings.append(
                 f"{counts.unknown:.0%} of the tokens are unknown to the model; take one that knows this language"
             )

@@ -82,7 +82,7 @@ class Baseline:
 def baseline(metric: Metric, family: Family, examples: Sequence[Any], found: Predictions) -> Baseline:
     """Hold answers against the best constant answer, by a bootstrap over the examples (both on the same samples)."""
     best = max if metric.higher_is_better else min
-    constant = best(family.constant_answers(examples), key=lambda answers: metric.compute(found.gold, answers))
+    constant = best(family.trivial_answers(examples), key=lambda answers: metric.compute(found.gold, answers))
     score = metric.compute(found.gold, constant)
     differences = bootstrap(metric, [metric.counts(found.gold, answers) for answers in (found.predicted, constant)])
     return Baseline(score, float(1.959964 * (differences[0] - differences[1]).std(ddof=1)))

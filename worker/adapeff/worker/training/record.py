@@ -26,7 +26,7 @@ from adapeff.worker.measure.clocks import STEP_PHASES, PhaseClock
 from adapeff.worker.measure.flops import FlopCounter, synthetic_inputs
 from adapeff.worker.measure.latency import log_latency, percentile, time_forward, traffic
 from adapeff.worker.measure.memory_breakdown import step_bytes, weight_bytes
-from adapeff.worker.measure.sensors.gauges import Window, energy_above_idle, sample_problems
+from adapeff.worker.measure.sensors.host import Window, energy_above_idle, sample_problems
 from adapeff.worker.modeling.models import TaskModel, count_parameters, trained_state
 from adapeff.worker.modeling.weights import WEIGHTS, describe
 from adapeff.worker.training.evaluate import Predictions, baseline, evaluate
@@ -157,7 +157,7 @@ def measure_footprint(
             logits: torch.Tensor = prepared.model(inputs)
         return logits.float().square().mean()
 
-    found = {"weights": weight_bytes(prepared.model), "optimiser": trained.optimizer_bytes}
+    found = {"weights": weight_bytes(prepared.model), "optimizer": trained.optimizer_bytes}
     for part, size in (found | step_bytes(prepared.model, loss)).items():
         log.measure("memory_bytes", size, "B", phase="train", batch=rows, length=length, variant={"part": part})
 

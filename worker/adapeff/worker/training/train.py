@@ -135,7 +135,7 @@ def warmup_then_decay(optimizer: torch.optim.Optimizer, warmup_steps: int, steps
 
 @dataclass
 class TrainingStep:
-    """One step of the optimiser, marked for a clock: what the loop repeats, and what a profile times."""
+    """One step of the optimizer, marked for a clock: what the loop repeats, and what a profile times."""
 
     model: TaskModel
     optimizer: torch.optim.Optimizer
@@ -144,7 +144,7 @@ class TrainingStep:
     max_grad_norm: float
     device: torch.device
     precision: str
-    penalty: Callable[[], torch.Tensor] | None = None
+    auxiliary_loss: Callable[[], torch.Tensor] | None = None
     on_step: Callable[[int], None] | None = None
 
     def __post_init__(self) -> None:
@@ -156,7 +156,7 @@ class TrainingStep:
         clock.mark()
         with autocast(self.device, self.precision):
             loss = self.loss_of(self.model(batch.inputs).float(), batch)
-        whole = loss if self.penalty is None else loss + self.penalty()
+        whole = loss if self.auxiliary_loss is None else loss + self.auxiliary_loss()
         clock.mark()
         whole.backward()
         clock.mark()
@@ -185,21 +185,21 @@ def train(
     validate: Callable[[], float],
     best: BestState,
     report: Callable[[int, float, float], None],
-    penalty: Callable[[], torch.Tensor] | None = None,
+    auxiliary_loss: Callable[[], torch.Tensor] | None = None,
     on_step: Callable[[int], None] | None = None,
     settles_at: int = 1,
     higher_is_better: bool = True,
 ) -> TrainResult:
-    """Take `steps` optimiser steps and leave the model in its best state by validation.
+    """Take `steps` optimizer steps and leave the model in its best state by validation.
 
     Compute time runs from the batch being on the device to the end of zero_grad: forward, loss, backward, clipping,
-    optimiser, scheduler.
+    optimizer, scheduler.
 
     Args:
         loss_of: gives the mean loss from a batch's logits.
         validate: gives the validation score of the present state.
         report: is told the step, the loss and the seconds still expected, about once a second.
-        penalty: a term of the method's own that is added to the loss.
+        auxiliary_loss: a term of the method's own that is added to the loss.
         on_step: is called with each step's number before its gradients are cleared.
         settles_at: the first step whose state may be the best one.
         higher_is_better: which of two scores is the better one.
@@ -211,7 +211,7 @@ def train(
     scheduler = warmup_then_decay(optimizer, round(settings.warmup_ratio * steps), steps)
     timer = step_clock(device)
     take_step = TrainingStep(
-        model, optimizer, scheduler, loss_of, settings.max_grad_norm, device, precision, penalty, on_step
+        model, optimizer, scheduler, loss_of, settings.max_grad_norm, device, precision, auxiliary_loss, on_step
     )
     result = TrainResult(steps)
     pending: list[torch.Tensor] = []

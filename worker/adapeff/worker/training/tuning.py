@@ -16,7 +16,7 @@ from adapeff.service.specs.job import JobSpec, LogRange, Tuning
 from adapeff.worker.devices.hardware import Memory, shape_multiple
 from adapeff.worker.events import EventLog
 from adapeff.worker.measure.clocks import PhaseClock
-from adapeff.worker.measure.sensors.gauges import Gauge, Window
+from adapeff.worker.measure.sensors.host import Sensor, Window
 from adapeff.worker.modeling.models import trained_state
 from adapeff.worker.training.batches import steps_per_epoch, training_batches
 from adapeff.worker.training.evaluate import Predictions, evaluate
@@ -33,7 +33,7 @@ class Bench:
     device: torch.device
     precision: str
     clock: PhaseClock
-    gauge: Gauge
+    sensor: Sensor
     memory: Memory
     log: EventLog
     out: Path
@@ -196,12 +196,12 @@ def _train_once(spec: JobSpec, prepared: Prepared, bench: Bench, learning_rate: 
     validations: list[Window] = []
 
     def validate() -> float:
-        start = bench.gauge.read()
+        start = bench.sensor.read()
         with bench.memory.aside():
             found = answer_validation(prepared, bench)
         with clock.phase("score"):
             score = metric.compute(found.gold, found.predicted)
-        validations.append(Window(start, bench.gauge.read()))
+        validations.append(Window(start, bench.sensor.read()))
         return score
 
     def report(step: int, loss: float, eta: float) -> None:
@@ -210,7 +210,7 @@ def _train_once(spec: JobSpec, prepared: Prepared, bench: Bench, learning_rate: 
 
     torch.manual_seed(spec.seed + 2)  # dropout must not depend on how many weights the method drew
     best_file = bench.out / "best.safetensors"
-    start = bench.gauge.read()
+    start = bench.sensor.read()
     result = train(
         prepared.model,
         training_batches(prepared.train.encoded, **batching, multiple=shape_multiple(device)),
@@ -224,11 +224,11 @@ def _train_once(spec: JobSpec, prepared: Prepared, bench: Bench, learning_rate: 
         validate=validate,
         best=BestState(prepared.model, best_file if spec.measuring.best_state == "disk" else None),
         report=report,
-        penalty=prepared.method.penalty(prepared.model.encoder),
+        auxiliary_loss=prepared.method.auxiliary_loss(prepared.model.encoder),
         on_step=prepared.method.on_step(prepared.model.encoder, steps),
         settles_at=prepared.method.settles_at(steps),
         higher_is_better=metric.higher_is_better,
     )
-    window = Window(start, bench.gauge.read())
+    window = Window(start, bench.sensor.read())
     best_file.unlink(missing_ok=True)
     return Learned(result, learning_rate, window, validations)

@@ -1,6 +1,6 @@
-"""Gauges of the machine around a run: energy, throttling, and who else is at work.
+"""Sensors of the machine around a run: energy, throttling, and who else is at work.
 
-One small interface, `Gauge`: what can be read at a moment. A host has its CPU's; where a GPU is used, NVML's is read
+One small interface, `Sensor`: what can be read at a moment. A host has its CPU's; where a GPU is used, NVML's is read
 beside it. What a machine does not tell is None, with the reason. NVML is reached through its module alone, so that a
 recording can stand in for it.
 """
@@ -22,17 +22,17 @@ import torch
 from adapeff.worker.measure.sensors.control_group import throttled_seconds
 
 RAPL = Path("/sys/class/powercap")
-MOST_FOREIGN_CPU = 0.05
+MAX_FOREIGN_CPU = 0.05
 """Share of the cores' time that others may use before a figure counts as disturbed."""
-MOST_STEAL = 0.02
-MOST_HELD_BACK = 0.01
-MOST_SPREAD = 0.25
+MAX_STEAL = 0.02
+MAX_HELD_BACK = 0.01
+MAX_SPREAD = 0.25
 """Interquartile range over median of step times."""
-MOST_DRIFT = 0.05
+MAX_DRIFT = 0.05
 """Median of the second half over that of the first."""
 
 POWER_POLL_SECONDS = 0.05
-LOOK_SECONDS = 0.25
+THROTTLE_POLL_SECONDS = 0.25
 
 # Bits of nvmlClocksEventReasons that mean "slower than it could be" (NVML API reference, nvmlClocksEventReasons).
 _THROTTLING = {
@@ -46,7 +46,7 @@ _THROTTLING = {
 
 @dataclass(frozen=True)
 class Reading:
-    """What the gauges show at one moment; counters rise from an arbitrary start."""
+    """What the sensors show at one moment; counters rise from an arbitrary start."""
 
     time_s: float
     own_cpu_s: float
@@ -69,14 +69,14 @@ class Reading:
     """Other processes computed on the GPU."""
 
 
-class Gauge(Protocol):
+class Sensor(Protocol):
     """What can be read of a machine."""
 
     def read(self) -> Reading:
         """The present state; takes well under a millisecond and waits for nothing."""
 
 
-class HostGauge:
+class HostSensor:
     """CPU time from the kernel, and the CPU packages' energy where RAPL may be read."""
 
     def __init__(self, stat: Path = Path("/proc/stat"), rapl: Path = RAPL) -> None:
@@ -169,16 +169,16 @@ def _repeat(do: Callable[[], object], every: float) -> None:
     Thread(target=run, daemon=True).start()
 
 
-class NvmlGauge:
+class NvmlSensor:
     """A GPU's counters beside the host's; where it has no energy counter its power is polled.
 
     Args:
         nvml: the module pynvml, or what stands in for it.
         uuid: the GPU's (or MIG instance's) UUID.
-        host: the host's gauge.
+        host: the host's sensor.
     """
 
-    def __init__(self, nvml: Any, uuid: str, host: Gauge) -> None:
+    def __init__(self, nvml: Any, uuid: str, host: Sensor) -> None:
         self._nvml = nvml
         self._host = host
         nvml.nvmlInit()
@@ -215,7 +215,7 @@ class NvmlGauge:
 
     def follow(self) -> None:
         """Look every quarter of a second for as long as the process lives: idle moments between runs tell nothing."""
-        _repeat(self.look, LOOK_SECONDS)
+        _repeat(self.look, THROTTLE_POLL_SECONDS)
 
     def _energy(self) -> tuple[float | None, str]:
         if self._is_mig:
@@ -240,7 +240,7 @@ class NvmlGauge:
         return None
 
 
-class ReplayGauge:
+class ReplaySensor:
     """Gives readings that were recorded, one after the other."""
 
     def __init__(self, readings: Iterable[Reading]) -> None:
@@ -251,9 +251,9 @@ class ReplayGauge:
         return next(self._readings)
 
 
-def open_gauge(device: torch.device) -> Gauge:
-    """The gauge for a run on a device; the host's alone where NVML does not answer."""
-    host = HostGauge()
+def open_sensor(device: torch.device) -> Sensor:
+    """The sensor for a run on a device; the host's alone where NVML does not answer."""
+    host = HostSensor()
     if device.type != "cuda":
         return host
     try:
@@ -261,17 +261,17 @@ def open_gauge(device: torch.device) -> Gauge:
 
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
         uuid = visible if visible.startswith(("GPU-", "MIG-")) else f"GPU-{torch.cuda.get_device_properties(0).uuid}"
-        gauge = NvmlGauge(pynvml, uuid, host)
-        gauge.follow()
-        return gauge
+        sensor = NvmlSensor(pynvml, uuid, host)
+        sensor.follow()
+        return sensor
     except Exception as error:  # noqa: BLE001 - NVML raises its own types, and may be absent
         return _WithoutEnergy(host, f"NVML does not answer ({type(error).__name__}: {error})")
 
 
 class _WithoutEnergy:
-    """A host's gauge whose energy is not the device's."""
+    """A host's sensor whose energy is not the device's."""
 
-    def __init__(self, host: Gauge, reason: str) -> None:
+    def __init__(self, host: Sensor, reason: str) -> None:
         self._host = host
         self._reason = reason
 
@@ -324,11 +324,11 @@ class Window:
     def problems(self) -> list[str]:
         """Why figures of this window may be off, in words; empty if nothing is known against them."""
         found = []
-        if (share := self.foreign_cpu) is not None and share > MOST_FOREIGN_CPU:
+        if (share := self.foreign_cpu) is not None and share > MAX_FOREIGN_CPU:
             found.append(f"other processes used {share:.0%} of the cores")
-        if (share := self.steal) is not None and share > MOST_STEAL:
+        if (share := self.steal) is not None and share > MAX_STEAL:
             found.append(f"the hypervisor took {share:.0%} of the cores")
-        if (share := self.held_back) is not None and share > MOST_HELD_BACK:
+        if (share := self.held_back) is not None and share > MAX_HELD_BACK:
             found.append(f"a CPU quota held this process back for {min(share, 1):.0%} of the time")
         looks = self.end.looks - self.start.looks
         for name, times in self.end.throttled.items():
@@ -339,13 +339,13 @@ class Window:
         return found
 
 
-def idle_window(gauge: Gauge, seconds: float = 2.0) -> Window | None:
+def idle_window(sensor: Sensor, seconds: float = 2.0) -> Window | None:
     """Some seconds in which this process does nothing; None where there is no energy to be read."""
-    start = gauge.read()
+    start = sensor.read()
     if start.energy_j is None:
         return None
     time.sleep(seconds)
-    return Window(start, gauge.read())
+    return Window(start, sensor.read())
 
 
 def energy_above_idle(window: Window, idle: Window | None) -> tuple[float | None, str]:
@@ -372,8 +372,8 @@ def sample_problems(samples: Sequence[float]) -> list[str]:
     half = len(samples) // 2
     early, late = (sorted(part)[len(part) // 2] for part in (samples[:half], samples[half:]))
     found = []
-    if spread > MOST_SPREAD:
+    if spread > MAX_SPREAD:
         found.append(f"samples spread by {spread:.0%} (interquartile)")
-    if abs(late / early - 1) > MOST_DRIFT:
+    if abs(late / early - 1) > MAX_DRIFT:
         found.append(f"samples drifted by {late / early - 1:+.0%}")
     return found

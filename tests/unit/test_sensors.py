@@ -1,4 +1,4 @@
-"""Gauges: recorded answers of NVML and of the kernel stand in for machines that are not here."""
+"""Sensors: recorded answers of NVML and of the kernel stand in for machines that are not here."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from adapeff.worker.daemon.slots import device_uuids
 from adapeff.worker.measure.sensors.control_group import cpu_quota, throttled_seconds
-from adapeff.worker.measure.sensors.gauges import (
-    HostGauge,
-    NvmlGauge,
+from adapeff.worker.measure.sensors.host import (
+    HostSensor,
+    NvmlSensor,
     PowerIntegral,
     Reading,
-    ReplayGauge,
+    ReplaySensor,
     Window,
     energy_above_idle,
     idle_window,
@@ -59,15 +59,15 @@ def recorded_nvml(
     )
 
 
-def readings(*times: float, **values: Any) -> ReplayGauge:
-    return ReplayGauge(Reading(time_s=at, own_cpu_s=at, **values) for at in times)
+def readings(*times: float, **values: Any) -> ReplaySensor:
+    return ReplaySensor(Reading(time_s=at, own_cpu_s=at, **values) for at in times)
 
 
 def test_gpu_energy_is_that_above_idle() -> None:
-    gauge = NvmlGauge(recorded_nvml([1_000, 61_000]), "GPU-1", readings(0, 2))
+    sensor = NvmlSensor(recorded_nvml([1_000, 61_000]), "GPU-1", readings(0, 2))
     idle = Window(Reading(time_s=0, own_cpu_s=0, energy_j=0.0), Reading(time_s=10, own_cpu_s=0, energy_j=100.0))
 
-    window = Window(gauge.read(), gauge.read())
+    window = Window(sensor.read(), sensor.read())
 
     assert window.energy_j == 60
     assert energy_above_idle(window, idle) == (40.0, "")
@@ -75,11 +75,11 @@ def test_gpu_energy_is_that_above_idle() -> None:
 
 
 def test_throttled_and_shared_gpus_are_told() -> None:
-    gauge = NvmlGauge(recorded_nvml([0, 1], throttle=0x40 | 0x1, processes=3), "GPU-1", readings(0, 2))
+    sensor = NvmlSensor(recorded_nvml([0, 1], throttle=0x40 | 0x1, processes=3), "GPU-1", readings(0, 2))
 
-    start = gauge.read()
-    gauge.look()  # what the gauge sees in between counts too
-    problems = Window(start, gauge.read()).problems()
+    start = sensor.read()
+    sensor.look()  # what the sensor sees in between counts too
+    problems = Window(start, sensor.read()).problems()
 
     assert problems == [
         "clocks throttled (hardware thermal slowdown) in 100% of 2 looks",
@@ -88,9 +88,9 @@ def test_throttled_and_shared_gpus_are_told() -> None:
 
 
 def test_energy_of_a_divided_gpu_is_nobodys() -> None:
-    gauge = NvmlGauge(recorded_nvml([1, 2], divided=True), "GPU-1", readings(0, 1))
+    sensor = NvmlSensor(recorded_nvml([1, 2], divided=True), "GPU-1", readings(0, 1))
 
-    assert energy_above_idle(Window(gauge.read(), gauge.read()), None) == (
+    assert energy_above_idle(Window(sensor.read(), sensor.read()), None) == (
         None,
         "the GPU is divided (MIG): its energy counter is shared by its instances",
     )
@@ -100,9 +100,9 @@ def test_energy_of_a_divided_gpu_is_nobodys() -> None:
     ("uuid", "energy", "reason"), [("MIG-1", [1, 2], "MIG"), ("GPU-1", None, "neither its energy nor its power")]
 )
 def test_energy_that_cannot_be_had_says_why(uuid: str, energy: list[int] | None, reason: str) -> None:
-    gauge = NvmlGauge(recorded_nvml(energy), uuid, readings(0, 1))
+    sensor = NvmlSensor(recorded_nvml(energy), uuid, readings(0, 1))
 
-    value, why = energy_above_idle(Window(gauge.read(), gauge.read()), None)
+    value, why = energy_above_idle(Window(sensor.read(), sensor.read()), None)
 
     assert value is None
     assert reason in why
@@ -125,10 +125,10 @@ def test_power_that_rises_evenly_is_integrated_exactly(gaps: list[float], watts:
 
 
 def test_power_stands_in_for_an_energy_counter() -> None:
-    gauge = NvmlGauge(recorded_nvml(None, power=250_000), "GPU-1", readings(0, 1))
+    sensor = NvmlSensor(recorded_nvml(None, power=250_000), "GPU-1", readings(0, 1))
 
     began = time.perf_counter()
-    window = Window(gauge.read(), gauge.read())
+    window = Window(sensor.read(), sensor.read())
     seconds = time.perf_counter() - began
 
     assert window.energy_j is not None
@@ -153,19 +153,19 @@ def test_host_reads_the_kernels_counters_and_survives_their_absence(tmp_path: Pa
     package.mkdir()
     (package / "max_energy_range_uj").write_text("1000000\n")
     (package / "energy_uj").write_text("900000\n")
-    gauge = HostGauge(rapl=tmp_path)
+    sensor = HostSensor(rapl=tmp_path)
 
-    first = gauge.read()
+    first = sensor.read()
     (package / "energy_uj").write_text("100000\n")  # the counter has wrapped
-    second = gauge.read()
+    second = sensor.read()
 
     assert Window(first, second).energy_j == pytest.approx(0.2)
     assert first.busy_cpu_s is not None and first.busy_cpu_s > 0
-    bare = HostGauge(stat=tmp_path / "none", rapl=tmp_path / "none").read()
+    bare = HostSensor(stat=tmp_path / "none", rapl=tmp_path / "none").read()
     assert bare.busy_cpu_s is None
     assert "RAPL" in bare.energy_reason
     assert Window(bare, bare).foreign_cpu is None
-    assert idle_window(ReplayGauge([bare])) is None
+    assert idle_window(ReplaySensor([bare])) is None
 
 
 def test_samples_speak_for_themselves() -> None:
