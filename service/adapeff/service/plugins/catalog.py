@@ -60,6 +60,16 @@ def metrics() -> Mapping[str, Metric]:
     return _registered("metrics")
 
 
+def families() -> Mapping[str, Any]:
+    """All registered families of tasks by name."""
+    return _registered("families")
+
+
+def devices() -> Mapping[str, Any]:
+    """All registered device backends by name."""
+    return _registered("devices")
+
+
 def get_method(name: str, parameters: Mapping[str, Any]) -> Method:
     """The method `name` with its hyper-parameters set.
 

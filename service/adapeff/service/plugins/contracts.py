@@ -265,6 +265,8 @@ class Metric:
     """The score from the sums of the counts."""
     families: tuple[FamilyName, ...]
     """Whose answers it takes."""
+    unit: Literal["%", ""] = "%"
+    """How a score is shown: `%` for a share between 0 and 1, shown times 100; '' for a value shown as it is."""
 
     def is_better(self, score: float, than: float) -> bool:
         """Whether one score beats another."""
