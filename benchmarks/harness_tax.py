@@ -74,7 +74,7 @@ def harness(spec: JobSpec, core: int, data_root: list[str]) -> tuple[float, list
         ending, found = supervise(command, folder, Slot("cpu", 0, cores=(core,)), NoContact())
         if ending.outcome != "succeeded":
             raise SystemExit(f"the run ended as {ending.outcome}: {ending.message}")
-    phases = {m["phase"]: m["value"] for m in found.measurements if m["name"] == "phase_s"}
+    phases = {m.key.phase: m.value or 0.0 for m in found.measurements if m.key.name == "phase_s"}
     losses = [loss for _, loss in found.curves["train_loss"]]
     return sum(phases[name] for name in (*STEP_PHASES, "data_wait", "logging")), losses
 

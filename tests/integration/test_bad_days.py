@@ -296,7 +296,7 @@ def test_what_databases_cannot_hold_is_written_out_and_the_run_is_stored(
 
     with database.session(read_only=True) as session:
         kept = results.list_measurements(session, [claim.run_id])[claim.run_id]
-        assert {m.reason for m in kept if m.split == "x"} == {stored}
+        assert {m.reason for m in kept if m.key.split == "x"} == {stored}
         assert jobs.list_runs(session, [job_id])[job_id][0].message == stored
     database.close()
 

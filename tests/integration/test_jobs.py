@@ -117,7 +117,7 @@ def test_results_are_stored_with_the_ending(database: Database) -> None:
 
     with database.session(read_only=True) as session:
         stored = results.list_measurements(session, [claim.run_id])[claim.run_id]
-        assert [(m.name, m.value, m.reason, m.language) for m in stored] == [
+        assert [(m.key.name, m.value, m.reason, m.key.language) for m in stored] == [
             ("accuracy", 0.5, "", "en"),
             ("energy_j", None, "no counter", ""),
         ]

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from adapeff.cli.render.markdown import notes, report_markdown, target_grids
+from adapeff.cli.render.markdown import report_markdown, target_grids
 from adapeff.cli.render.plots import plot_points
 from adapeff.service.reporting.export import measurement_rows
+from adapeff.service.reporting.notes import table_notes
 from adapeff.service.reporting.report import Report, build_report
 from adapeff.service.reporting.rows import report_rows
 from adapeff.service.specs.job import expand, parse_sweep
@@ -127,7 +128,7 @@ def test_unlike_runs_say_in_what_they_differ_and_are_put_together_when_asked(dat
     assert all(table.differs == ("device_name: Test CPU / Other CPU",) for table in (*apart, mixed))
     assert [row.method for row in mixed.rows] == ["full", "lora"]
     assert mixed.rows[1].cells["train_compute_s"].ratio == 0.5
-    assert any("differ in device_name: Test CPU / Other CPU" in note for note in notes(mixed))
+    assert any("differ in device_name: Test CPU / Other CPU" in note for note in table_notes(mixed))
 
 
 def test_tuned_runs_are_rows_of_their_own_held_against_the_untuned_reference(database: Database) -> None:
@@ -161,7 +162,7 @@ def test_tuned_methods_stand_beside_the_reference_tuned_alike_and_unlike_searche
         "lora (tuned, 2 trials of 0.0001, 0.001)": 0.25,
         "lora (tuned, 3 trials of 0.0001, 0.001, 0.01)": 0.5,
     }
-    assert any("unlike chances" in note for note in notes(table))
+    assert any("unequal chances" in note for note in table_notes(table))
 
 
 def test_price_is_that_of_the_slots_time_in_its_unit(database: Database) -> None:
@@ -265,7 +266,7 @@ def test_storage_says_when_adapters_outweigh_a_whole_model(database: Database) -
 
     (table,) = report(database).tables
 
-    assert any(note.endswith("(one multi-task model): lora 32.") for note in notes(table))
+    assert any(note.endswith("(one multi-task model): lora 32.") for note in table_notes(table))
 
 
 def test_other_settings_make_another_table(database: Database) -> None:

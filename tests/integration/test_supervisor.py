@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from adapeff.service.errors import LeaseLostError, ResourceError
+from adapeff.service.measured import Key, Measured
 from adapeff.worker.daemon.slots import Slot, open_slots, visible_devices
 from adapeff.worker.daemon.supervisor import read_finished, runner_environment, supervise
 from tests.conftest import eventually
@@ -62,7 +63,7 @@ def test_run_that_succeeds_gives_its_findings(tmp_path: Path) -> None:
     ending, run_results = supervise(script(tmp_path, body), tmp_path, SLOT, Line())
 
     assert (ending.outcome, ending.exit_code) == ("succeeded", 0)
-    assert run_results.measurements == [{"name": "accuracy", "value": 0.5, "unit": "1"}]
+    assert run_results.measurements == [Measured(Key("accuracy"), 0.5, "1")]
     assert (tmp_path / "run.log").read_text() == "said\n"
 
 
@@ -173,7 +174,7 @@ def test_lines_that_are_no_events_are_skipped_and_counted(tmp_path: Path) -> Non
     ending, run_results = supervise(script(tmp_path, body), tmp_path, SLOT, Line())
 
     assert (ending.outcome, ending.message) == ("succeeded", "5 lines of events.jsonl could not be read")
-    assert run_results.measurements == [{"name": "accuracy", "value": 0.5, "unit": "1"}]
+    assert run_results.measurements == [Measured(Key("accuracy"), 0.5, "1")]
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from adapeff.cli.render.profiles import profile_grids, profile_notes
+from adapeff.cli.render.profiles import profile_grids
 from adapeff.service.errors import AdapeffError, ModelError, SpecError
 from adapeff.service.plugins.references import parse_plugin, resolve_model
+from adapeff.service.reporting.notes import profile_notes
 from adapeff.service.reporting.profiles import Figure, ProfileRow, ProfileTable
 from adapeff.service.reporting.statistics import median_interval, paired_ratio
 from adapeff.service.specs.job import LogRange, Tuning
@@ -269,7 +270,7 @@ def test_disturbed_latency_is_marked_and_told() -> None:
             *(ProfileRow(f"lora{i}", {"1x16": disturbed}, "") for i in range(8)),
         ),
         latency_columns=("1x16",),
-        ceilings={},
+        device_peaks={},
     )
 
     *_, (_, _, rows) = profile_grids(table)

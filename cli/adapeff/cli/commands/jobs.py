@@ -48,7 +48,6 @@ def job_view(job_id: int) -> dict[str, Any]:
         environments = results.list_environments(session, [run.environment_id for run in runs if run.environment_id])
         artifacts = results.list_artifacts(session, counted.id) if counted else []
         curves = results.list_curves(session, counted.id) if counted else {}
-    keys = ("name", "statistic", "phase", "language", "split", "batch", "length", "dtype", "variant")
     return {
         "id": job.id,
         "state": job.state,
@@ -77,7 +76,7 @@ def job_view(job_id: int) -> dict[str, Any]:
         ],
         "measurements": [
             {
-                **{key: getattr(found, key) for key in keys if getattr(found, key)},
+                **{key: value for key, value in found.key._asdict().items() if value},
                 "value": found.value,
                 "unit": found.unit,
                 **({"reason": found.reason} if found.reason else {}),

@@ -117,8 +117,9 @@ def _is_one(value: Any) -> bool:
 
 def print_profiles(tables: tuple[ProfileTable, ...]) -> None:
     """Print profiles as tables."""
-    from adapeff.cli.render.profiles import profile_grids, profile_notes, profile_title
+    from adapeff.cli.render.profiles import profile_grids, profile_title
     from adapeff.cli.render.tables import print_table, stdout
+    from adapeff.service.reporting.notes import profile_notes
 
     for table in tables:
         stdout().print(f"\n[bold]{_escaped(profile_title(table))}[/]")

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from adapeff.cli.render.profiles import profile_grids, profile_notes, profile_title
+from adapeff.cli.render.profiles import profile_grids, profile_title
 from adapeff.cli.render.text import markdown_cell, one_line
-from adapeff.cli.render.units import format_cell, format_language, format_percent, format_spread
+from adapeff.cli.render.units import (
+    format_cell,
+    format_language,
+    format_percent,
+    format_spread,
+    with_unit,
+)
 from adapeff.service.reporting.convergence import TargetCell
+from adapeff.service.reporting.notes import profile_notes, table_notes
+from adapeff.service.reporting.numbers import format_value
 from adapeff.service.reporting.overview import Overview
-from adapeff.service.reporting.report import REFERENCE, Report, Table
+from adapeff.service.reporting.report import Report
 from adapeff.service.reporting.reruns import Rerun
+from adapeff.service.reporting.table import REFERENCE, Table
 
 DECOMPOSED = 0.95
 """The target whose time is taken apart."""
@@ -62,7 +70,7 @@ def _table(table: Table) -> Iterator[str]:
     yield ""
     yield one_line(describe(table))
     yield ""
-    headings = ["method", "lr", "n", *(column.heading for column in table.columns)]
+    headings = ["method", "lr", "n", *(with_unit(column) for column in table.columns)]
     rows = [
         [
             row.method,
@@ -77,16 +85,19 @@ def _table(table: Table) -> Iterator[str]:
         methods = [row.method for row in table.rows]
         yield ""
         rows = [
-            [language, f"{next(iter(cells.values())).constant * 100:.1f}",
-             *(format_language(cells[m]) if m in cells else "–" for m in methods)]
+            [
+                language,
+                format_value(next(iter(cells.values())).baseline, table.metric.unit),
+                *(format_language(cells[m], table.metric) if m in cells else "–" for m in methods),
+            ]
             for language, cells in table.languages.items()
-        ]  # fmt: skip
-        yield from _grid([f"{table.metric} in", "constant", *methods], rows)
+        ]
+        yield from _grid([f"{table.metric.name} in", table.metric.baseline, *methods], rows)
     for title, headings, rows in (*target_grids(table), *rerun_grids(table)):
         yield from ("", f"### {title}", "")
         yield from _grid(headings, rows)
     yield ""
-    for note in notes(table):
+    for note in table_notes(table):
         yield f"- {note}"
     yield ""
 
@@ -97,9 +108,9 @@ def target_grids(table: Table) -> Iterator[tuple[str, list[str], list[list[str]]
         return
     some = next(iter(table.targets.values()))
     doubtful = {row.method for row in table.rows if row.train_time_is_doubtful}
-    headings = [f"{cell.target:.0%} ({cell.score * 100:.1f})" for cell in some]
+    headings = [f"{cell.target:.0%} ({format_value(cell.score, table.metric.unit)})" for cell in some]
     yield (
-        f"compute seconds (steps) until validation {table.metric} reaches a share of `{REFERENCE}`'s best",
+        f"compute seconds (steps) until validation {table.metric.name} reaches a share of `{REFERENCE}`'s best",
         ["method", *headings],
         [[name, *map(_reached, cells)] for name, cells in table.targets.items()],
     )
@@ -121,12 +132,12 @@ def target_grids(table: Table) -> Iterator[tuple[str, list[str], list[list[str]]
 
 
 def rerun_grids(table: Table) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """Title, headings and rows of what the same job gave again; nothing where none was done twice."""
+    """Title, headings and rows of how much reruns of a job differ; nothing where no job ran twice."""
     if not table.reruns:
         return
     shown = [column for column in table.columns if any(column.key in rerun.spreads for rerun in table.reruns)]
     yield (
-        "the same job again: range of its runs over their median",
+        "reruns of the same job: range of the runs over their median",
         ["method", "seed", "runs", "scores", *(column.heading for column in shown)],
         [
             [
@@ -181,66 +192,3 @@ def describe(table: Table) -> str:
         f"transformers {hardware.get('transformers')}, peft {hardware.get('peft')}, adapeff "
         f"{hardware.get('adapeff')}{revision}"
     )
-
-
-def _storage(table: Table) -> list[str]:
-    """From how many tasks on what a method keeps of them outweighs one more whole model, such as a multi-task one."""
-    whole = next((row.cells["stored_bytes"].summary for row in table.rows if row.method == REFERENCE), None)
-    counts = [
-        f"{row.method} {math.ceil(whole.mean / stored.mean):,}"
-        for row in table.rows
-        if whole is not None and row.method != REFERENCE and (stored := row.cells["stored_bytes"].summary) is not None
-    ]
-    if not counts:
-        return []
-    return [f"Tasks whose stored weights outweigh one more whole model (one multi-task model): {', '.join(counts)}."]
-
-
-def notes(table: Table) -> list[str]:
-    """What a reader must know to read the table."""
-    found = []
-    if table.has_reference:
-        found.append(
-            f"(x): ratio to `{REFERENCE}`. Times come from separate runs, not paired, and machines drift: for ratios "
-            "to rely on, see `adapeff profile`."
-        )
-    else:
-        found.append(f"No ratios: there is no single `{REFERENCE}` among these runs.")
-    if any(row.method.startswith(f"{REFERENCE} (tuned") for row in table.rows):
-        found.append(f"(x) of a tuned method: to `{REFERENCE}` tuned alike, where there is one.")
-    if len(table.searches) > 1:
-        found.append(
-            f"Searches for learning rates differ, so the methods had unlike chances: {'; '.join(table.searches)}."
-        )
-    found += _storage(table)
-    if table.differs:
-        found.append(f"Runs of this model and task differ in {'; '.join(table.differs)}.")
-    if any(cell.doubt for row in table.rows for cell in row.cells.values()):
-        found.append("!: a time that something disturbed, or that was measured beside another run; it has no ratio.")
-    for method, problems in table.disturbed.items():
-        found.append(f"Times of {method} were disturbed: {problems}.")
-    if table.side_by_side:
-        found.append(
-            f"{table.side_by_side} of {table.runs} runs shared the host with another run of this report for some time: "
-            "trust parameters and quality, not small differences in time. `--devices cpu:0` runs one at a time."
-        )
-    if any(cell.summary is not None and 1 < cell.summary.n < 3 for row in table.rows for cell in row.cells.values()):
-        found.append("Fewer than 3 seeds: the values themselves. From 3 on: mean and Student's 95 % interval.")
-    rates = {f"{row.method} {row.learning_rate:g}: {row.learning_rate_source}" for row in table.rows}
-    found.append(f"Learning rates: {'; '.join(sorted(rates))}.")
-    if any(cell.at_chance for cells in table.languages.values() for cell in cells.values()):
-        found.append("~: within noise of the best constant answer (95 %, bootstrap over the examples).")
-    if table.untested:
-        found.append(f"{table.untested[0].upper()}{table.untested[1:]}.")
-    if table.ceiling is not None:
-        found.append(f"Ceiling of these data: {table.ceiling * 100:.1f}; the rest is label noise put there.")
-    reasons = {
-        f"{column.heading}: {row.cells[column.key].reason}"
-        for row in table.rows
-        for column in table.columns
-        if row.cells[column.key].summary is None and row.cells[column.key].reason
-    }
-    found += sorted(reasons)
-    commercial = " **Non-commercial use only.**" if table.non_commercial else ""
-    found.append(f"Data: {table.licence}.{commercial}")
-    return found

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapeff.service.errors import SpecError
-from adapeff.service.reporting.report import Report, Table
+from adapeff.service.reporting.report import Report
+from adapeff.service.reporting.table import Table
 
 _ENDINGS = {".png", ".svg", ".pdf"}
 
 
 @dataclass(frozen=True)
 class Point:
-    """One method of one panel: every seed's (seconds, score in percent), and their means."""
+    """One method of one panel: every seed's (seconds, score as printed), and their means."""
 
     panel: str
     method: str
@@ -31,8 +32,9 @@ def plot_points(report: Report) -> list[Point]:
             time, quality = row.cells["train_compute_s"].summary, row.cells["quality"].summary
             if time is None or quality is None:
                 continue
-            scores = tuple(100 * value for value in quality.values)
-            points.append(Point(_panel(table), row.method, time.values, scores, time.mean, 100 * quality.mean))
+            shown = table.metric.shown
+            scores = tuple(map(shown, quality.values))
+            points.append(Point(_panel(table), row.method, time.values, scores, time.mean, shown(quality.mean)))
     return points
 
 
@@ -50,7 +52,7 @@ def plot_report(report: Report, path: Path) -> list[Point]:
     if not points:
         raise SpecError("there is nothing to draw yet: no finished job has both a score and a training time")
     if path.suffix.lower() not in _ENDINGS:
-        raise SpecError(f"'{path}' names no picture; expected an ending .png, .svg or .pdf")
+        raise SpecError(f"'{path}' is not a picture file; expected a name that ends in .png, .svg or .pdf")
     import matplotlib
 
     matplotlib.use("Agg")
@@ -68,10 +70,11 @@ def plot_report(report: Report, path: Path) -> list[Point]:
             axis.scatter(point.seconds, point.scores, s=14, color=colour, alpha=0.45)
             axis.scatter([point.mean_seconds], [point.mean_score], s=60, color=colour, label=point.method)
         table = next(table for table in report.tables if _panel(table) == panel)
-        if table.ceiling is not None:
-            axis.axhline(100 * table.ceiling, linestyle=":", color="grey", linewidth=1)
+        if table.score_ceiling is not None:
+            ceiling = table.metric.shown(table.score_ceiling)
+            axis.axhline(ceiling, linestyle=":", color="grey", linewidth=1)
             axis.annotate(
-                "ceiling", (0.01, 100 * table.ceiling), xycoords=("axes fraction", "data"), color="grey", va="bottom"
+                "score ceiling", (0.01, ceiling), xycoords=("axes fraction", "data"), color="grey", va="bottom"
             )
         axis.set_xscale("log")
         axis.margins(0.18)
@@ -80,7 +83,8 @@ def plot_report(report: Report, path: Path) -> list[Point]:
         axis.tick_params(axis="x", which="minor", labelsize=7)
         axis.set_title(panel, fontsize=9)
         axis.set_xlabel("training compute time, s (log)")
-        axis.set_ylabel(f"{table.metric} in {table.source_language}, %")
+        unit = ", %" if table.metric.unit == "%" else ""
+        axis.set_ylabel(f"{table.metric.name} in {table.source_language}{unit}")
         axis.grid(visible=True, which="both", alpha=0.2)
     marks = {text: mark for axis in axes[0] for mark, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     rows = -(-len(methods) // max(1, 4 * len(panels)))

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from adapeff.cli.render.markdown import describe, notes, overview_grids, rerun_grids, target_grids
+from adapeff.cli.render.markdown import describe, overview_grids, rerun_grids, target_grids
 from adapeff.cli.render.text import printable
-from adapeff.cli.render.units import format_cell, format_language
-from adapeff.service.reporting.report import Report, Table
+from adapeff.cli.render.units import format_cell, format_language, with_unit
+from adapeff.service.reporting.notes import table_notes
+from adapeff.service.reporting.numbers import format_value
+from adapeff.service.reporting.report import Report
+from adapeff.service.reporting.table import LanguageCell, Table
 from adapeff.service.reporting.variation import in_words
 from adapeff.service.specs.profile import PROFILE
 
@@ -167,7 +170,7 @@ def print_report_tables(report: Report) -> None:
                 console.print(_languages_by_row(table))
         for title, headings, rows in (*target_grids(table), *rerun_grids(table)):
             print_table(title.replace("`", ""), headings, rows)
-        for note in notes(table):
+        for note in table_notes(table):
             console.print(f"  {shown(note.replace('**', '').replace('`', ''))}", style="dim")
     for overview in report.overviews:
         for title, headings, rows in overview_grids(overview):
@@ -178,8 +181,7 @@ def print_report_tables(report: Report) -> None:
 def _figures_by_row(table: Table) -> RichTable:
     drawn = RichTable()
     drawn.add_column("", overflow="fold")
-    headings = [f"{column.heading}{f' {column.unit}' if column.unit == '%' else ''}" for column in table.columns]
-    for heading in ("rate", "n", *headings):
+    for heading in ("rate", "n", *map(with_unit, table.columns)):
         drawn.add_column(escape(heading), justify="right", overflow="fold")
     for row in table.rows:
         cells = [format_cell(table, row, column) for column in table.columns]
@@ -188,13 +190,15 @@ def _figures_by_row(table: Table) -> RichTable:
 
 
 def _languages_by_row(table: Table) -> RichTable:
-    drawn = RichTable(title=f"{table.metric} by language", title_justify="left")
+    drawn = RichTable(title=f"{table.metric.name} by language", title_justify="left")
     drawn.add_column("", overflow="fold")
     for language, cells in table.languages.items():
-        drawn.add_column(f"{language} (constant {next(iter(cells.values())).constant * 100:.1f})", justify="right")
+        drawn.add_column(f"{language} ({_baseline(table, cells)})", justify="right")
     for row in table.rows:
-        found = [cells.get(row.method) for cells in table.languages.values()]
-        drawn.add_row(shown(row.method), *("–" if cell is None else format_language(cell) for cell in found))
+        scores = [cells.get(row.method) for cells in table.languages.values()]
+        drawn.add_row(
+            shown(row.method), *("–" if cell is None else format_language(cell, table.metric) for cell in scores)
+        )
     return drawn
 
 
@@ -209,15 +213,23 @@ def _figures(table: Table) -> RichTable:
     )
     for column in table.columns:
         drawn.add_row(
-            f"{column.heading}{f' {column.unit}' if column.unit == '%' else ''}",
+            with_unit(column),
             *(format_cell(table, row, column) for row in table.rows),
         )
     if len(table.languages) > 1:
         drawn.add_section()
         for language, cells in table.languages.items():
-            constant = next(iter(cells.values())).constant
             drawn.add_row(
-                f"{table.metric} {language} (constant {constant * 100:.1f})",
-                *(format_language(cells[row.method]) if row.method in cells else "–" for row in table.rows),
+                f"{table.metric.name} {language} ({_baseline(table, cells)})",
+                *(
+                    format_language(cells[row.method], table.metric) if row.method in cells else "–"
+                    for row in table.rows
+                ),
             )
     return drawn
+
+
+def _baseline(table: Table, cells: Mapping[str, LanguageCell]) -> str:
+    """The trivial baseline of a language, the same for all methods."""
+    baseline = next(iter(cells.values())).baseline
+    return f"{table.metric.baseline} {format_value(baseline, table.metric.unit)}"

@@ -1,39 +1,16 @@
-"""Numbers as people read them."""
+"""Cells of tables: values with their intervals, ratios and marks."""
 
 from __future__ import annotations
 
-from adapeff.service.reporting.columns import Column
-from adapeff.service.reporting.report import LanguageCell, Row, Table
+from adapeff.service.measured import Display
+from adapeff.service.reporting.columns import Column, MetricView
+from adapeff.service.reporting.numbers import format_value
 from adapeff.service.reporting.reruns import Spread
 from adapeff.service.reporting.statistics import Summary
-
-_LARGE = (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9))
-
-
-def format_value(value: float, unit: str) -> str:
-    """One number in its unit: shares as percent, bytes in KiB to GiB (2^10 steps), seconds as ms below one."""
-    if unit == "%":
-        return f"{value * 100:.1f}"
-    if unit == "params":
-        return f"{value:,.0f}"
-    if unit == "B":
-        for step, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-            if value >= step:
-                return f"{value / step:.1f} {name}"
-        return f"{value:.0f} B"
-    if unit == "FLOPs":
-        letter, scale = next(((x, at) for x, at in _LARGE if value >= at), ("", 1.0))
-        return f"{value / scale:.2f} {letter}".strip()
-    if unit == "s":
-        if value < 0.01:
-            return f"{value * 1000:.2f} ms"
-        if value < 1:
-            return f"{value * 1000:.1f} ms"
-        return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
-    return f"{value:.3g}"
+from adapeff.service.reporting.table import LanguageCell, Row, Table
 
 
-def format_summary(summary: Summary, unit: str) -> str:
+def format_summary(summary: Summary, unit: Display) -> str:
     """Mean and 95 % interval, or the values themselves for fewer than 3; equal values are printed once."""
     if len(set(summary.values)) == 1:
         return format_value(summary.mean, unit)
@@ -54,9 +31,14 @@ def format_cell(table: Table, row: Row, column: Column) -> str:
     return f"{text} ({cell.ratio:.2f}x)" if cell.ratio is not None and column.unit != "params" else text
 
 
-def format_language(cell: LanguageCell) -> str:
-    """A score, marked with ~ where it is within noise of the best constant answer."""
-    return f"{format_summary(cell.summary, '%')}{' ~' if cell.at_chance else ''}"
+def format_language(cell: LanguageCell, metric: MetricView) -> str:
+    """A score, marked with ~ where it is within noise of the trivial baseline."""
+    return f"{format_summary(cell.summary, metric.unit)}{' ~' if cell.at_chance else ''}"
+
+
+def with_unit(column: Column) -> str:
+    """A column's heading, with the unit where the values do not show it."""
+    return f"{column.heading}, %" if column.unit == "%" else column.heading
 
 
 def format_percent(summary: Summary) -> str:

@@ -1,24 +1,58 @@
-"""The figures of a report: which columns there are, and what a finished job says in each."""
+"""The columns of a report: which figures a table has, and what a run says in each."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
-from adapeff.service.reporting.runs import Result
+from adapeff.service.measured import Definition, Display
+from adapeff.service.measurements import DISTURBANCE, LATENCY_S, TUNING_COMPUTE_S, WALL_S, report_columns
+from adapeff.service.plugins import catalog
+from adapeff.service.reporting.runs import Reading, Result
 from adapeff.service.reporting.statistics import Summary, summarise
+
+Phase = Literal["train", "inference", ""]
+
+
+@dataclass(frozen=True)
+class MetricView:
+    """The headline metric of a table: how it is shown, and which of two scores is the better one."""
+
+    name: str
+    source_language: str
+    unit: Literal["%", ""] = "%"
+    higher_is_better: bool = True
+
+    @property
+    def baseline(self) -> str:
+        """What the trivial baseline of its tasks is called."""
+        return "majority baseline" if self.unit == "%" else "trivial baseline"
+
+    def shown(self, score: float) -> float:
+        """A score as it is printed: a share in percent, any other value as it is."""
+        return 100 * score if self.unit == "%" else score
 
 
 @dataclass(frozen=True)
 class Column:
-    """A figure of the report: its key, heading, unit, and whether more is better (None: neither)."""
+    """A figure of the report, and how it is read from a run."""
 
     key: str
     heading: str
-    unit: str
-    higher_is_better: bool | None
+    unit: Display
+    extract: Callable[[Result], Reading]
+    time_of: Phase = ""
+    """The phase a time is of, whose disturbances cast doubt on it; '' where the column is no time."""
+    of_variants: bool = False
+    """Whether an inference variant has a value of its own; others have that of the method itself."""
+
+    def read(self, result: Result) -> Reading:
+        """The figure of one run."""
+        return self.extract(result) if self.of_variants or not result.variant else Reading(None)
 
 
 @dataclass(frozen=True)
@@ -29,87 +63,122 @@ class Cell:
     ratio: float | None = None
     reason: str = ""
     doubt: str = ""
-    """What is known against it, if it is a time: something disturbed it, or it was measured beside another run."""
+    """For a time: what disturbed it, or that it was measured next to another run."""
 
 
-def choose_columns(
-    group: Sequence[Result], metric: str, source: str, *, higher_is_better: bool = True
-) -> tuple[Column, ...]:
-    """The columns of a table of like runs.
+def choose_columns(group: Sequence[Result], metric: MetricView) -> tuple[Column, ...]:
+    """The columns of a table of like runs."""
+    return (*_score_columns(group, metric), *_measured_columns(group), *_latency_columns(group))
 
-    Args:
-        metric: the task's.
-        source: the language the methods were trained in.
-    """
+
+def metric_view(name: str, source_language: str, recorded: dict[str, object]) -> MetricView:
+    """How to show a metric: as the run recorded it, or as its plug-in says; a share where neither is at hand."""
+    plugin = catalog.metrics().get(name)
+    unit = recorded.get("metric_unit", plugin.unit if plugin else "%")
+    higher = recorded.get("higher_is_better", plugin.higher_is_better if plugin else True)
+    return MetricView(name, source_language, "" if unit == "" else "%", bool(higher))
+
+
+def _score_columns(group: Sequence[Result], metric: MetricView) -> Iterator[Column]:
     languages = group[0].spec.measuring.test_languages or ()
-    transfer = [language for language in languages if language != source]
-    allocated = group[0].find("peak_memory_allocated_bytes")
-    peak = "allocated" if allocated is not None and allocated.value is not None else "process"
-    several = bool(group[0].spec.measuring.latency_lengths)
-    return (
-        Column("quality", f"{metric} {source}", "%", higher_is_better),
-        *(
-            (
-                Column("transfer", f"mean of {len(transfer)} other", "%", higher_is_better),
-                Column("gap", f"gap to {source}", "%", False),
-            )
-            if transfer
-            else ()
-        ),
-        Column("parameters_method", "trained: method", "params", None),
-        Column("parameters_head", "trained: head", "params", None),
-        Column("stored_bytes", "stored per task", "B", False),
-        Column("train_compute_s", "train compute", "s", False),
-        *(
-            (Column("tuning_compute_s", "tuning compute", "s", False),)
-            if any(result.spec.training.tuning for result in group)
-            else ()
-        ),
-        *(
-            (Column("train_flops", "train FLOPs", "FLOPs", False),)
-            if any(figure(result, "train_flops", metric, source)[0] is not None for result in group)
-            else ()
-        ),
-        Column(f"peak_memory_{peak}_bytes", f"peak memory ({peak})", "B", False),
-        *(
-            Column(f"latency_b{batch}{f'x{length}' if several else ''}", f"latency {batch}x{length} p50", "s", False)
-            for batch in group[0].spec.measuring.latency_batches
-            for length in group[0].spec.measuring.lengths
-        ),
+    others = [language for language in languages if language != metric.source_language]
+    column = partial(Column, unit=metric.unit, of_variants=True)
+    yield column("quality", f"{metric.name} {metric.source_language}", extract=partial(_quality, metric=metric))
+    if others:
+        heading = f"mean of {len(others)} other language{'s' if len(others) > 1 else ''}"
+        yield column("transfer", heading, extract=partial(_transfer, metric=metric))
+        yield column("gap", f"gap to {metric.source_language}", extract=partial(_gap, metric=metric))
+
+
+def _quality(result: Result, *, metric: MetricView) -> Reading:
+    return result.read(metric.name, split="test", language=metric.source_language)
+
+
+def _transfer(result: Result, *, metric: MetricView) -> Reading:
+    """The mean over the other languages."""
+    scores = [
+        measured.value
+        for measured in result.run.by_name.get(metric.name, ())
+        if (measured.key.split, measured.key.variant) == ("test", result.variant)
+        and measured.key.language != metric.source_language
+        and measured.value is not None
+    ]
+    return Reading(math.fsum(scores) / len(scores)) if scores else Reading(None, "no other language tested")
+
+
+def _gap(result: Result, *, metric: MetricView) -> Reading:
+    here, there = _quality(result, metric=metric), _transfer(result, metric=metric)
+    if here.value is None or there.value is None:
+        return Reading(None, there.reason)
+    return Reading(here.value - there.value)
+
+
+def _measured_columns(group: Sequence[Result]) -> Iterator[Column]:
+    """The columns that are single measurements, as their definitions say."""
+    columns = {definition.name: _measured_column(definition) for definition, _ in report_columns()}
+    is_measured = {
+        name: any(column.read(result).value is not None for result in group) for name, column in columns.items()
+    }
+    is_measured[TUNING_COMPUTE_S.name] |= any(result.spec.training.tuning for result in group)  # or should have been
+    for definition, shown in report_columns():
+        if shown.only_if_measured and not is_measured[definition.name]:
+            continue
+        if not is_measured.get(shown.instead_of, False):
+            yield columns[definition.name]
+
+
+def _measured_column(definition: Definition) -> Column:
+    shown = definition.column
+    if shown is None:
+        raise ValueError(f"measurement '{definition.name}' is no column of the report")
+    where = shown.where or {}
+
+    def extract(result: Result) -> Reading:
+        return result.read(definition.name, **where)
+
+    is_time = definition.display == "s"
+    return Column(
+        shown.key or definition.name, shown.heading, definition.display, extract, time_of="train" if is_time else ""
     )
 
 
-def doubts(found: Iterable[Result], beside: Container[int]) -> dict[str, str]:
-    """What is known against the times of a method's results: by `train` and `inference`, '' for nothing.
-
-    Args:
-        beside: ids of runs that shared their host with another.
-    """
-    told: dict[str, dict[str, None]] = {"train": {}, "inference": {}}
-    for result in found:
-        for m in result.measurements:
-            if m.name == "disturbance" and m.value and m.phase in told:
-                told[m.phase][m.reason or "disturbed"] = None
-        if result.run.id in beside:
-            for reasons in told.values():
-                reasons["measured beside another run of the same host"] = None
-    return {phase: "; ".join(reasons) for phase, reasons in told.items()}
+def _latency_columns(group: Sequence[Result]) -> Iterator[Column]:
+    measuring = group[0].spec.measuring
+    several = bool(measuring.latency_lengths)
+    for batch in measuring.latency_batches:
+        for length in measuring.lengths:
+            key = f"latency_b{batch}x{length}" if several else f"latency_b{batch}"
+            extract = partial(_latency, batch=batch, length=length if several else None)
+            yield Column(key, f"latency {batch}x{length} p50", "s", extract, time_of="inference", of_variants=True)
 
 
-def phase_of(column: Column) -> str:
-    """The phase a time is of, '' where a column is no time."""
-    if column.key == "price" or (column.unit == "s" and not column.key.startswith("latency")):
-        return "train"
-    return "inference" if column.unit == "s" else ""
+def _latency(result: Result, *, batch: int, length: int | None) -> Reading:
+    if length is None:
+        return result.read(LATENCY_S.name, statistic="p50", batch=batch)
+    return result.read(LATENCY_S.name, statistic="p50", batch=batch, length=length)
 
 
-_OF_A_VARIANT = ("quality", "transfer", "gap", "latency_b")
+@dataclass(frozen=True)
+class Price:
+    """What an hour of a device costs."""
+
+    hourly: float
+    currency: str
+
+    def column(self) -> Column:
+        """The price of the time that a run had its slot: from the start of the process to its end."""
+        unit = f", {self.currency}" if self.currency else ""
+        return Column("price", f"price of a run{unit}", "", self._of, time_of="train")
+
+    def _of(self, result: Result) -> Reading:
+        seconds, reason = result.read(WALL_S.name)
+        return Reading(None, reason) if seconds is None else Reading(seconds / 3600 * self.hourly)
 
 
-def find_variants(found: Iterable[Result], metric: str) -> list[str]:
-    """The other ways of serving that were tested, in the order they were measured."""
-    tested = [m.variant for result in found for m in result.measurements if m.name == metric and m.variant]
-    return list(dict.fromkeys(tested))
+def find_variants(results: Iterable[Result], metric: str) -> list[str]:
+    """The inference variants that were tested, in the order they were measured."""
+    tested = [measured.key.variant for result in results for measured in result.run.by_name.get(metric, ())]
+    return list(dict.fromkeys(filter(None, tested)))
 
 
 def variant_label(variant: str) -> str:
@@ -117,55 +186,30 @@ def variant_label(variant: str) -> str:
     return ", ".join(key if value is True else f"{key} {value}" for key, value in json.loads(variant).items())
 
 
-def summarise_figures(found: Iterable[Result], columns: Sequence[Column], metric: str, source: str) -> dict[str, Cell]:
+def find_doubts(results: Iterable[Result], side_by_side: Container[int]) -> dict[str, str]:
+    """What casts doubt on the times of a method's runs: by `train` and `inference`, '' for nothing.
+
+    Args:
+        side_by_side: ids of runs that shared their host with another.
+    """
+    doubts: dict[str, dict[str, None]] = {"train": {}, "inference": {}}
+    for result in results:
+        for measured in result.run.by_name.get(DISTURBANCE.name, ()):
+            if measured.value and measured.key.phase in doubts:
+                doubts[measured.key.phase][measured.reason or "disturbed"] = None
+        if result.run.run_id in side_by_side:
+            for reasons in doubts.values():
+                reasons["measured next to another run on the same host"] = None
+    return {phase: "; ".join(reasons) for phase, reasons in doubts.items()}
+
+
+def summarise_columns(results: Iterable[Result], columns: Sequence[Column]) -> dict[str, Cell]:
     """Column -> its figure over the seeds of a method."""
+    ordered = sorted(results, key=lambda result: result.spec.seed)
     cells = {}
-    ordered = sorted(found, key=lambda result: result.spec.seed)
     for column in columns:
-        values, reason = [], ""
-        for result in ordered:
-            value, why = figure(result, column.key, metric, source)
-            if value is not None:
-                values.append(value)
-            reason = reason or why
+        readings = [column.read(result) for result in ordered]
+        values = [reading.value for reading in readings if reading.value is not None]
+        reason = next((reading.reason for reading in readings if reading.reason), "")
         cells[column.key] = Cell(summarise(values) if values else None, reason=reason)
     return cells
-
-
-def figure(result: Result, key: str, metric: str, source: str) -> tuple[float | None, str]:
-    """A finished job's figure, or None and why there is none."""
-    if result.variant and not key.startswith(_OF_A_VARIANT):
-        return None, ""  # that of the method itself
-    if key == "price":
-        return None, "not measured"  # made of other figures
-    if key == "train_flops":
-        found = replace(result, variant='{"tokens":"processed"}').find(key, phase="")
-        return (found.value, found.reason) if found is not None else (None, "not measured")
-    if key == "gap":
-        (here, _), (there, reason) = (figure(result, name, metric, source) for name in ("quality", "transfer"))
-        return (here - there, "") if here is not None and there is not None else (None, reason)
-    if key == "transfer":
-        scores = [
-            m.value
-            for m in result.measurements
-            if (m.name, m.split, m.variant) == (metric, "test", result.variant)
-            and m.language != source
-            and m.value is not None
-        ]
-        return (math.fsum(scores) / len(scores), "") if scores else (None, "no other language tested")
-    if key == "quality":
-        found = result.find(metric, split="test", language=source)
-    elif key.startswith("latency_b"):
-        found = result.find("latency_s", statistic="p50", **_shape(key))
-    else:
-        names = {
-            "parameters_method": "trainable_parameters_method",
-            "parameters_head": "trainable_parameters_head",
-        }
-        found = result.find(names.get(key, key), **({"dtype": ""} if key == "stored_bytes" else {}))
-    return (found.value, found.reason) if found is not None else (None, "not measured")
-
-
-def _shape(key: str) -> dict[str, int]:
-    batch, _, length = key.removeprefix("latency_b").partition("x")
-    return {"batch": int(batch), **({"length": int(length)} if length else {})}

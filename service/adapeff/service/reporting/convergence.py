@@ -1,9 +1,10 @@
 """When methods reach what the reference reaches, and why it takes them as long as it does.
 
 A target is a share of the reference's best validation score (mean over its seeds; where lower is better, that score
-over the share). A run reaches it at the first
-validation that is not below it; nothing is interpolated, so targets are only compared on a common evaluation grid,
-which the settings of one table give. Time to target = steps to target x FLOPs per step / achieved FLOP/s.
+divided by the share). A run reaches it at the first validation that is at least as good. Nothing is interpolated, so
+targets are only compared on a common evaluation grid, which the settings of one table give. Shares of a negative score
+mean nothing, so a reference with a negative best score gives no targets. Time to target = steps to target x FLOPs per
+step / achieved FLOP/s.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def best_score(curves: Curves, metric: str, *, higher_is_better: bool = True) ->
 def to_targets(
     runs: Mapping[str, Sequence[Curves]], *, reference: str, metric: str, higher_is_better: bool = True
 ) -> dict[str, tuple[TargetCell, ...]]:
-    """Each method's way to each target; empty where the reference has no curves.
+    """Each method's way to each target; empty where the reference has no curves, or a negative score.
 
     Args:
         runs: method -> the curves of its seeds.
@@ -86,6 +87,8 @@ def to_targets(
     if not bests:
         return {}
     best = math.fsum(bests) / len(bests)
+    if best < 0:
+        return {}
     return {
         method: tuple(
             _cell(seeds, metric, target, target * best if higher_is_better else best / target, **better)

@@ -1,8 +1,8 @@
 """Averages over the tables of a report: per task over its target languages, per language over the tasks that have it.
 
-Metrics of several kinds (accuracy, F1) are averaged as they are, as benchmarks such as XTREME do; the tables beside the
-averages say what went in. Only what is complete counts: a method is in if every task of the group was run with it, with
-the same seeds, so that no average hides a gap.
+Metrics of several kinds (accuracy, F1) are averaged as they are, as benchmarks such as XTREME do; the tables say what
+went in. Metrics that are not shares, such as errors, are left out. Only complete methods count: those that ran on every
+task of the group with the same seeds, so that no average hides a gap.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from adapeff.service.reporting.statistics import Summary, summarise
 from adapeff.service.specs.job import canonical_json
 
 if TYPE_CHECKING:
-    from adapeff.service.reporting.report import Table
+    from adapeff.service.reporting.table import Table
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Overview:
 
 
 def build_overviews(tables: Sequence[Table]) -> tuple[Overview, ...]:
-    """One overview for each group of two or more tasks run alike."""
+    """One overview for each group of two or more tasks run alike, of the tasks whose metric is a share."""
     groups: dict[str, list[Table]] = {}
-    for table in tables:
+    for table in (table for table in tables if table.metric.unit == "%"):
         settings = {key: value for key, value in table.settings.items() if key != "max_length"}
         alike = canonical_json([table.model, settings, {k: str(v) for k, v in table.environment.items()}])
         groups.setdefault(alike, []).append(table)

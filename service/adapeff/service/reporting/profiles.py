@@ -1,19 +1,21 @@
-"""Sum up profile jobs: a table of what a training step takes and one of forward passes, each beside the reference's."""
+"""Sum up profile jobs: a table of training steps and one of forward passes, each next to the reference's."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from adapeff.service import measurements as m
+from adapeff.service.measured import Definition, Dimensions, Measured, canonical_variant
 from adapeff.service.reporting.reruns import Spread
 from adapeff.service.reporting.runs import ALIKE
 from adapeff.service.specs.profile import PROFILE, ProfileSpec
 from adapeff.service.store import jobs, results
-from adapeff.service.store.tables import Job, Measurement, Run
+from adapeff.service.store.tables import Job, Run
 
 
 @dataclass(frozen=True)
@@ -26,23 +28,23 @@ class Figure:
     high: float | None = None
     reason: str = ""
     problems: str = ""
-    """What is known against it alone; what is known against all of a row's times stands with the row."""
+    """What disturbed it alone; what disturbed all times of a row is in the row."""
 
 
 @dataclass(frozen=True)
 class ProfileRow:
-    """A method, or a way of serving it."""
+    """A method, or one of its inference variants."""
 
     label: str
     figures: dict[str, Figure]
-    """By column; those a way of serving shares with its method are absent."""
+    """By column; those a variant shares with its method are absent."""
     problems: str
-    """What is known against its times; empty if nothing."""
+    """What disturbed its times; empty if nothing."""
 
 
 @dataclass(frozen=True)
 class ProfileTable:
-    """What a profile job found."""
+    """What a profile job measured."""
 
     job_id: int
     model: str
@@ -54,30 +56,26 @@ class ProfileTable:
     training_columns: tuple[str, ...]
     latency: tuple[ProfileRow, ...]
     latency_columns: tuple[str, ...]
-    ceilings: dict[str, float]
-    again: dict[str, dict[str, Spread]] = field(default_factory=dict)
+    device_peaks: dict[str, float]
+    """The device's peaks by measurement: FLOP/s of matrix products, bytes/s of copies."""
+    reruns: dict[str, dict[str, Spread]] = field(default_factory=dict)
     """Row -> column -> its values in all runs of this profile under like conditions, if there are several."""
 
 
-_STEP = {
-    "step": ("step_latency_s", {"statistic": "p50", "phase": ""}),
-    "forward": ("step_latency_s", {"statistic": "p50", "phase": "forward"}),
-    "backward": ("step_latency_s", {"statistic": "p50", "phase": "backward"}),
-    "optimizer": ("step_latency_s", {"statistic": "p50", "phase": "optimizer"}),
-}
-_FIGURES = {
-    "FLOPs": ("step_flops", {"phase": ""}),
-    "FLOPs forward": ("step_flops", {"phase": "forward"}),
-    "FLOPs backward": ("step_flops", {"phase": "backward"}),
-    "achieved": ("achieved_flops_per_s", {}),
-    "utilisation": ("flops_utilisation", {}),
-    "trained: method": ("trainable_parameters_method", {}),
-    "trained: head": ("trainable_parameters_head", {}),
-    "peak allocated": ("peak_memory_allocated_bytes", {}),
-    "peak process": ("peak_memory_process_bytes", {}),
-    "energy": ("step_energy_j", {}),
-    "largest batch": ("largest_batch", {}),
-    "saturated": ("throughput_saturated_samples_per_s", {}),
+_STEP_PHASES = {"step": "", "forward": "forward", "backward": "backward", "optimizer": "optimizer"}
+_FIGURES: dict[str, tuple[Definition, Dimensions]] = {
+    "FLOPs": (m.STEP_FLOPS, {"phase": ""}),
+    "FLOPs forward": (m.STEP_FLOPS, {"phase": "forward"}),
+    "FLOPs backward": (m.STEP_FLOPS, {"phase": "backward"}),
+    "achieved": (m.ACHIEVED_FLOPS, {}),
+    "utilisation": (m.FLOPS_UTILISATION, {}),
+    "trained: method": (m.TRAINABLE_PARAMETERS_METHOD, {}),
+    "trained: head": (m.TRAINABLE_PARAMETERS_HEAD, {}),
+    "peak allocated": (m.PEAK_MEMORY_ALLOCATED, {}),
+    "peak process": (m.PEAK_MEMORY_PROCESS, {}),
+    "energy": (m.STEP_ENERGY_J, {}),
+    "largest batch": (m.LARGEST_BATCH, {}),
+    "saturated": (m.THROUGHPUT_SATURATED, {}),
 }
 _PARTS = {
     "weights": "weights",
@@ -88,39 +86,40 @@ _PARTS = {
 }
 
 
-class _Found:
-    """The measurements of a run by what they are and what they are of."""
+class _Run:
+    """The measurements of a run, by what they are and what they are of."""
 
-    def __init__(self, measurements: Sequence[Measurement]) -> None:
-        self._all = [(m, json.loads(m.variant) if m.variant else {}) for m in measurements]
+    def __init__(self, measurements: Sequence[Measured]) -> None:
+        self.measurements = measurements
+        self._by_name: dict[tuple[str, str], list[Measured]] = {}
+        for measured in measurements:
+            self._by_name.setdefault((measured.key.name, measured.key.variant), []).append(measured)
 
-    def figure(self, name: str, of: dict[str, Any], **where: Any) -> Figure | None:
-        for m, variant in self._all:
-            if m.name == name and variant == of and all(getattr(m, key) == value for key, value in where.items()):
-                return Figure(m.value, m.unit, reason=m.reason)
+    def figure(self, definition: Definition, of: Mapping[str, Any], where: Dimensions) -> Figure | None:
+        for measured in self._by_name.get((definition.name, canonical_variant(of)), ()):
+            if all(getattr(measured.key, key) == value for key, value in where.items()):
+                return Figure(measured.value, measured.unit, reason=measured.reason)
         return None
 
-    def ratio(self, name: str, of: dict[str, Any], reference: str, **where: Any) -> Figure | None:
-        sides = {
-            side: self.figure(name, {**of, "reference": reference}, statistic=side, **where)
-            for side in ("ratio", "low", "high")
-        }
-        middle, low, high = sides["ratio"], sides["low"], sides["high"]
+    def ratio(self, definition: Definition, of: Mapping[str, Any], reference: str, where: Dimensions) -> Figure | None:
+        paired = {**of, "reference": reference}
+        middle, low, high = (
+            self.figure(definition, paired, {**where, "statistic": side}) for side in ("ratio", "low", "high")
+        )
         if middle is None or low is None or high is None:
             return None
         return Figure(middle.value, "x", low.value, high.value)
 
-    def served(self) -> list[dict[str, Any]]:
-        """Every method and way of serving whose latency was measured."""
-        seen: dict[str, dict[str, Any]] = {}
-        for m, variant in self._all:
-            if m.name == "latency_s" and "method" in variant:
-                seen.setdefault(m.variant, variant)
-        return list(seen.values())
+    def inference_variants(self) -> list[dict[str, Any]]:
+        """Every method and inference variant whose latency was measured."""
+        variants = dict.fromkeys(variant for name, variant in self._by_name if name == m.LATENCY_S.name and variant)
+        decoded = (json.loads(variant) for variant in variants)
+        return [variant for variant in decoded if "method" in variant]
 
-    def cells(self) -> list[tuple[int, int]]:
+    def latency_cells(self) -> list[tuple[int, int]]:
         """The shapes of the latency grid, batch x length."""
-        return list(dict.fromkeys((m.batch, m.length) for m, _ in self._all if m.name == "latency_ratio"))
+        ratios = (measured.key for measured in self.measurements if measured.key.name == m.LATENCY_RATIO.name)
+        return list(dict.fromkeys((key.batch, key.length) for key in ratios))
 
 
 def build_profiles(session: Session, *, sweep_ids: Sequence[int] | None = None) -> tuple[ProfileTable, ...]:
@@ -140,14 +139,14 @@ def build_profiles(session: Session, *, sweep_ids: Sequence[int] | None = None) 
         groups.setdefault(f"{job.train_hash} {job.spec['settings']}", []).append(table)
     wanted = {job.id for job in asked}
     newest = [
-        replace(chosen[-1], again=_again(chosen[-1], group))
+        replace(chosen[-1], reruns=_reruns(chosen[-1], group))
         for group in groups.values()
         if (chosen := [table for table in group if table.job_id in wanted])
     ]
     return tuple(sorted(newest, key=lambda table: table.job_id))
 
 
-def _again(table: ProfileTable, repeats: Sequence[ProfileTable]) -> dict[str, dict[str, Spread]]:
+def _reruns(table: ProfileTable, repeats: Sequence[ProfileTable]) -> dict[str, dict[str, Spread]]:
     like = [
         other for other in repeats if all(other.environment.get(key) == table.environment.get(key) for key in ALIKE)
     ]
@@ -163,12 +162,12 @@ def _again(table: ProfileTable, repeats: Sequence[ProfileTable]) -> dict[str, di
     return found
 
 
-def _table(job: Job, run: Run, measured: Sequence[Measurement], environment: dict[str, Any]) -> ProfileTable:
+def _table(job: Job, run: Run, measured: Sequence[Measured], environment: dict[str, Any]) -> ProfileTable:
     spec = ProfileSpec.model_validate(job.spec)
-    found = _Found(measured)
+    measurements = _Run(measured)
     reference = str(spec.methods[0])
-    training = [_training(found, str(method), reference) for method in spec.methods]
-    latency = [_latency(found, of, reference) for of in found.served()]
+    training = [_training(measurements, str(method), reference) for method in spec.methods]
+    latency = [_latency(measurements, of, reference) for of in measurements.inference_variants()]
     settings = spec.settings.model_dump(mode="json", include={"batch", "length", "blocks", "turn_seconds", "compile"})
     return ProfileTable(
         job_id=job.id,
@@ -181,51 +180,55 @@ def _table(job: Job, run: Run, measured: Sequence[Measurement], environment: dic
         training_columns=_columns(training),
         latency=tuple(latency),
         latency_columns=_columns(latency),
-        ceilings={m.name: m.value for m in measured if m.name.startswith("ceiling_") and m.value is not None},
+        device_peaks={
+            found.key.name: found.value
+            for found in measured
+            if found.key.name in (m.PEAK_MATMUL.name, m.PEAK_COPY.name) and found.value is not None
+        },
     )
 
 
-def _training(found: _Found, method: str, reference: str) -> ProfileRow:
+def _training(run: _Run, method: str, reference: str) -> ProfileRow:
     of = {"method": method}
     figures: dict[str, Figure | None] = {}
-    for column, (name, where) in _STEP.items():
-        figures[column] = found.figure(name, of, **where)
-        figures[f"{column} ratio"] = found.ratio("step_ratio", of, reference, phase=where["phase"])
-    figures |= {column: found.figure(name, of, **where) for column, (name, where) in _FIGURES.items()}
-    figures["energy ratio"] = found.ratio("energy_ratio", of, reference)
-    figures |= {column: found.figure("memory_bytes", {**of, "part": part}) for column, part in _PARTS.items()}
-    told = found.figure("disturbance", of, phase="train")
-    uncounted = found.figure("flops_uncounted_operations", of)
+    for column, phase in _STEP_PHASES.items():
+        figures[column] = run.figure(m.STEP_LATENCY_S, of, {"statistic": "p50", "phase": phase})
+        figures[f"{column} ratio"] = run.ratio(m.STEP_RATIO, of, reference, {"phase": phase})
+    figures |= {column: run.figure(definition, of, where) for column, (definition, where) in _FIGURES.items()}
+    figures["energy ratio"] = run.ratio(m.ENERGY_RATIO, of, reference, {})
+    figures |= {column: run.figure(m.MEMORY_BYTES, {**of, "part": part}, {}) for column, part in _PARTS.items()}
+    disturbance = run.figure(m.DISTURBANCE, of, {"phase": "train"})
+    uncounted = run.figure(m.FLOPS_UNCOUNTED, of, {})
     problems = [
-        told.reason if told else "",
+        disturbance.reason if disturbance else "",
         f"FLOPs without {uncounted.reason}" if uncounted and uncounted.value else "",
     ]
     present = {column: figure for column, figure in figures.items() if figure is not None}
     return ProfileRow(method, present, "; ".join(filter(None, problems)))
 
 
-def _latency(found: _Found, of: dict[str, Any], reference: str) -> ProfileRow:
+def _latency(run: _Run, of: Mapping[str, Any], reference: str) -> ProfileRow:
     figures = {}
-    for batch, length in found.cells():
+    for batch, length in run.latency_cells():
         cell = f"{batch}x{length}"
-        at = {"batch": batch, "length": length}
-        middle = found.figure("latency_s", of, statistic="p50", **at)
+        at: Dimensions = {"batch": batch, "length": length}
+        middle = run.figure(m.LATENCY_S, of, {**at, "statistic": "p50"})
         if middle is not None:
-            low, high = (found.figure("latency_s", of, statistic=f"p50_{side}", **at) for side in ("low", "high"))
-            told = found.figure("disturbance", of, phase="inference", **at)
+            low, high = (run.figure(m.LATENCY_S, of, {**at, "statistic": f"p50_{side}"}) for side in ("low", "high"))
+            disturbance = run.figure(m.DISTURBANCE, of, {**at, "phase": "inference"})
             figures[cell] = Figure(
                 middle.value,
                 "s",
                 low.value if low else None,
                 high.value if high else None,
-                problems=told.reason if told else "",
+                problems=disturbance.reason if disturbance else "",
             )
-        ratio = found.ratio("latency_ratio", of, reference, **at)
+        ratio = run.ratio(m.LATENCY_RATIO, of, reference, at)
         if ratio is not None:
             figures[f"{cell} ratio"] = ratio
     words = [key if value is True else f"{key} {value}" for key, value in of.items() if key != "method"]
-    served = f" ({', '.join(words)})" if words else ""
-    return ProfileRow(f"{of['method']}{served}", figures, "")
+    variant = f" ({', '.join(words)})" if words else ""
+    return ProfileRow(f"{of['method']}{variant}", figures, "")
 
 
 def _columns(rows: Sequence[ProfileRow]) -> tuple[str, ...]:

@@ -1,13 +1,15 @@
-"""The same job done more than once: whether the scores are equal, and how far the costs lie apart."""
+"""The same job run more than once: whether the scores are equal, and how much the costs differ."""
 
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adapeff.service.reporting.columns import Column, figure
-from adapeff.service.reporting.runs import Result, likeness
+from adapeff.service.measured import Key
+from adapeff.service.reporting.columns import Column
+from adapeff.service.reporting.runs import Result
 
 
 @dataclass(frozen=True)
@@ -32,40 +34,40 @@ class Spread:
 
 @dataclass(frozen=True)
 class Rerun:
-    """A job that was done several times under like conditions."""
+    """A job that ran several times under like conditions."""
 
     method: str
     """As its plug-in is written."""
     seed: int
     runs: int
     scores: int
-    """How many scores each run has: every metric, split, language and way of serving."""
+    """How many scores each run has: every metric, split, language and inference variant."""
     unequal_scores: int
     """How many of them are not equal to the last bit in all runs."""
     spreads: dict[str, Spread]
     """By the key of a column."""
 
 
-def find_reruns(found: Sequence[Result], columns: Sequence[Column], metric: str, source: str) -> tuple[Rerun, ...]:
-    """What was done more than once among results of one model and task.
-
-    Args:
-        metric, source: as in `choose_columns`.
-    """
-    groups: dict[str, list[Result]] = {}
-    for result in found:
-        same = result.spec.model_copy(update={"repeat": 0}).job_hash
-        groups.setdefault(f"{same} {likeness(result)!r}", []).append(result)
-    return tuple(_rerun(group, columns, metric, source) for group in groups.values() if len(group) > 1)
+def find_reruns(results: Sequence[Result], columns: Sequence[Column]) -> tuple[Rerun, ...]:
+    """The jobs among results of one model and task that ran more than once."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in _with_repeats(results):
+        same_job = result.spec.model_copy(update={"repeat": 0}).job_hash
+        groups.setdefault((same_job, result.run.likeness), []).append(result)
+    return tuple(_rerun(group, columns) for group in groups.values() if len(group) > 1)
 
 
-def _rerun(group: Sequence[Result], columns: Sequence[Column], metric: str, source: str) -> Rerun:
-    first, *others = (
-        {(m.name, m.split, m.language, m.variant): m.value for m in result.measurements if m.split} for result in group
-    )
+def _with_repeats(results: Sequence[Result]) -> list[Result]:
+    """Those whose training ran more than once; hashing a whole specification is worth it for these alone."""
+    counts = Counter(result.run.train_hash for result in results)
+    return [result for result in results if counts[result.run.train_hash] > 1]
+
+
+def _rerun(group: Sequence[Result], columns: Sequence[Column]) -> Rerun:
+    first, *others = (_scores(result) for result in group)
     spreads = {}
     for column in columns:
-        values = [figure(result, column.key, metric, source)[0] for result in group]
+        values = [column.read(result).value for result in group]
         present = tuple(value for value in values if value is not None)
         if present and len(present) == len(values):
             spreads[column.key] = Spread(present)
@@ -77,3 +79,7 @@ def _rerun(group: Sequence[Result], columns: Sequence[Column], metric: str, sour
         unequal_scores=sum(any(other.get(key) != value for other in others) for key, value in first.items()),
         spreads=spreads,
     )
+
+
+def _scores(result: Result) -> dict[Key, float | None]:
+    return {measured.key: measured.value for measured in result.run.measurements if measured.key.split}

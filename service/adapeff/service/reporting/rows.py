@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from adapeff.service.reporting.overview import overview_rows
-from adapeff.service.reporting.report import Report, Row, Table
+from adapeff.service.reporting.report import Report
 from adapeff.service.reporting.reruns import Rerun
 from adapeff.service.reporting.statistics import Summary
+from adapeff.service.reporting.table import Row, Table
 from adapeff.service.specs.job import canonical_json
 
 _EMPTY: dict[str, Any] = {
@@ -37,6 +38,10 @@ _EMPTY: dict[str, Any] = {
 }
 
 
+_STORED_UNITS = {"%": "1", "params": "1", "FLOPs": "1"}
+"""Units of values as they are stored, where they are shown in another one."""
+
+
 def report_rows(report: Report) -> list[dict[str, Any]]:
     """Every figure of the tables, of what their reruns say, and of the averages."""
     rows: list[dict[str, Any]] = []
@@ -44,9 +49,9 @@ def report_rows(report: Report) -> list[dict[str, Any]]:
     empty = {**_EMPTY, **varied}
     for table in report.tables:
         for row in table.rows:
-            rows += [{**empty, **_common(table, row), **found} for found in _figures(table, row)]
+            rows += [{**empty, **_common(table, row), **figure} for figure in _figures(table, row)]
         for rerun in table.reruns:
-            rows += [{**empty, **_about(table), **found} for found in _rerun(rerun)]
+            rows += [{**empty, **_about(table), **figure} for figure in _rerun(rerun)]
     for average in overview_rows(report.overviews):
         summary = average.pop("summary")
         rows.append({**empty, **average, "figure": "average", **_flat(summary)})
@@ -85,13 +90,15 @@ def _figures(table: Table, row: Row) -> Iterator[dict[str, Any]]:
         quality = {"language": table.source_language, "at_chance": here.at_chance if here is not None else None}
         yield {
             "figure": column.key,
-            "unit": "1" if column.unit in ("%", "params", "FLOPs") else column.unit,
+            "unit": _STORED_UNITS.get(column.unit, column.unit),
             **_flat(cell.summary),
             "ratio_to_reference": cell.ratio,
             "reason": cell.reason,
             "doubt": cell.doubt,
             **(quality if column.key == "quality" else {}),
         }
+    if row.method in table.break_even_tasks:
+        yield {"figure": "break_even_tasks", "n": len(row.seeds), "mean": table.break_even_tasks[row.method]}
     for language, methods in table.languages.items():
         if language != table.source_language and row.method in methods:
             there = methods[row.method]
@@ -99,12 +106,12 @@ def _figures(table: Table, row: Row) -> Iterator[dict[str, Any]]:
 
 
 def _rerun(rerun: Rerun) -> Iterator[dict[str, Any]]:
-    of = {"method": rerun.method, "n": rerun.runs}
+    about = {"method": rerun.method, "n": rerun.runs}
     reason = f"{rerun.unequal_scores} of {rerun.scores} scores are not equal to the last bit (seed {rerun.seed})"
-    yield {**of, "figure": "rerun_unequal_scores", "mean": rerun.unequal_scores, "reason": reason}
+    yield {**about, "figure": "rerun_unequal_scores", "mean": rerun.unequal_scores, "reason": reason}
     for key, spread in rerun.spreads.items():
         yield {
-            **of,
+            **about,
             "figure": f"rerun_spread_{key}",
             "mean": spread.relative,
             "values": list(spread.values),

@@ -1,66 +1,184 @@
-"""Finished jobs with what they measured, and what must be equal in two of them for their figures to be compared."""
+"""Finished training runs with their measurements, and what two of them must share to be compared."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import cached_property
+from typing import Any, NamedTuple, Unpack
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from adapeff.service.measured import Dimensions, Measured, canonical_variant
+from adapeff.service.measurements import DISTURBANCE, EXAMPLES, LATENCY_S, WALL_S, report_columns
 from adapeff.service.reporting.convergence import CURVES, Curves
-from adapeff.service.specs.job import JobSpec
-from adapeff.service.store import jobs, results
-from adapeff.service.store.tables import Job, Measurement, Run
+from adapeff.service.reporting.variation import settings_of
+from adapeff.service.specs.job import JobSpec, canonical_json
+from adapeff.service.specs.profile import PROFILE
+from adapeff.service.store import results
+from adapeff.service.store.tables import Job, Run, SweepJob
 
 ALIKE = (
     *("device_name", "device_type", "precision", "driver", "cuda", "cpu_capability", "torch_threads", "cpu_affinity"),
     *("cpu_quota", "attention_kernels"),
     *("adapeff", "git_revision", "git_dirty", "python", "torch", "transformers", "peft"),
 )
+"""The facts of an environment that runs of one table share."""
+_ABOUT_THE_METRIC = ("metric_unit", "higher_is_better")
+"""What a run records of its metric's plug-in, so that a report does not need it; no condition of the run."""
+_CHUNK = 500
+
+
+class Reading(NamedTuple):
+    """A figure of one run, or None with the reason why there is none."""
+
+    value: float | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What the database holds of a finished job's run, measurements and curves included."""
+
+    job_id: int
+    train_hash: str
+    run_id: int
+    spec: JobSpec
+    settings: Mapping[str, Any]
+    """The job's settings by name."""
+    resolved: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    host: str
+    started_at: datetime
+    finished_at: datetime | None
+    measurements: tuple[Measured, ...] = ()
+    curves: Curves = field(default_factory=dict)
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Sequence[Measured]]:
+        """The measurements under their names."""
+        grouped: dict[str, list[Measured]] = {}
+        for measured in self.measurements:
+            grouped.setdefault(measured.key.name, []).append(measured)
+        return grouped
+
+    @cached_property
+    def likeness(self) -> str:
+        """Equal in runs that may be put into one table."""
+        spec = self.spec
+        return canonical_json(
+            [
+                spec.model.identity,
+                str(spec.task),
+                spec.data.fingerprint or spec.data.revision,
+                spec.data.test_fingerprint,
+                _conditions(self.resolved),
+                comparable_settings(spec),
+                [self.environment.get(key) for key in ALIKE],
+            ]
+        )
 
 
 @dataclass(frozen=True)
 class Result:
-    job: Job
-    run: Run
-    spec: JobSpec
-    measurements: list[Measurement]
-    environment: dict[str, Any]
-    curves: Curves = field(default_factory=dict)
-    variant: str = ""
-    """The way of serving that is looked at; '' is the model as it was trained."""
+    """A finished run as the report looks at it: as trained, or in one of its inference variants."""
 
-    def find(self, name: str, **where: Any) -> Measurement | None:
-        where["variant"] = self.variant
-        for found in self.measurements:
-            if found.name == name and all(getattr(found, key) == value for key, value in where.items()):
-                return found
+    run: RunRecord
+    variant: str = ""
+    """The inference variant, as canonical JSON; '' is the model as it was trained."""
+
+    @property
+    def spec(self) -> JobSpec:
+        """What was asked for."""
+        return self.run.spec
+
+    def as_variant(self, variant: str) -> Result:
+        """The same run in an inference variant."""
+        return replace(self, variant=variant)
+
+    def find(self, name: str, **where: Unpack[Dimensions]) -> Measured | None:
+        """The first measurement of that name and these dimensions, in this variant unless another one is named."""
+        variant = canonical_variant(where["variant"]) if "variant" in where else self.variant
+        wanted = [(key, value) for key, value in where.items() if key != "variant"]
+        for measured in self.run.by_name.get(name, ()):
+            key = measured.key
+            if key.variant == variant and all(getattr(key, name) == value for name, value in wanted):
+                return measured
         return None
 
+    def read(self, name: str, **where: Unpack[Dimensions]) -> Reading:
+        """The value of a measurement, or why there is none."""
+        measured = self.find(name, **where)
+        return Reading(measured.value, measured.reason) if measured is not None else Reading(None, "not measured")
 
-def load_results(session: Session, succeeded: Sequence[Job]) -> list[Result]:
-    """The results of jobs that succeeded, in their order."""
-    runs = jobs.list_runs(session, [job.id for job in succeeded])
-    counted = {job.id: run for job in succeeded for run in runs[job.id] if run.outcome == "succeeded"}
-    measured = results.list_measurements(session, [run.id for run in counted.values()])
-    names = {m.name for found in measured.values() for m in found if m.split == "validation"}
-    curves = results.list_curves_of(
-        session, [run.id for run in counted.values()], [*CURVES, *(f"validation_{name}" for name in names)]
-    )
-    environments = results.list_environments(session, [r.environment_id for r in counted.values() if r.environment_id])
+
+def load_results(
+    session: Session, *, sweep_ids: Sequence[int] | None = None, train_hashes: Sequence[str] | None = None
+) -> list[Result]:
+    """The runs that count of training jobs that succeeded, by job id.
+
+    Args:
+        sweep_ids: submissions that asked for the jobs; None: all.
+        train_hashes: only jobs with one of these; None: all.
+    """
+    rows = _load_rows(session, sweep_ids, train_hashes)
+    run_ids = [row.run_id for row in rows]
+    names = {
+        DISTURBANCE.name,
+        EXAMPLES.name,
+        LATENCY_S.name,
+        WALL_S.name,
+        *(found.name for found, _ in report_columns()),
+    }
+    measured = results.list_measurements(session, run_ids, names, with_scores=True)
+    metrics = {m.key.name for some in measured.values() for m in some if m.key.split == "validation"}
+    curves = results.list_curves_of(session, run_ids, [*CURVES, *(f"validation_{metric}" for metric in metrics)])
+    environments = results.list_environments(session, {row.environment_id for row in rows if row.environment_id})
     return [
         Result(
-            job,
-            run,
-            JobSpec.model_validate(job.spec),
-            measured[run.id],
-            environments.get(run.environment_id or 0, {}),
-            curves[run.id],
+            RunRecord(
+                job_id=row.job_id,
+                train_hash=row.train_hash,
+                run_id=row.run_id,
+                spec=JobSpec.model_validate(row.spec),
+                settings=settings_of(row.spec),
+                resolved=row.resolved or {},
+                environment=environments.get(row.environment_id or 0, {}),
+                host=row.worker.rsplit("-", 2)[0],
+                started_at=row.started_at,
+                finished_at=row.finished_at,
+                measurements=tuple(measured[row.run_id]),
+                curves=curves[row.run_id],
+            )
         )
-        for job in succeeded
-        if (run := counted.get(job.id)) is not None
+        for row in rows
     ]
+
+
+def _load_rows(session: Session, sweep_ids: Sequence[int] | None, train_hashes: Sequence[str] | None) -> list[Any]:
+    wanted = (
+        select(
+            *(Job.id.label("job_id"), Job.train_hash, Job.spec),
+            *(Run.id.label("run_id"), Run.resolved, Run.environment_id, Run.worker, Run.started_at, Run.finished_at),
+        )
+        .join(Run, Run.job_id == Job.id)
+        .where(Job.task != PROFILE, Job.state == "succeeded", Run.outcome == "succeeded")
+        .order_by(Job.id)
+    )
+    if sweep_ids is not None:
+        wanted = wanted.where(Job.id.in_(select(SweepJob.job_id).where(SweepJob.sweep_id.in_(sweep_ids))))
+    if train_hashes is None:
+        return list(session.execute(wanted))
+    hashes = sorted(set(train_hashes))
+    chunks = (hashes[start : start + _CHUNK] for start in range(0, len(hashes), _CHUNK))
+    rows = [row for chunk in chunks for row in session.execute(wanted.where(Job.train_hash.in_(chunk)))]
+    return sorted(rows, key=lambda row: row.job_id)
+
+
+def _conditions(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in resolved.items() if key not in _ABOUT_THE_METRIC}
 
 
 def comparable_settings(spec: JobSpec) -> dict[str, Any]:
@@ -73,44 +191,33 @@ def comparable_settings(spec: JobSpec) -> dict[str, Any]:
     return {**training, **measuring}
 
 
-def likeness(result: Result) -> tuple[Any, ...]:
-    """What is equal in runs that may be put into one table."""
+def conditions_of(result: Result) -> dict[str, str]:
+    """The conditions that runs must share to be compared, as a reader sees them."""
     spec = result.spec
-    return (
-        spec.model.identity,
-        str(spec.task),
-        spec.data.fingerprint or spec.data.revision,
-        spec.data.test_fingerprint,
-        tuple(sorted((result.run.resolved or {}).items())),
-        repr(sorted(comparable_settings(spec).items())),
-        tuple(result.environment.get(key) for key in ALIKE),
-    )
-
-
-def facts_of(result: Result) -> dict[str, str]:
-    """What runs must have in common to be compared, in words."""
-    spec = result.spec
-    facts: dict[str, Any] = {
+    conditions: dict[str, Any] = {
         "data": spec.data.fingerprint or spec.data.revision,
         "test data": spec.data.test_fingerprint,
-        **(result.run.resolved or {}),
+        **_conditions(result.run.resolved),
         **comparable_settings(spec),
-        **{key: result.environment.get(key) for key in ALIKE},
+        **{key: result.run.environment.get(key) for key in ALIKE},
     }
-    return {key: str(value)[:40] for key, value in facts.items()}
+    return {key: str(value)[:40] for key, value in conditions.items()}
 
 
-def find_differences(found: Sequence[Result]) -> dict[tuple[str, str], tuple[str, ...]]:
-    """(model, task) -> the facts in which its runs differ, with their values."""
-    seen: dict[tuple[str, str], dict[str, dict[str, None]]] = {}
-    for result in found:
-        cell = seen.setdefault(model_and_task(result), {})
-        for key, value in facts_of(result).items():
-            cell.setdefault(key, {})[value] = None
-    return {
-        cell: tuple(f"{key}: {' / '.join(values)}" for key, values in facts.items() if len(values) > 1)
-        for cell, facts in seen.items()
-    }
+def find_differences(runs: Iterable[Result]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """(model, task) -> the conditions in which its runs differ, with their values."""
+    alike: dict[tuple[str, str], dict[str, Result]] = {}
+    for result in runs:
+        alike.setdefault(model_and_task(result), {}).setdefault(result.run.likeness, result)
+    return {cell: _differing(list(different.values())) for cell, different in alike.items()}
+
+
+def _differing(runs: Sequence[Result]) -> tuple[str, ...]:
+    values: dict[str, dict[str, None]] = {}
+    for result in runs:
+        for key, value in conditions_of(result).items():
+            values.setdefault(key, {})[value] = None
+    return tuple(f"{key}: {' / '.join(seen)}" for key, seen in values.items() if len(seen) > 1)
 
 
 def model_and_task(result: Result) -> tuple[str, str]:
@@ -118,19 +225,18 @@ def model_and_task(result: Result) -> tuple[str, str]:
     return result.spec.model.identity, str(result.spec.task)
 
 
-def find_side_by_side(found: Sequence[Result]) -> set[int]:
+def find_side_by_side(runs: Iterable[Result]) -> set[int]:
     """The ids of runs that shared their host with another of the given runs for some of their time."""
     shared: set[int] = set()
-    by_host: dict[str, list[Run]] = {}
-    for result in found:
-        host = result.run.worker.rsplit("-", 2)[0]
-        by_host.setdefault(host, []).append(result.run)
-    for runs in by_host.values():
-        ordered = sorted(runs, key=lambda run: run.started_at)
+    by_host: dict[str, list[RunRecord]] = {}
+    for result in runs:
+        by_host.setdefault(result.run.host, []).append(result.run)
+    for on_host in by_host.values():
+        ordered = sorted(on_host, key=lambda run: run.started_at)
         latest = ordered[0]
         for run in ordered[1:]:
             if latest.finished_at is not None and run.started_at < latest.finished_at:
-                shared |= {latest.id, run.id}
+                shared |= {latest.run_id, run.run_id}
             if run.finished_at is not None and latest.finished_at is not None and run.finished_at > latest.finished_at:
                 latest = run
     return shared

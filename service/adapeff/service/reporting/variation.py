@@ -1,27 +1,32 @@
-"""Which settings tell jobs apart: what must stand beside their figures, so that no two rows look the same."""
+"""Which settings tell jobs apart: what must be shown next to their figures, so that no two rows look the same."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_OTHERWISE = {"learning_rate", "tuning", "test_languages"}
-"""Settings that have a place of their own in tables, or are told by their rows."""
+_SHOWN_ELSEWHERE = {"learning_rate", "tuning", "test_languages"}
+"""Settings that tables show in a place of their own."""
 
 
 def settings_of(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a stored job's specification, by name."""
     parts = (spec.get("training"), spec.get("measuring"), spec.get("settings"))
-    return {key: value for part in parts for key, value in (part or {}).items() if key not in _OTHERWISE}
+    return {key: value for part in parts for key, value in (part or {}).items() if key not in _SHOWN_ELSEWHERE}
 
 
 def varied_settings(specs: Iterable[Mapping[str, Any]]) -> list[str]:
     """The names of the settings in which stored jobs differ, in the order they are declared."""
-    seen: dict[str, set[str]] = {}
-    for spec in specs:
-        for key, value in settings_of(spec).items():
-            seen.setdefault(key, set()).add(repr(value))
-    return [key for key, values in seen.items() if len(values) > 1]
+    return varying_keys(settings_of(spec) for spec in specs)
+
+
+def varying_keys(settings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The keys whose values differ, in the order of their first appearance."""
+    values: dict[str, set[str]] = {}
+    for of_job in settings:
+        for key, value in of_job.items():
+            values.setdefault(key, set()).add(repr(value))
+    return [key for key, different in values.items() if len(different) > 1]
 
 
 def in_words(settings: Mapping[str, Any]) -> str:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import PurePath
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import insert, select
+from sqlalchemy import insert, or_, select
 from sqlalchemy.orm import Session
 
+from adapeff.service.measured import Key, Measured
 from adapeff.service.specs.job import canonical_json
 from adapeff.service.store import jobs
 from adapeff.service.store.database import insert_ignoring
@@ -19,17 +20,10 @@ from adapeff.service.store.tables import Artifact, Curve, Environment, Job, JobS
 _CHUNK = 500
 _TYPES: dict[str, dict[str, Any]] = {
     "environment": {"values": Mapping},
-    "measurement": {
-        **dict.fromkeys(("name", "unit", "reason", "statistic", "phase", "language", "split", "dtype"), str),
-        "value": int | float | None,
-        "batch": int,
-        "length": int,
-    },
     "curve": {"name": str, "points": list},
     "artifact": {"name": str, "path": str, "sha256": str, "bytes": int},
 }
-"""What an event's values must be."""
-_KEY = {"statistic": "", "phase": "", "language": "", "split": "", "batch": 0, "length": 0, "dtype": ""}
+"""The types an event's values must have; a measurement checks its own."""
 
 
 @dataclass
@@ -38,7 +32,7 @@ class RunResults:
 
     environment: dict[str, Any] = field(default_factory=dict)
     resolved: dict[str, Any] = field(default_factory=dict)
-    measurements: list[dict[str, Any]] = field(default_factory=list)
+    measurements: list[Measured] = field(default_factory=list)
     curves: dict[str, list[Any]] = field(default_factory=dict)
     artifacts: list[dict[str, Any]] = field(default_factory=list)
 
@@ -57,9 +51,7 @@ class RunResults:
         elif kind == "resolved":
             self.resolved = {key: value for key, value in event.items() if key != "event"}
         elif kind == "measurement":
-            if not event["name"] + event["unit"] or "value" not in event:
-                raise ValueError(f"measurement {event['name']!r} has no value or unit")
-            self.measurements.append({key: value for key, value in event.items() if key != "event"})
+            self.measurements.append(Measured.from_event(event))
         elif kind == "curve":
             self.curves[event["name"]] = event["points"]
         elif kind == "artifact":
@@ -82,14 +74,12 @@ def finish(session: Session, claim: jobs.Claim, ending: jobs.RunOutcome, run_res
     rows = [
         {
             "run_id": claim.run_id,
-            "name": found["name"],
-            "value": found["value"],
-            "unit": found["unit"],
-            "reason": found.get("reason", ""),
-            **{key: found.get(key, default) for key, default in _KEY.items()},
-            "variant": canonical_json(found["variant"]) if found.get("variant") else "",
+            **measured.key._asdict(),
+            "value": measured.value,
+            "unit": measured.unit,
+            "reason": measured.reason,
         }
-        for found in run_results.measurements
+        for measured in run_results.measurements
     ]
     for start in range(0, len(rows), _CHUNK):
         session.execute(insert(Measurement), rows[start : start + _CHUNK])
@@ -115,6 +105,8 @@ def storable(value: _Stored) -> _Stored:
         made = value.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
     elif isinstance(value, Mapping):
         made = {storable(key): storable(item) for key, item in value.items()}
+    elif isinstance(value, tuple) and hasattr(value, "_make"):
+        made = value._make(storable(item) for item in value)
     elif isinstance(value, list | tuple):
         made = [storable(item) for item in value]
     elif is_dataclass(value) and not isinstance(value, type):
@@ -133,18 +125,33 @@ def _store_environment(session: Session, values: Mapping[str, Any]) -> int:
 
 
 def list_measurements(
-    session: Session, run_ids: Sequence[int], names: Iterable[str] | None = None
-) -> dict[int, list[Measurement]]:
-    """The measurements of each run, all or those with the given names."""
-    found: dict[int, list[Measurement]] = {run_id: [] for run_id in run_ids}
-    wanted_names = sorted(names) if names is not None else None
+    session: Session, run_ids: Sequence[int], names: Iterable[str] | None = None, *, with_scores: bool = False
+) -> dict[int, list[Measured]]:
+    """The measurements of each run, in the order they were stored.
+
+    Args:
+        names: only those; None: all.
+        with_scores: also everything that was measured on a split of the data, whatever its name.
+    """
+    measured: dict[int, list[Measured]] = {run_id: [] for run_id in run_ids}
+    columns = [getattr(Measurement, name) for name in Key._fields]
+    wanted = select(Measurement.run_id, Measurement.value, Measurement.unit, Measurement.reason, *columns)
+    if names is not None:
+        is_wanted = Measurement.name.in_(sorted(names))
+        wanted = wanted.where(or_(is_wanted, Measurement.split != "") if with_scores else is_wanted)
+    keys: dict[tuple[Any, ...], Key] = {}  # runs share their keys: one object for each
+    texts: dict[str, str] = {}
     for start in range(0, len(run_ids), _CHUNK):
-        wanted = select(Measurement).where(Measurement.run_id.in_(run_ids[start : start + _CHUNK]))
-        if wanted_names is not None:
-            wanted = wanted.where(Measurement.name.in_(wanted_names))
-        for row in session.scalars(wanted.order_by(Measurement.run_id, Measurement.id)):
-            found[row.run_id].append(row)
-    return found
+        chunk = wanted.where(Measurement.run_id.in_(run_ids[start : start + _CHUNK]))
+        for run_id, value, unit, reason, *where in session.execute(chunk.order_by(Measurement.run_id, Measurement.id)):
+            dimensions = tuple(where)
+            key = keys.get(dimensions)
+            if key is None:
+                key = keys[dimensions] = Key(*where)
+            measured[run_id].append(
+                Measured(key, value, texts.setdefault(unit, unit), texts.setdefault(reason, reason))
+            )
+    return measured
 
 
 def list_environments(session: Session, ids: Iterable[int]) -> dict[int, dict[str, Any]]:

@@ -1,0 +1,40 @@
+"""Numbers as people read them, by the display unit of their definition."""
+
+from __future__ import annotations
+
+from adapeff.service.measured import Display
+
+_PREFIXES = (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6))
+
+
+def format_value(value: float, display: Display) -> str:
+    """One number in its unit: shares as percent, bytes in KiB to GiB (2^10 steps), seconds as ms below one."""
+    if display == "%":
+        return f"{value * 100:.1f}"
+    if display == "params":
+        return f"{value:,.0f}"
+    if display == "B":
+        for step, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+            if value >= step:
+                return f"{value / step:.1f} {name}"
+        return f"{value:.0f} B"
+    if display == "FLOPs":
+        letter, scale = next(((x, at) for x, at in _PREFIXES[:-1] if value >= at), ("", 1.0))
+        return f"{value / scale:.2f} {letter}".strip()
+    if display == "s":
+        if value < 0.01:
+            return f"{value * 1000:.2f} ms"
+        if value < 1:
+            return f"{value * 1000:.1f} ms"
+        return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
+    return f"{value:.3g}"
+
+
+def with_prefix(value: float | None) -> str:
+    """A rate or a count with a decimal prefix, ready for its unit: `3.1 T`; `? ` if it is not known."""
+    if value is None:
+        return "? "
+    for letter, step in _PREFIXES[1:]:
+        if value >= step:
+            return f"{value / step:.1f} {letter}"
+    return f"{value:.0f} "

@@ -1,0 +1,373 @@
+"""One table of a report: everything about one model and task under like conditions, a row per method.
+
+Figures stand next to the reference's, those of a tuned method next to those of the reference tuned alike, if any.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+from adapeff.service.errors import AdapeffError
+from adapeff.service.measurements import DISTURBANCE, EXAMPLES, MAJORITY, NOISE
+from adapeff.service.plugins import catalog
+from adapeff.service.plugins.contracts import Task
+from adapeff.service.plugins.references import PluginReference, is_task_file
+from adapeff.service.reporting.columns import (
+    Cell,
+    Column,
+    MetricView,
+    Price,
+    choose_columns,
+    find_doubts,
+    find_variants,
+    metric_view,
+    summarise_columns,
+    variant_label,
+)
+from adapeff.service.reporting.convergence import TargetCell, to_targets
+from adapeff.service.reporting.reruns import Rerun, find_reruns
+from adapeff.service.reporting.runs import ALIKE, Result, comparable_settings, model_and_task
+from adapeff.service.reporting.statistics import Summary, summarise, within_noise
+from adapeff.service.reporting.variation import in_words, varying_keys
+from adapeff.service.specs.job import JobSpec
+
+REFERENCE = "full"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method's figures."""
+
+    method: str
+    learning_rate: float
+    learning_rate_source: str
+    seeds: tuple[int, ...]
+    cells: dict[str, Cell]
+    plugin: PluginReference
+    """The method's name and parameters."""
+    repeats: tuple[int, ...] = (0,)
+    """Which repeat of each seed's job it is."""
+
+    @property
+    def train_time_is_doubtful(self) -> bool:
+        """Whether something disturbed the time of training."""
+        return bool(self.cells["train_compute_s"].doubt)
+
+
+@dataclass(frozen=True)
+class LanguageCell:
+    """A method's score in one language; `at_chance` if it is within noise of the trivial baseline's."""
+
+    summary: Summary
+    baseline: float
+    """The trivial baseline's score."""
+    at_chance: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """Everything about one model and task on one kind of hardware."""
+
+    model: str
+    task: str
+    title: str
+    metric: MetricView
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    languages: dict[str, dict[str, LanguageCell]]
+    """Language -> method -> score on the test split."""
+    score_ceiling: float | None
+    licence: str
+    non_commercial: bool
+    has_reference: bool
+    targets: dict[str, tuple[TargetCell, ...]]
+    """Method -> its way to shares of the reference's best validation score; empty without a reference."""
+    disturbed: dict[str, str]
+    """Row -> what disturbed its times."""
+    side_by_side: int
+    """How many of the runs shared their host with another run for some of their time."""
+    runs: int
+    break_even_tasks: dict[str, int] = field(default_factory=dict)
+    """Method -> the number of tasks from which its stored weights outweigh one more whole model."""
+    searches: tuple[str, ...] = ()
+    """The different searches for a learning rate among its runs."""
+    varied: dict[str, Any] = field(default_factory=dict)
+    """The settings in which the report's tables differ, as they are in this one."""
+    sweeps: tuple[str, ...] = ()
+    """Names of the sweeps that asked for its runs."""
+    untested: str = ""
+    """Languages of the task that the data at hand do not have."""
+    reruns: tuple[Rerun, ...] = ()
+    """Jobs that ran more than once, and how much their figures differ."""
+    differs: tuple[str, ...] = ()
+    """What differs among its runs (mixed), or between it and other tables of its model and task."""
+
+    @property
+    def source_language(self) -> str:
+        """The language the methods were trained in."""
+        return self.metric.source_language
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a table must know of the report it is part of."""
+
+    side_by_side: Container[int]
+    """Ids of runs that shared their host with another."""
+    price: Price | None
+    varied: Sequence[str]
+    """Settings in which the report's jobs differ."""
+    differences: Mapping[tuple[str, str], tuple[str, ...]]
+    sweep_names: Mapping[int, Sequence[str]]
+    """Job -> the sweeps that asked for it."""
+
+
+class RowKey(NamedTuple):
+    """What makes runs one row; their seeds may differ."""
+
+    method: str
+    learning_rate: float
+    tuning: str
+    """The search for the learning rate as JSON, '' for none."""
+    settings: str
+    """Settings in which the table's runs differ, in words."""
+
+
+_ByRow = dict[RowKey, dict[int, Result]]
+"""Row -> seed -> result."""
+
+
+def build_table(group: Sequence[Result], repeats: Sequence[Result], context: Context) -> Table:
+    """The table of like runs.
+
+    Args:
+        repeats: the runs and their repeats.
+    """
+    first = group[0].spec
+    task = _find_task(first)
+    recorded = dict(group[0].run.resolved)  # what the task was when it ran; older runs say less
+    metric = metric_view(
+        str(recorded.get("metric") or (task.metric if task else "accuracy")),
+        str(recorded.get("source_language") or (task.source_language if task else "en")),
+        recorded,
+    )
+    measured_columns = choose_columns(group, metric)
+    columns = (*measured_columns, *((context.price.column(),) if context.price else ()))
+    varied_here = varying_keys(result.run.settings for result in group)
+    by_row: _ByRow = {}
+    for result in group:  # ids ascend, so the newest repeat of a seed stays
+        by_row.setdefault(_row_key(result, varied_here), {})[result.spec.seed] = result
+    names = _row_names(by_row)
+    reference = _find_reference(by_row)
+
+    def cells_of(results: Sequence[Result]) -> dict[str, Cell]:
+        cells = summarise_columns(results, columns)
+        doubts = {"": "", **find_doubts(results, context.side_by_side)}
+        return {column.key: replace(cells[column.key], doubt=doubts[column.time_of]) for column in columns}
+
+    rows = tuple(_rows(by_row, names, reference, cells_of, metric, columns))
+    return Table(
+        model=str(first.model),
+        task=_task_name(first),
+        title=f"{task.title if task else _task_name(first)}{_title_ending(group[0], context.varied)}",
+        metric=metric,
+        settings=comparable_settings(first),
+        environment={key: group[0].run.environment.get(key) for key in ALIKE},
+        columns=columns,
+        rows=rows,
+        languages=_languages(by_row, names, metric),
+        score_ceiling=task.ceiling() if task else None,
+        licence=str(recorded.get("licence") or (task.licence if task else "")),
+        non_commercial=bool(recorded.get("non_commercial", task.non_commercial if task else False)),
+        has_reference=reference is not None,
+        targets=_targets(by_row, names, metric) if reference else {},
+        disturbed=_disturbed(by_row, names),
+        side_by_side=sum(result.run.run_id in context.side_by_side for result in group),
+        runs=len(group),
+        break_even_tasks=_break_even_tasks(rows),
+        searches=tuple(sorted({tuning.words for r in group if (tuning := r.spec.training.tuning) is not None})),
+        varied={key: value for key, value in group[0].run.settings.items() if key in context.varied},
+        sweeps=tuple(sorted({name for result in group for name in context.sweep_names[result.run.job_id]})),
+        untested=str(recorded.get("untested", "")),
+        reruns=find_reruns([r for r in repeats if _row_key(r, varied_here) in names], measured_columns),
+        differs=context.differences[model_and_task(group[0])],
+    )
+
+
+def _row_key(result: Result, varied: Sequence[str]) -> RowKey:
+    training = result.spec.training
+    tuning = training.tuning.model_dump_json() if training.tuning else ""
+    settings = {key: value for key, value in result.run.settings.items() if key in varied and key != "device"}
+    return RowKey(str(result.spec.method), training.learning_rate, tuning, in_words(settings))
+
+
+def _row_names(by_row: _ByRow) -> dict[RowKey, str]:
+    untuned = [(key.method, key.settings) for key in by_row if not key.tuning]
+    several_rates = {method for method, settings in untuned if untuned.count((method, settings)) > 1}
+    searches = {key.tuning for key in by_row if key.tuning}
+    return {key: _row_name(key, seeds, several_rates, len(searches) > 1) for key, seeds in by_row.items()}
+
+
+def _row_name(key: RowKey, seeds: Mapping[int, Result], several_rates: Container[str], several_searches: bool) -> str:
+    settings = f" ({key.settings})" if key.settings else ""
+    tuning = next(iter(seeds.values())).spec.training.tuning
+    if tuning is not None:
+        return f"{key.method} (tuned, {tuning.words if several_searches else f'{tuning.trials} trials'}){settings}"
+    rate = f" lr {key.learning_rate:g}" if key.method in several_rates else ""
+    return f"{key.method}{rate}{settings}"
+
+
+def _find_reference(by_row: _ByRow) -> list[Result] | None:
+    """The reference's results: untuned if there are any; None where there are none, or several rates of it."""
+    candidates = {key: seeds for key, seeds in by_row.items() if key.method == REFERENCE}
+    untuned = {key: seeds for key, seeds in candidates.items() if not key.tuning}
+    chosen = untuned or candidates
+    return list(next(iter(chosen.values())).values()) if len(chosen) == 1 else None
+
+
+def _reference_first(by_row: _ByRow) -> list[tuple[RowKey, dict[int, Result]]]:
+    return sorted(by_row.items(), key=lambda item: (item[0].method != REFERENCE, item[0]))
+
+
+def _rows(
+    by_row: _ByRow,
+    names: Mapping[RowKey, str],
+    reference: Sequence[Result] | None,
+    cells_of: Callable[[Sequence[Result]], dict[str, Cell]],
+    metric: MetricView,
+    columns: Sequence[Column],
+) -> Iterator[Row]:
+    """A row per method, the reference first, each followed by its inference variants."""
+    tuned_references = {
+        key.tuning: list(seeds.values()) for key, seeds in by_row.items() if key.method == REFERENCE and key.tuning
+    }
+    reference_cells = {
+        tuning: cells_of(results) for tuning, results in {"": reference or [], **tuned_references}.items() if results
+    }
+    for key, seeds in _reference_first(by_row):
+        results = list(seeds.values())
+        to = reference_cells.get(key.tuning, reference_cells.get("", {}))
+        row = Row(
+            method=names[key],
+            learning_rate=key.learning_rate,
+            learning_rate_source=results[0].spec.learning_rate_source,
+            seeds=tuple(sorted(seeds)),
+            cells=_with_ratios(cells_of(results), to, columns),
+            plugin=results[0].spec.method,
+            repeats=tuple(seeds[seed].spec.repeat for seed in sorted(seeds)),
+        )
+        yield row
+        for variant in find_variants(results, metric.name):
+            cells = cells_of([result.as_variant(variant) for result in results])
+            name = f"{row.method} ({variant_label(variant)})"
+            yield replace(row, method=name, cells=_with_ratios(cells, to, columns))
+
+
+def _with_ratios(
+    cells: Mapping[str, Cell], reference: Mapping[str, Cell], columns: Sequence[Column]
+) -> dict[str, Cell]:
+    return {
+        column.key: _with_ratio(cells[column.key], reference.get(column.key), is_time=bool(column.time_of))
+        for column in columns
+    }
+
+
+def _with_ratio(cell: Cell, reference: Cell | None, *, is_time: bool) -> Cell:
+    """A cell with its ratio to the reference's; no ratio of times if something disturbed either side."""
+    if cell.summary is None or reference is None or reference.summary is None or reference.summary.mean <= 0:
+        return cell
+    if is_time and (cell.doubt or reference.doubt):
+        return cell
+    return replace(cell, ratio=cell.summary.mean / reference.summary.mean)
+
+
+def _break_even_tasks(rows: Sequence[Row]) -> dict[str, int]:
+    """From how many tasks on the weights a method stores for them outweigh one more whole model."""
+    whole = next((row.cells["stored_bytes"].summary for row in rows if row.method == REFERENCE), None)
+    return {
+        row.method: math.ceil(whole.mean / stored.mean)
+        for row in rows
+        if whole is not None and row.method != REFERENCE and (stored := row.cells["stored_bytes"].summary) is not None
+    }
+
+
+def _targets(by_row: _ByRow, names: Mapping[RowKey, str], metric: MetricView) -> dict[str, tuple[TargetCell, ...]]:
+    curves = {names[key]: [result.run.curves for result in seeds.values()] for key, seeds in by_row.items()}
+    return to_targets(curves, reference=REFERENCE, metric=metric.name, higher_is_better=metric.higher_is_better)
+
+
+def _disturbed(by_row: _ByRow, names: Mapping[RowKey, str]) -> dict[str, str]:
+    disturbed = {}
+    for key, seeds in by_row.items():
+        problems = {
+            f"{measured.key.phase}: {measured.reason}": None
+            for result in seeds.values()
+            for measured in result.run.by_name.get(DISTURBANCE.name, ())
+            if measured.value
+        }
+        if problems:
+            disturbed[names[key]] = "; ".join(problems)
+    return disturbed
+
+
+def _task_name(spec: JobSpec) -> str:
+    """A task as it is written; one described by a file by its folder."""
+    if not is_task_file(spec.task.name):
+        return str(spec.task)
+    path = PurePath(spec.task.name)
+    return path.parent.name if path.name == "task.yaml" else path.stem
+
+
+def _title_ending(result: Result, varied: Sequence[str]) -> str:
+    """What tells a table's title from those of others of its task."""
+    size = result.spec.training.train_size
+    count = f", {size:,} training examples" if isinstance(size, int) else f", {size} training examples" if size else ""
+    settings = result.run.settings
+    others = {key: settings[key] for key in varied if key in settings and key not in ("train_size", "device")}
+    return f"{count}{f', {in_words(others)}' if others else ''}"
+
+
+def _find_task(spec: JobSpec) -> Task | None:
+    """The task as it is registered here; None where its plug-in is not installed (a report must not need it)."""
+    try:
+        return catalog.get_task(spec.task.name, spec.task.parameters)
+    except AdapeffError:
+        return None
+
+
+def _languages(by_row: _ByRow, names: Mapping[RowKey, str], metric: MetricView) -> dict[str, dict[str, LanguageCell]]:
+    languages: dict[str, dict[str, LanguageCell]] = {}
+    for key, seeds in _reference_first(by_row):
+        ordered = sorted(seeds.values(), key=lambda result: result.spec.seed)
+        variants = find_variants(ordered, metric.name)
+        for language in ordered[0].spec.measuring.test_languages or ():
+            for variant in ("", *variants):
+                cell = _language_cell(ordered, metric, language, variant)
+                if cell is not None:
+                    name = f"{names[key]} ({variant_label(variant)})" if variant else names[key]
+                    languages.setdefault(language, {})[name] = cell
+    return languages
+
+
+def _language_cell(ordered: Sequence[Result], metric: MetricView, language: str, variant: str) -> LanguageCell | None:
+    """A score over the seeds, and whether it is within noise of the trivial baseline; None if either is missing."""
+    trained = ordered[0]
+    baseline = trained.read(MAJORITY.of(metric.name).name, split="test", language=language).value
+    examples = trained.read(EXAMPLES.name, split="test", language=language).value
+    readings = [r.as_variant(variant).read(metric.name, split="test", language=language) for r in ordered]
+    scores = [reading.value for reading in readings if reading.value is not None]
+    if not scores or baseline is None or not examples:
+        return None
+    summary = summarise(scores)
+    noise = trained.read(NOISE.of(metric.name).name, split="test", language=language).value
+    if noise is not None:
+        above = summary.mean - baseline if metric.higher_is_better else baseline - summary.mean
+        return LanguageCell(summary, baseline, above <= noise)
+    # a run from before the noise was measured: accuracies, whose noise is known
+    return LanguageCell(summary, baseline, within_noise(summary.mean, baseline, int(examples)))
