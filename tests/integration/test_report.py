@@ -208,7 +208,7 @@ def test_time_measured_beside_another_run_has_no_ratio(database: Database) -> No
     (table,) = report(database).tables
 
     assert table.rows[1].cells["train_compute_s"].ratio is None
-    assert "beside another run" in table.rows[1].cells["train_compute_s"].doubt
+    assert "next to another run" in table.rows[1].cells["train_compute_s"].doubt
     grids = [rows for title, _, rows in target_grids(table) if title.startswith("why")]
     assert all(row[1] == row[4] == "!" for rows in grids for row in rows)
 

@@ -104,7 +104,12 @@ class Result:
         wanted = [(key, value) for key, value in where.items() if key != "variant"]
         for measured in self.run.by_name.get(name, ()):
             key = measured.key
-            if key.variant == variant and all(getattr(key, name) == value for name, value in wanted):
+            if key.variant != variant:
+                continue
+            for dimension, value in wanted:
+                if getattr(key, dimension) != value:
+                    break
+            else:
                 return measured
         return None
 
@@ -136,6 +141,7 @@ def load_results(
     metrics = {m.key.name for some in measured.values() for m in some if m.key.split == "validation"}
     curves = results.list_curves_of(session, run_ids, [*CURVES, *(f"validation_{metric}" for metric in metrics)])
     environments = results.list_environments(session, {row.environment_id for row in rows if row.environment_id})
+    settings: dict[str, Mapping[str, Any]] = {}  # seeds share their settings: one mapping for all of them
     return [
         Result(
             RunRecord(
@@ -143,7 +149,7 @@ def load_results(
                 train_hash=row.train_hash,
                 run_id=row.run_id,
                 spec=JobSpec.model_validate(row.spec),
-                settings=settings_of(row.spec),
+                settings=settings.setdefault(repr(of_job := settings_of(row.spec)), of_job),
                 resolved=row.resolved or {},
                 environment=environments.get(row.environment_id or 0, {}),
                 host=row.worker.rsplit("-", 2)[0],

@@ -23,7 +23,7 @@ def varied_settings(specs: Iterable[Mapping[str, Any]]) -> list[str]:
 def varying_keys(settings: Iterable[Mapping[str, Any]]) -> list[str]:
     """The keys whose values differ, in the order of their first appearance."""
     values: dict[str, set[str]] = {}
-    for of_job in settings:
+    for of_job in {id(of_job): of_job for of_job in settings}.values():
         for key, value in of_job.items():
             values.setdefault(key, set()).add(repr(value))
     return [key for key, different in values.items() if len(different) > 1]

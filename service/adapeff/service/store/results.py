@@ -134,16 +134,17 @@ def list_measurements(
         with_scores: also everything that was measured on a split of the data, whatever its name.
     """
     measured: dict[int, list[Measured]] = {run_id: [] for run_id in run_ids}
-    columns = [getattr(Measurement, name) for name in Key._fields]
-    wanted = select(Measurement.run_id, Measurement.value, Measurement.unit, Measurement.reason, *columns)
+    column = Measurement.__table__.c
+    wanted = select(column.run_id, column.value, column.unit, column.reason, *(column[name] for name in Key._fields))
     if names is not None:
-        is_wanted = Measurement.name.in_(sorted(names))
-        wanted = wanted.where(or_(is_wanted, Measurement.split != "") if with_scores else is_wanted)
+        is_wanted = column.name.in_(sorted(names))
+        wanted = wanted.where(or_(is_wanted, column.split != "") if with_scores else is_wanted)
     keys: dict[tuple[Any, ...], Key] = {}  # runs share their keys: one object for each
     texts: dict[str, str] = {}
+    connection = session.connection()  # plain tuples: of hundreds of thousands of rows, the session would make objects
     for start in range(0, len(run_ids), _CHUNK):
-        chunk = wanted.where(Measurement.run_id.in_(run_ids[start : start + _CHUNK]))
-        for run_id, value, unit, reason, *where in session.execute(chunk.order_by(Measurement.run_id, Measurement.id)):
+        chunk = wanted.where(column.run_id.in_(run_ids[start : start + _CHUNK]))
+        for run_id, value, unit, reason, *where in connection.execute(chunk.order_by(column.run_id, column.id)).all():
             dimensions = tuple(where)
             key = keys.get(dimensions)
             if key is None:
