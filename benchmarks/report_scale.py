@@ -106,10 +106,11 @@ def _rows(run_id: int, spec: JobSpec, count: int) -> list[dict[str, Any]]:
     """A run's measurements: scores by language, what the report shows, and others up to the count."""
     found: dict[Key, float] = {}
     for at, language in enumerate(LANGUAGES):
-        where = {"split": "test", "language": language}
         for name, value in (("accuracy", 0.8 - at / 50), ("majority_accuracy", 0.5), ("noise_accuracy", 0.03),
                             ("examples", 400.0), ("data_examples", 400.0), ("data_tokens", 9000.0)):  # fmt: skip
-            found[Key(name, **where)] = value + (spec.seed % 7) / 1000 if name == "accuracy" else value
+            found[Key(name, split="test", language=language)] = (
+                value + (spec.seed % 7) / 1000 if name == "accuracy" else value
+            )
     single = ("train_compute_s", "wall_s", "stored_bytes", "trainable_parameters_method", "trainable_parameters_head",
               "peak_memory_process_bytes")  # fmt: skip
     found |= {Key(name): 100.0 + spec.seed for name in single}
