@@ -16,7 +16,6 @@ from adapeff.cli.render.text import printable
 from adapeff.cli.render.units import format_cell, format_language
 from adapeff.service.reporting.report import Report, Table
 from adapeff.service.reporting.variation import in_words
-from adapeff.service.specs.profile import PROFILE
 
 MAX_METHODS_AS_COLUMNS = 5
 LONGEST_NAME = 24
@@ -60,7 +59,7 @@ def jobs_table(found: dict[str, Any]) -> RichTable:
         "model": [job["model"] for job in found["jobs"]],
         "task": [job["task"] for job in found["jobs"]],
         "method": [job["method"] for job in found["jobs"]],
-        "seed": ["" if job["task"] == PROFILE else str(job["seed"]) for job in found["jobs"]],
+        "seed": ["" if job["kind"] == "profile" else str(job["seed"]) for job in found["jobs"]],
         "settings": [in_words(job["varied"]) for job in found["jobs"]],
         "repeat": [str(job["repeat"] or "") for job in found["jobs"]],
     }

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from adapeff.service.reporting.reruns import Spread
 from adapeff.service.reporting.runs import ALIKE
-from adapeff.service.specs.profile import PROFILE, ProfileSpec
+from adapeff.service.specs.profile import ProfileSpec
 from adapeff.service.store import jobs, results
 from adapeff.service.store.tables import Job, Measurement, Run
 
@@ -125,7 +125,7 @@ class _Found:
 
 def build_profiles(session: Session, *, sweep_ids: Sequence[int] | None = None) -> tuple[ProfileTable, ...]:
     """The tables of a sweep's finished profile jobs, or of all; of the repeats of a profile the newest."""
-    asked = [job for job in jobs.list_jobs(session, sweep_ids=sweep_ids, states=("succeeded",)) if job.task == PROFILE]
+    asked = jobs.list_jobs(session, sweep_ids=sweep_ids, states=("succeeded",), kinds=("profile",))
     if not asked:
         return ()
     profiled = list({job.train_hash for job in asked})

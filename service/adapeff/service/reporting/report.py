@@ -44,7 +44,6 @@ from adapeff.service.reporting.runs import (
 from adapeff.service.reporting.statistics import Summary, summarise, within_noise
 from adapeff.service.reporting.variation import in_words, settings_of, varied_settings
 from adapeff.service.specs.job import JobSpec
-from adapeff.service.specs.profile import PROFILE
 from adapeff.service.store import jobs, sweeps
 
 REFERENCE = "full"
@@ -146,14 +145,14 @@ def build_report(
         allow_mixed: put runs of one model and task into one table whatever else differs; the table says what does.
     """
     asked = [
-        job for job in jobs.list_jobs(session, sweep_ids=sweep_ids) if job.task != PROFILE or job.state != "succeeded"
+        job for job in jobs.list_jobs(session, sweep_ids=sweep_ids) if job.kind == "train" or job.state != "succeeded"
     ]
     unfinished: dict[str, int] = {}
     for job in asked:
         if job.state != "succeeded":
             unfinished[job.state] = unfinished.get(job.state, 0) + 1
     groups: dict[tuple[Any, ...], list[Result]] = {}
-    found = load_results(session, [job for job in asked if job.state == "succeeded" and job.task != PROFILE])
+    found = load_results(session, [job for job in asked if job.state == "succeeded"])
     key = model_and_task if allow_mixed else likeness
     for result in found:
         groups.setdefault(key(result), []).append(result)
