@@ -15,10 +15,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from sqlalchemy import func, select, text
 
 from adapeff.service.errors import JobError, LeaseLostError
-from adapeff.service.plugins.references import PluginReference
+from adapeff.service.plugins.plugin_reference import PluginReference
 from adapeff.service.reporting.report import build_report
-from adapeff.service.specs.job import parse_sweep
 from adapeff.service.specs.profile import plan_profile
+from adapeff.service.specs.sweep_file import parse_sweep
 from adapeff.service.store import jobs, results, sweeps
 from adapeff.service.store.database import Database, upgrade
 from adapeff.service.store.jobs import Claim, RunOutcome

@@ -12,17 +12,11 @@ from hypothesis import strategies as st
 
 from adapeff.service.errors import SpecError
 from adapeff.service.plugins.catalog import get_suite
-from adapeff.service.plugins.references import PluginReference, parse_plugin, resolve_model
-from adapeff.service.specs.job import (
-    JobSpec,
-    canonical_json,
-    expand,
-    find_sweep,
-    load_sweep,
-    parse_sweep,
-    ready_made_sweeps,
-    split_list,
-)
+from adapeff.service.plugins.plugin_reference import PluginReference, parse_plugin, split_list
+from adapeff.service.plugins.references import resolve_model
+from adapeff.service.specs.expansion import expand
+from adapeff.service.specs.job import JobSpec, canonical_json
+from adapeff.service.specs.sweep_file import find_sweep, load_sweep, parse_sweep, ready_made_sweeps
 
 HUB_MODEL = "org/model@v1"
 

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from adapeff.service.errors import AdapeffError
 from adapeff.service.plugins import catalog
-from adapeff.service.plugins.references import PluginReference, is_task_file
+from adapeff.service.plugins.plugin_reference import PluginReference, is_task_file
 from adapeff.service.reporting.columns import (
     Cell,
     Column,

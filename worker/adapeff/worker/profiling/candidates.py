@@ -19,7 +19,8 @@ from transformers import AutoModel
 from adapeff.service.errors import ModelError
 from adapeff.service.plugins import catalog
 from adapeff.service.plugins.contracts import Method
-from adapeff.service.plugins.references import ModelReference, PluginReference, model_folder, resolve_model
+from adapeff.service.plugins.plugin_reference import PluginReference
+from adapeff.service.plugins.references import ModelReference, model_folder, resolve_model
 from adapeff.service.specs.job import Training
 from adapeff.worker.families.base import Batch
 from adapeff.worker.families.heads import ClassificationHead
