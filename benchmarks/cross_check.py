@@ -33,7 +33,7 @@ from torch.utils import benchmark
 from transformers import AutoConfig, AutoModel
 
 from adapeff.service.plugins.plugin_reference import parse_plugin
-from adapeff.service.plugins.references import model_folder, resolve_model
+from adapeff.service.specs.model_reference import model_folder, resolve_model
 from adapeff.service.specs.profile import plan_profile
 from adapeff.worker.measure.clocks import CpuStepClock
 from adapeff.worker.measure.flops import FlopCounter

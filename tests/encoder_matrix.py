@@ -25,8 +25,8 @@ from adapeff.service.errors import AdapeffError
 from adapeff.service.plugins.catalog import get_method
 from adapeff.service.plugins.contracts import Answer, ChoiceExample, Example, QuestionExample, TaggedExample
 from adapeff.service.plugins.plugin_reference import parse_plugin
-from adapeff.service.plugins.references import resolve_model
 from adapeff.service.specs.job import Training
+from adapeff.service.specs.model_reference import resolve_model
 from adapeff.worker.families import FAMILIES
 from adapeff.worker.families.base import Family, collate
 from adapeff.worker.modeling.models import LoadedModel, build_model, load_model, trained_state

@@ -18,10 +18,10 @@ from torch import nn
 from adapeff.cli.render.profiles import profile_grids, profile_notes
 from adapeff.service.errors import AdapeffError, ModelError, SpecError
 from adapeff.service.plugins.plugin_reference import parse_plugin
-from adapeff.service.plugins.references import resolve_model
 from adapeff.service.reporting.profiles import Figure, ProfileRow, ProfileTable
 from adapeff.service.reporting.statistics import median_interval, paired_ratio
 from adapeff.service.specs.job import LogRange, Tuning
+from adapeff.service.specs.model_reference import resolve_model
 from adapeff.service.specs.profile import ProfileSpec, plan_profile, read_spec
 from adapeff.worker.devices.hardware import served_in
 from adapeff.worker.measure.flops import draws_its_steps

@@ -16,9 +16,9 @@ from adapeff.service.paths import expanded
 from adapeff.service.plugins import catalog
 from adapeff.service.plugins.contracts import DataIdentity, Task
 from adapeff.service.plugins.plugin_reference import PluginReference, is_task_file, parse_plugin, split_list
-from adapeff.service.plugins.references import resolve_model
 from adapeff.service.specs.fingerprints import source_fingerprint
 from adapeff.service.specs.job import AtMost, JobSpec, Measuring, Training
+from adapeff.service.specs.model_reference import resolve_model
 from adapeff.service.specs.sweep_file import LIST_SETTINGS, SweepSpec
 
 _JOB_REFERENCE = re.compile(r"[0-9]{1,9}|[0-9a-f]{12,64}")

@@ -15,7 +15,7 @@ from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from adapeff.service.plugins.contracts import DataIdentity, Frozen
 from adapeff.service.plugins.plugin_reference import PluginReference, is_task_file, split_list
-from adapeff.service.plugins.references import ModelReference
+from adapeff.service.specs.model_reference import ModelReference
 
 Count = Annotated[int, Field(strict=True, gt=0, le=10**9)]
 Share = Annotated[float, Field(ge=0, lt=1)]

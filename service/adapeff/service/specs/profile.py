@@ -11,8 +11,8 @@ from adapeff.service.errors import SpecError, first_problem
 from adapeff.service.plugins import catalog
 from adapeff.service.plugins.contracts import Frozen
 from adapeff.service.plugins.plugin_reference import PluginReference, parse_plugin
-from adapeff.service.plugins.references import ModelReference, resolve_model
 from adapeff.service.specs.job import Count, Device, JobSpec, canonical_hash
+from adapeff.service.specs.model_reference import ModelReference, resolve_model
 
 PROFILE = "profile"
 """The name under which profiles are found among the sweeps."""

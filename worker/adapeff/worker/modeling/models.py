@@ -21,7 +21,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 from adapeff.service.errors import AdapeffError, ModelError, NotHereError
 from adapeff.service.masking import mask
 from adapeff.service.plugins.contracts import Method
-from adapeff.service.plugins.references import (
+from adapeff.service.specs.model_reference import (
     ADAPTER_FILE,
     LEFTOVER_ADAPTER,
     ModelReference,

@@ -20,8 +20,8 @@ from adapeff.service.errors import ModelError
 from adapeff.service.plugins import catalog
 from adapeff.service.plugins.contracts import Method
 from adapeff.service.plugins.plugin_reference import PluginReference
-from adapeff.service.plugins.references import ModelReference, model_folder, resolve_model
 from adapeff.service.specs.job import Training
+from adapeff.service.specs.model_reference import ModelReference, model_folder, resolve_model
 from adapeff.worker.families.base import Batch
 from adapeff.worker.families.heads import ClassificationHead
 from adapeff.worker.measure.clocks import StepSeconds, step_clock, synchronize
