@@ -20,8 +20,9 @@ from collections.abc import Callable
 
 import torch
 
-from adapeff.service.plugins.references import parse_plugin, resolve_model
+from adapeff.service.plugins.plugin_reference import parse_plugin
 from adapeff.service.reporting.statistics import paired_ratio
+from adapeff.service.specs.model_reference import resolve_model
 from adapeff.service.specs.profile import ProfileSettings
 from adapeff.worker.families.base import Batch
 from adapeff.worker.measure.clocks import CpuStepClock, StepClock, StepSeconds

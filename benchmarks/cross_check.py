@@ -32,7 +32,8 @@ from torch import nn
 from torch.utils import benchmark
 from transformers import AutoConfig, AutoModel
 
-from adapeff.service.plugins.references import model_folder, parse_plugin, resolve_model
+from adapeff.service.plugins.plugin_reference import parse_plugin
+from adapeff.service.specs.model_reference import model_folder, resolve_model
 from adapeff.service.specs.profile import plan_profile
 from adapeff.worker.measure.clocks import CpuStepClock
 from adapeff.worker.measure.flops import FlopCounter

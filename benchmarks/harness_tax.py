@@ -26,7 +26,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from adapeff.service.specs.job import JobSpec, expand, parse_sweep
+from adapeff.service.specs.expansion import expand
+from adapeff.service.specs.job import JobSpec
+from adapeff.service.specs.sweep_file import parse_sweep
 from adapeff.worker.daemon.slots import Slot
 from adapeff.worker.daemon.supervisor import supervise
 from adapeff.worker.measure.clocks import STEP_PHASES

@@ -17,9 +17,9 @@ import statistics
 from pathlib import Path
 
 from adapeff.service.plugins.catalog import get_task
-from adapeff.service.plugins.references import resolve_model
 from adapeff.service.settings import load_settings
 from adapeff.service.specs.job import Training
+from adapeff.service.specs.model_reference import resolve_model
 from adapeff.worker.families import family_of
 from adapeff.worker.families.base import Encoded
 from adapeff.worker.modeling.models import load_tokenizer

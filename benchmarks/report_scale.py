@@ -20,7 +20,9 @@ from typing import Any
 from sqlalchemy import insert
 
 from adapeff.service.measured import Key
-from adapeff.service.specs.job import JobSpec, expand, parse_sweep
+from adapeff.service.specs.expansion import expand
+from adapeff.service.specs.job import JobSpec
+from adapeff.service.specs.sweep_file import parse_sweep
 from adapeff.service.store import jobs
 from adapeff.service.store.database import Database, now, upgrade
 from adapeff.service.store.tables import Environment, Job, Measurement, Run

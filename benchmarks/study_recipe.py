@@ -25,9 +25,9 @@ from typing import Any
 import torch
 
 from adapeff.service.plugins.catalog import get_method, get_metric, get_task
-from adapeff.service.plugins.references import resolve_model
 from adapeff.service.settings import load_settings
 from adapeff.service.specs.job import Training
+from adapeff.service.specs.model_reference import resolve_model
 from adapeff.worker.families import family_of
 from adapeff.worker.families.base import Family
 from adapeff.worker.measure.clocks import PhaseClock

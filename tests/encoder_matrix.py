@@ -24,8 +24,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from adapeff.service.errors import AdapeffError
 from adapeff.service.plugins.catalog import get_method
 from adapeff.service.plugins.contracts import Answer, ChoiceExample, Example, QuestionExample, TaggedExample
-from adapeff.service.plugins.references import parse_plugin, resolve_model
+from adapeff.service.plugins.plugin_reference import parse_plugin
 from adapeff.service.specs.job import Training
+from adapeff.service.specs.model_reference import resolve_model
 from adapeff.worker.families import FAMILIES
 from adapeff.worker.families.base import Family, collate
 from adapeff.worker.modeling.models import LoadedModel, build_model, load_model, trained_state

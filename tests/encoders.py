@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from adapeff.service.plugins.catalog import get_method
-from adapeff.service.plugins.references import parse_plugin
+from adapeff.service.plugins.plugin_reference import parse_plugin
 from adapeff.worker.families.heads import ClassificationHead
 from adapeff.worker.modeling.models import TaskModel, trained_state
 from adapeff.worker.modeling.weights import WEIGHTS, describe

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from adapeff.service.specs.job import JobSpec, expand, parse_sweep
+from adapeff.service.specs.expansion import expand
+from adapeff.service.specs.job import JobSpec
+from adapeff.service.specs.sweep_file import parse_sweep
 from adapeff.service.store import jobs
 from adapeff.service.store.database import Database
 

@@ -313,7 +313,8 @@ def test_report_and_export_agree(adapeff: Adapeff, sweep: Path, tmp_path: Path) 
 
 def test_runner_works_alone(sweep: Path, tmp_path: Path, adapeff: Adapeff, data_root: Path) -> None:
     """No database, no broker: a job file in, events and artifacts out."""
-    from adapeff.service.specs.job import expand, load_sweep
+    from adapeff.service.specs.expansion import expand
+    from adapeff.service.specs.sweep_file import load_sweep
 
     spec = expand(load_sweep(sweep, ["methods=head"]), data_root=data_root)[0]
     (tmp_path / "job.json").write_text(spec.model_dump_json())

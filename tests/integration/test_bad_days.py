@@ -22,8 +22,9 @@ from sqlalchemy import text
 from adapeff.service.broker.queue import Reconciler, make_app, receive, send_unsent
 from adapeff.service.errors import ResourceError, SpecError, UnreachableError
 from adapeff.service.settings import Settings
+from adapeff.service.specs.expansion import expand
 from adapeff.service.specs.fingerprints import file_fingerprint
-from adapeff.service.specs.job import expand, parse_sweep
+from adapeff.service.specs.sweep_file import parse_sweep
 from adapeff.service.store import jobs, results, sweeps
 from adapeff.service.store.database import Database, open_database
 from adapeff.service.store.jobs import RunOutcome

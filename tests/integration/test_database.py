@@ -10,6 +10,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, func, inspect, select, text
+from sqlalchemy.exc import IntegrityError
 
 from adapeff.service.errors import ConfigError, ResourceError, SchemaError, UnreachableError
 from adapeff.service.settings import Settings
@@ -67,6 +68,105 @@ def test_upgrading_a_populated_database_loses_no_row(empty_url: str) -> None:
     with database.session(read_only=True) as session:
         counts = [session.scalar(select(func.count()).select_from(table)) for table in (Job, Run, Measurement)]
     assert counts == [5, 1, 2]
+    database.close()
+
+
+def store_as_first_release(database: Database) -> None:
+    """Jobs, runs and measurements as revision 0001 stored them: two trainings, one with a task called profile."""
+    moment = "'2026-01-02 03:04:05'"
+    with database.session() as session:
+        for job_id, (kind, task) in enumerate([("train", "sst2"), ("train", "profile"), ("profile", "profile")], 1):
+            session.execute(
+                text(
+                    "INSERT INTO jobs (id, job_hash, train_hash, spec, model, task, method, seed, state, cause, lane,"
+                    " priority, token, failures, max_failures, created_at, finished_at) VALUES (:id, :hash, :hash,"
+                    f" :spec, 'm', :task, 'full', 0, 'succeeded', '', 'adapeff-any', 5, 1, 0, 3, {moment}, {moment})"
+                ),
+                {"id": job_id, "hash": str(job_id) * 64, "spec": f'{{"kind": "{kind}"}}', "task": task},
+            )
+            session.execute(
+                text(
+                    "INSERT INTO runs (id, job_id, token, worker, slot, folder, outcome, message, stage, progress,"
+                    " resolved, started_at) VALUES"
+                    f" (:id, :id, 1, 'w', 'cpu:0', '/runs', 'succeeded', '', '', '{{}}', '{{}}', {moment})"
+                ).bindparams(id=job_id)
+            )
+        for name, phase, variant in (
+            ("step_latency_s", "optimiser", ""),
+            ("memory_bytes", "train", '{"method":"full","part":"optimiser"}'),
+            ("memory_bytes", "train", '{"part":"weights"}'),
+        ):
+            session.execute(
+                text(
+                    "INSERT INTO measurements (run_id, name, statistic, phase, language, split, batch, length, dtype,"
+                    " variant, value, unit, reason)"
+                    " VALUES (1, :name, '', :phase, '', '', 0, 0, '', :variant, 1, '', '')"
+                ),
+                {"name": name, "phase": phase, "variant": variant},
+            )
+
+
+def parts(database: Database) -> list[tuple[str, str]]:
+    with database.session(read_only=True) as session:
+        rows = session.execute(text("SELECT phase, variant FROM measurements ORDER BY id"))
+        return [(row.phase, row.variant) for row in rows]
+
+
+def test_jobs_of_the_first_release_get_their_kind_and_parts_of_a_step_their_name(empty_url: str) -> None:
+    database = Database(empty_url)
+    upgrade(database, "0001")
+    store_as_first_release(database)
+    before = parts(database)
+
+    upgrade(database)
+
+    with database.session(read_only=True) as session:
+        assert [job.kind for job in session.scalars(select(Job).order_by(Job.id))] == ["train", "train", "profile"]
+        assert session.scalar(select(func.count()).where(Job.changed_at == Job.finished_at)) == 3
+        assert session.scalar(select(func.count()).select_from(Run)) == 3
+    assert parts(database) == [
+        ("optimizer", ""),
+        ("train", '{"method":"full","part":"optimizer"}'),
+        ("train", '{"part":"weights"}'),
+    ]
+    downgrade(database, "0001")
+    assert parts(database) == before
+    upgrade(database)
+    database.close()
+
+
+def checks_and_indexes(database: Database) -> tuple[dict[str, str], dict[str, str]]:
+    """The CHECK constraints of the table of jobs, and the conditions of its indexes."""
+    with database.engine.connect() as connection:
+        checks = {str(check["name"]): check["sqltext"] for check in inspect(connection).get_check_constraints("jobs")}
+        indexes = {
+            str(index["name"]): str(index.get("dialect_options", {}).get(f"{connection.dialect.name}_where"))
+            for index in inspect(connection).get_indexes("jobs")
+        }
+    return checks, indexes
+
+
+def test_migrated_jobs_are_constrained_and_indexed_as_new_ones(empty_url: str) -> None:
+    """`alembic check` compares neither CHECK constraints nor an index's WHERE, and SQLite migrates by copying."""
+    database = Database(empty_url)
+    upgrade(database, "0001")
+    store_as_first_release(database)
+    upgrade(database)
+
+    checks, indexes = checks_and_indexes(database)
+
+    assert set(checks) == {"ck_jobs_kind", "ck_jobs_state", "ck_jobs_priority", "ck_jobs_running_has_lease"}
+    assert "state" in indexes["ix_jobs_queued"] and "state" in indexes["ix_jobs_running"]
+    assert {"ix_jobs_train_hash", "ix_jobs_changed_at"} <= set(indexes)
+    database.close()
+
+
+def test_kind_of_job_that_does_not_exist_is_refused(any_database_url: str) -> None:
+    database = Database(any_database_url.replace("postgresql:", "postgresql+psycopg:"))
+    queue_jobs(database)
+
+    with pytest.raises(IntegrityError, match="ck_jobs_kind"), database.session() as session:
+        session.execute(text("UPDATE jobs SET kind = 'nonsense'"))
     database.close()
 
 

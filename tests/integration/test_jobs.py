@@ -15,7 +15,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from sqlalchemy import func, select, text
 
 from adapeff.service.errors import JobError, LeaseLostError
-from adapeff.service.specs.job import parse_sweep
+from adapeff.service.plugins.plugin_reference import PluginReference
+from adapeff.service.reporting.report import build_report
+from adapeff.service.specs.profile import plan_profile
+from adapeff.service.specs.sweep_file import parse_sweep
 from adapeff.service.store import jobs, results, sweeps
 from adapeff.service.store.database import Database, upgrade
 from adapeff.service.store.jobs import Claim, RunOutcome
@@ -85,6 +88,24 @@ def test_repeat_is_another_job(database: Database) -> None:
 
     assert same.job_ids == one.job_ids and not same.created
     assert forced.created and forced.job_ids != one.job_ids
+
+
+def test_task_called_profile_is_a_task_and_a_profile_is_no_run_of_the_report(database: Database) -> None:
+    trained = spec().model_copy(update={"task": PluginReference(name="profile")})
+    profile = plan_profile("org/model", ["lora"])
+    with database.session() as session:
+        ids, _ = jobs.create_jobs(session, [trained], priority=5, max_failures=3)
+        ids += sweeps.submit(session, profile, [profile.spec], max_failures=3).job_ids
+    for job_id in ids:
+        finish(database, take(database, job_id), RunOutcome("succeeded"), run_results())
+
+    with database.session(read_only=True) as session:
+        report = build_report(session)
+        kinds = {kind: [job.id for job in jobs.list_jobs(session, kinds=[kind])] for kind in ("train", "profile")}
+
+    assert [(table.task, table.runs) for table in report.tables] == [("profile", 1)]
+    assert [table.job_id for table in report.profiles] == ids[1:]
+    assert kinds == {"train": ids[:1], "profile": ids[1:]}
 
 
 def test_job_is_claimed_once_and_its_message_may_come_twice(database: Database) -> None:

@@ -15,7 +15,8 @@ from adapeff.service.reporting.export import measurement_rows
 from adapeff.service.reporting.notes import table_notes
 from adapeff.service.reporting.report import Report, build_report
 from adapeff.service.reporting.rows import report_rows
-from adapeff.service.specs.job import expand, parse_sweep
+from adapeff.service.specs.expansion import expand
+from adapeff.service.specs.sweep_file import parse_sweep
 from adapeff.service.store import jobs, results, sweeps
 from adapeff.service.store.database import Database, upgrade
 from adapeff.service.store.jobs import RunOutcome

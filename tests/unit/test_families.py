@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from adapeff.service.errors import ModelError, SpecError
 from adapeff.service.plugins.catalog import get_method, get_task
 from adapeff.service.plugins.contracts import Answer, ChoiceExample, Example, QuestionExample, TaggedExample
-from adapeff.service.plugins.references import resolve_model
 from adapeff.service.specs.job import Training
+from adapeff.service.specs.model_reference import resolve_model
 from adapeff.worker.families import FAMILIES, family_of
 from adapeff.worker.families.base import IGNORED, Batch, collate
 from adapeff.worker.families.spans import QuestionAnswering

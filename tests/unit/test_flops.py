@@ -11,7 +11,7 @@ import transformers
 from torch import nn
 
 from adapeff.service.plugins.catalog import get_method
-from adapeff.service.plugins.references import parse_plugin
+from adapeff.service.plugins.plugin_reference import parse_plugin
 from adapeff.worker.families.heads import ClassificationHead
 from adapeff.worker.measure.flops import FlopCounter, count_forward, synthetic_inputs
 from adapeff.worker.modeling.models import TaskModel

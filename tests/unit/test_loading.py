@@ -15,8 +15,8 @@ from transformers import AutoTokenizer
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
 from adapeff.service.errors import AdapeffError, ModelError
-from adapeff.service.plugins import references
-from adapeff.service.plugins.references import resolve_model
+from adapeff.service.specs import model_reference
+from adapeff.service.specs.model_reference import resolve_model
 from adapeff.worker.modeling.encoders import position_count
 from adapeff.worker.modeling.models import load_model
 
@@ -160,7 +160,7 @@ def test_every_file_that_a_tokenizer_reads_is_in_the_fingerprint(tmp_path: Path)
     names = {file for kind in kinds for file in (getattr(kind, "vocab_files_names", None) or {}).values()}
     assert len(names) > 10
 
-    missed = [name for name in names if not any((tmp_path / name).match(p) for p in references._MODEL_FILES)]
+    missed = [name for name in names if not any((tmp_path / name).match(p) for p in model_reference._MODEL_FILES)]
 
     assert missed == []
 
@@ -170,7 +170,7 @@ def test_fingerprint_follows_an_index(folder: Path) -> None:
     before = resolve_model(str(folder)).fingerprint
     index = folder / "model.safetensors.index.json"
     index.write_text(index.read_text().replace("{}", '{"total_size": 1}'))
-    references._folder_fingerprint.cache_clear()
+    model_reference._folder_fingerprint.cache_clear()
 
     assert resolve_model(str(folder)).fingerprint != before
 
@@ -205,7 +205,7 @@ def cased(folder: Path) -> None:
 def test_tokenizer_that_is_not_what_its_file_says_is_refused(folder: Path) -> None:
     load_model(resolve_model(str(folder)))
     cased(folder)
-    references._folder_fingerprint.cache_clear()
+    model_reference._folder_fingerprint.cache_clear()
 
     with pytest.raises(ModelError, match="reads text otherwise as BertTokenizer"):
         load_model(resolve_model(str(folder)))

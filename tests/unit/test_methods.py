@@ -20,7 +20,7 @@ from torch import nn
 
 from adapeff.service.errors import ModelError, SpecError
 from adapeff.service.plugins.catalog import get_method
-from adapeff.service.plugins.references import parse_plugin
+from adapeff.service.plugins.plugin_reference import parse_plugin
 from adapeff.worker.adapters.modules import PhmLinear, PhmRule
 from adapeff.worker.adapters.parts import AdapterConfig, BottleneckPart, FusionPart, PhmPart, PrefixPart
 from adapeff.worker.adapters.tuner import add_adapter, eject_prefixes

@@ -18,7 +18,7 @@ import yaml
 from adapeff.cli.main import app
 from adapeff.service.plugins import catalog
 from adapeff.service.settings import PREFIX, Settings
-from adapeff.service.specs.job import ready_made_sweeps
+from adapeff.service.specs.sweep_file import ready_made_sweeps
 from tests.conftest import ROOT, adapeff_program
 
 COMMANDS = {

@@ -17,11 +17,12 @@ from torch import nn
 
 from adapeff.cli.render.profiles import profile_grids
 from adapeff.service.errors import AdapeffError, ModelError, SpecError
-from adapeff.service.plugins.references import parse_plugin, resolve_model
+from adapeff.service.plugins.plugin_reference import parse_plugin
 from adapeff.service.reporting.notes import profile_notes
 from adapeff.service.reporting.profiles import Figure, ProfileRow, ProfileTable
 from adapeff.service.reporting.statistics import median_interval, paired_ratio
 from adapeff.service.specs.job import LogRange, Tuning
+from adapeff.service.specs.model_reference import resolve_model
 from adapeff.service.specs.profile import ProfileSpec, plan_profile, read_spec
 from adapeff.worker.devices.hardware import served_in
 from adapeff.worker.measure.flops import draws_its_steps
@@ -203,7 +204,8 @@ def test_listed_rates_are_tried_in_order_and_a_range_is_searched() -> None:
     "tuning", [{"learning_rate": [1e-4], "trials": 2}, {"learning_rate": {"low": 1, "high": 1}, "trials": 2}]
 )
 def test_tuning_gives_every_method_the_same_number_of_trials(tuning: dict[str, Any]) -> None:
-    from adapeff.service.specs.job import expand, parse_sweep
+    from adapeff.service.specs.expansion import expand
+    from adapeff.service.specs.sweep_file import parse_sweep
 
     sweep = {"name": "t", "models": ["a/b"], "tasks": ["offline_sentiment"], "methods": ["full"]}
     with pytest.raises(SpecError, match=r"trials|low"):

@@ -9,8 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from adapeff.service.errors import ConfigError
-from adapeff.service.paths import expanded
-from adapeff.service.settings import load_settings, mask, network_file_system
+from adapeff.service.masking import mask
+from adapeff.service.paths import expanded, network_file_system
+from adapeff.service.settings import load_settings
 
 
 def test_each_source_beats_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,17 +12,11 @@ from hypothesis import strategies as st
 
 from adapeff.service.errors import SpecError
 from adapeff.service.plugins.catalog import get_suite
-from adapeff.service.plugins.references import PluginReference, parse_plugin, resolve_model
-from adapeff.service.specs.job import (
-    JobSpec,
-    canonical_json,
-    expand,
-    find_sweep,
-    load_sweep,
-    parse_sweep,
-    ready_made_sweeps,
-    split_list,
-)
+from adapeff.service.plugins.plugin_reference import PluginReference, parse_plugin, split_list
+from adapeff.service.specs.expansion import expand
+from adapeff.service.specs.job import JobSpec, canonical_json
+from adapeff.service.specs.model_reference import resolve_model
+from adapeff.service.specs.sweep_file import find_sweep, load_sweep, parse_sweep, ready_made_sweeps
 
 HUB_MODEL = "org/model@v1"
 
@@ -144,9 +138,9 @@ def test_local_model_is_known_by_content_not_by_place(tiny_model: Path, tmp_path
 
     assert one.job_hash == other.job_hash
     (copy / "config.json").write_text((copy / "config.json").read_text() + "\n")
-    from adapeff.service.plugins import references
+    from adapeff.service.specs import model_reference
 
-    references._folder_fingerprint.cache_clear()
+    model_reference._folder_fingerprint.cache_clear()
     assert resolve_model(str(copy)).fingerprint != one.model.fingerprint
 
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from adapeff.service.errors import DataError
 from adapeff.service.plugins.catalog import get_method, get_task
 from adapeff.service.plugins.contracts import Example
-from adapeff.service.plugins.references import resolve_model
 from adapeff.service.specs.job import Training
+from adapeff.service.specs.model_reference import resolve_model
 from adapeff.worker.families.base import Encoded, Rows, collate
 from adapeff.worker.families.sequences import SequenceClassification
 from adapeff.worker.measure.clocks import PhaseClock

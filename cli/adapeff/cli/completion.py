@@ -14,7 +14,7 @@ def _beginning(known: Iterable[str], incomplete: str) -> list[str]:
 
 def sweep_files(incomplete: str) -> list[str]:
     """Ready-made sweeps; the shell adds files by itself."""
-    from adapeff.service.specs.job import ready_made_sweeps
+    from adapeff.service.specs.sweep_file import ready_made_sweeps
 
     return _beginning(ready_made_sweeps(), incomplete)
 

@@ -13,7 +13,6 @@ from rich.markup import escape
 
 from adapeff.cli import context
 from adapeff.service.errors import AdapeffError, ExitCode, JobsFailedError, UnreachableError
-from adapeff.service.specs.profile import PROFILE
 from adapeff.service.store import jobs
 from adapeff.service.store.tables import FINAL_STATES
 
@@ -101,7 +100,7 @@ class _Lines:
             if self._states.get(job.id) != job.state and (job.state != "queued" or job.id in self._states):
                 cause = f": {job.cause}" if job.cause else ""
                 label = f"{job.method} on {job.task}, seed {job.seed}"
-                label = f"{PROFILE} of {job.method}" if job.task == PROFILE else label
+                label = f"profile of {job.method}" if job.kind == "profile" else label
                 context.note(f"[{done}/{len(found)}] job {job.id} {job.state}: {label}{cause}")
             self._states[job.id] = job.state
 
@@ -140,7 +139,7 @@ class _Bars:
             if job.id in self._bars and job.state != "running":
                 self._progress.remove_task(self._bars.pop(job.id))
             if job.id in runs and job.id not in self._bars:
-                seed = "" if job.task == PROFILE else f" · seed {job.seed}"
+                seed = "" if job.kind == "profile" else f" · seed {job.seed}"
                 task = Path(job.task).name if job.task.startswith("/") else job.task
                 label = _shortened(f"  {job.method} · {task}", LONGEST_LABEL - len(seed)) + seed
                 self._bars[job.id] = self._progress.add_task(escape(label), total=None, note="starting")

@@ -21,7 +21,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from enum import IntEnum
-from typing import ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from adapeff.service.masking import mask
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class ExitCode(IntEnum):
@@ -115,3 +121,33 @@ def suggest(name: str, known: Iterable[str]) -> str:
     shown = names if len(names) <= _MAX_NAMES else [known_name for known_name in names if ":" not in known_name]
     more = f" and {len(names) - len(shown)} more" if len(shown) < len(names) else ""
     return f"{hint}known: {', '.join(shown) or 'none'}{more}"
+
+
+_PLAIN_WORDS = {
+    "tuple_type": "expected a list",
+    "dict_type": "expected a mapping such as {key: value}",
+    "string_type": "expected text",
+    "too_short": "expected at least one value",
+    "extra_forbidden": "unknown key",
+}
+"""Pydantic's words where they speak of Python rather than of what a person wrote."""
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first complaint of a validation, in one line: where, what was given, what was expected."""
+    problem = error.errors()[0]
+    # of a field that takes several types, pydantic names the type it tried last too
+    where = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or str(part).isidentifier())
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        return f"'{where}' is missing"
+    message = _PLAIN_WORDS.get(problem["type"], message)
+    given = repr(str(problem["input"]) if isinstance(problem["input"], Path) else problem["input"])
+    shown = given if len(given) <= 60 else given[:57] + "..."
+    return f"'{where}' is {shown}: {message[0].lower()}{message[1:]}" if where else message
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, without passwords; its type where it says nothing."""
+    lines = mask(str(error)).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

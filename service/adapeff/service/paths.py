@@ -1,10 +1,24 @@
-"""Paths as people write them."""
+"""Folders and the file systems they are on."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from adapeff.service.errors import ConfigError
+
+_NETWORK_FILE_SYSTEMS = {
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "fuse.sshfs",
+    "afs",
+    "ceph",
+    "lustre",
+    "glusterfs",
+    "9p",
+}
 
 
 def expanded(path: str | Path) -> Path:
@@ -17,3 +31,38 @@ def expanded(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise ConfigError(f"'{path}': no home folder is known for it; set HOME, or write the whole path") from error
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder with its parents, for this user's eyes alone whatever the umask; one that exists stays as it is.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    for place in reversed([folder, *folder.parents]):
+        if not place.is_dir():
+            place.mkdir(mode=0o700, exist_ok=True)
+
+
+def network_file_system(path: Path, mounts: str | None = None) -> str | None:
+    """The type of the network file system a path lies on, or None for a local one.
+
+    Args:
+        path: need not exist yet.
+        mounts: the text of /proc/self/mounts (read if None).
+    """
+    if mounts is None:
+        try:
+            mounts = Path("/proc/self/mounts").read_text()
+        except OSError:
+            return None
+    place = expanded(path).resolve()
+    best, kind = Path("/"), ""
+    for line in mounts.splitlines():
+        fields = line.split()
+        if len(fields) < 3:
+            continue
+        point = Path(fields[1].encode().decode("unicode_escape"))
+        if place.is_relative_to(point) and len(point.parts) >= len(best.parts):
+            best, kind = point, fields[2]
+    return kind if kind in _NETWORK_FILE_SYSTEMS else None

@@ -21,27 +21,14 @@ from platformdirs import user_config_path, user_data_path
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from adapeff.service.errors import ConfigError, suggest
+from adapeff.service.errors import ConfigError, first_problem, suggest
+from adapeff.service.masking import mask
 from adapeff.service.paths import expanded
-from adapeff.service.plugins.catalog import first_problem
 
 PREFIX = "ADAPEFF_"
 PROJECT_FILE = "adapeff.toml"
 _PLAIN_NAMES = {"database_url": "DATABASE_URL", "broker_url": "REDIS_URL"}
 _PATHS = ("state_dir", "data_root", "artifacts_url", "cache_dir", "lock_dir")
-_NETWORK_FILE_SYSTEMS = {
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "smbfs",
-    "fuse.sshfs",
-    "afs",
-    "ceph",
-    "lustre",
-    "glusterfs",
-    "9p",
-}
 
 
 class Settings(BaseSettings):
@@ -286,57 +273,3 @@ def find_project() -> Path | None:
         if (folder / PROJECT_FILE).is_file() or (folder / ".adapeff").is_dir():
             return folder
     return None
-
-
-def mask(text: str) -> str:
-    """Any URL in the text with its password or token replaced by ***, in the address and in the query."""
-    addresses = re.split(r"(?<=\s)(?=\S*\b(?:https?|rediss?|postgres(?:ql)?[+\w]*)://)", text)
-    masked = "".join(map(_mask_one, addresses))
-    return re.sub(
-        r"((?:^|[?&#\s;])[\w-]*(?:password|passwd|token|secret|api_?key|access_?key|sig|signature|x-(?:amz|goog)-[a-z-]+)=)[^&#\s]*",
-        r"\1***",
-        masked,
-        flags=re.IGNORECASE,
-    )
-
-
-def _mask_one(part: str) -> str:
-    """A text with one address at most; its password may hold anything, so that the last @ ends it."""
-    if re.search(r"://[^:/\s]*:.*@", part, re.DOTALL):
-        return re.sub(r"(://[^:/\s]*):.*@", r"\1:***@", part, count=1, flags=re.DOTALL)
-    return re.sub(r"(https?://)[^:/@\s]+@|(://)[^:/@\s]{16,}@", r"\1\2***@", part)
-
-
-def make_private(folder: Path) -> None:
-    """Make a folder with its parents, for this user's eyes alone whatever the umask; one that exists stays as it is.
-
-    Raises:
-        OSError: if it cannot be made.
-    """
-    for place in reversed([folder, *folder.parents]):
-        if not place.is_dir():
-            place.mkdir(mode=0o700, exist_ok=True)
-
-
-def network_file_system(path: Path, mounts: str | None = None) -> str | None:
-    """The type of the network file system a path lies on, or None for a local one.
-
-    Args:
-        path: need not exist yet.
-        mounts: the text of /proc/self/mounts (read if None).
-    """
-    if mounts is None:
-        try:
-            mounts = Path("/proc/self/mounts").read_text()
-        except OSError:
-            return None
-    place = expanded(path).resolve()
-    best, kind = Path("/"), ""
-    for line in mounts.splitlines():
-        fields = line.split()
-        if len(fields) < 3:
-            continue
-        point = Path(fields[1].encode().decode("unicode_escape"))
-        if place.is_relative_to(point) and len(point.parts) >= len(best.parts):
-            best, kind = point, fields[2]
-    return kind if kind in _NETWORK_FILE_SYSTEMS else None

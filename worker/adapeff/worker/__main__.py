@@ -98,7 +98,7 @@ def _count(model: str, methods: list[str]) -> int:
 
 def _validate(written: str, model: str | None, max_length: int | None) -> int:
     from adapeff.service.plugins.catalog import get_task
-    from adapeff.service.plugins.references import parse_plugin
+    from adapeff.service.plugins.plugin_reference import parse_plugin
     from adapeff.service.specs.job import Training
     from adapeff.worker.tasks.validation import look_over
 

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from functools import cache
 
-from adapeff.service.settings import mask
+from adapeff.service.masking import mask
 
 TIMEOUT_SECONDS = 5.0
 logger = logging.getLogger("adapeff.hub")

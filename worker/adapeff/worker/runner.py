@@ -23,9 +23,8 @@ import torch
 import transformers
 from pydantic import ValidationError
 
-from adapeff.service.errors import AdapeffError, NotHereError, ResourceError, SpecError, UnknownNameError
-from adapeff.service.plugins import catalog
-from adapeff.service.settings import mask
+from adapeff.service.errors import AdapeffError, NotHereError, ResourceError, SpecError, UnknownNameError, first_problem
+from adapeff.service.masking import mask
 from adapeff.service.specs.fingerprints import file_fingerprint
 from adapeff.service.specs.job import JobSpec
 from adapeff.service.specs.profile import AnySpec, ProfileSpec, read_spec
@@ -296,7 +295,7 @@ def _read_spec(path: Path) -> AnySpec:
         raise SpecError(f"cannot read job file {path}: {error.strerror}") from error
     except ValidationError as error:
         raise NotHereError(
-            f"{path} is no job specification that this adapeff can read: {catalog.first_problem(error)}"
+            f"{path} is no job specification that this adapeff can read: {first_problem(error)}"
         ) from error
     except (ValueError, AttributeError) as error:
         raise SpecError(f"{path} is no job specification: it is no JSON object ({error})") from error

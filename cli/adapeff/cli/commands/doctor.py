@@ -99,7 +99,7 @@ def _guard(check: Callable[[], str]) -> tuple[str, str]:
 
 
 def _database(settings: Any) -> str:
-    from adapeff.service.settings import mask
+    from adapeff.service.masking import mask
     from adapeff.service.store.database import current_revision, open_database
 
     database = open_database(settings)
@@ -111,7 +111,7 @@ def _database(settings: Any) -> str:
 def _broker(settings: Any) -> str:
     from adapeff.service.broker.queue import broker_problem, make_app
     from adapeff.service.errors import UnreachableError
-    from adapeff.service.settings import mask
+    from adapeff.service.masking import mask
 
     if problem := broker_problem(make_app(settings)):
         raise UnreachableError(f"{mask(settings.broker)} cannot be reached: {problem}")
@@ -120,7 +120,7 @@ def _broker(settings: Any) -> str:
 
 def _artifacts(settings: Any) -> str:
     from adapeff.service.errors import ResourceError
-    from adapeff.service.settings import make_private
+    from adapeff.service.paths import make_private
 
     try:
         make_private(settings.artifacts)

@@ -89,9 +89,9 @@ def _request(
     import yaml
 
     from adapeff.service.errors import SpecError, suggest
-    from adapeff.service.plugins.references import load_yaml
-    from adapeff.service.specs.job import split_list
+    from adapeff.service.plugins.plugin_reference import split_list
     from adapeff.service.specs.profile import ProfileSettings, plan_profile
+    from adapeff.service.strict_yaml import load_yaml
 
     values: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     for text in given:

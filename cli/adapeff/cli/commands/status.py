@@ -96,6 +96,7 @@ def snapshot(database: Database, sweep: str | None, states: list[str], limit: in
         rows.append(
             {
                 "id": job.id,
+                "kind": job.kind,
                 "state": job.state,
                 "model": job.model,
                 "task": job.task,

@@ -12,7 +12,8 @@ from adapeff.cli.options import DataRoot, Force, Json, Methods, Models, Override
 
 if TYPE_CHECKING:
     from adapeff.service.settings import Settings
-    from adapeff.service.specs.job import JobSpec, SweepSpec
+    from adapeff.service.specs.job import JobSpec
+    from adapeff.service.specs.sweep_file import SweepSpec
     from adapeff.service.store.database import Database
     from adapeff.service.store.sweeps import Submission
 
@@ -66,7 +67,8 @@ def submit(
 def expand_sweep(sweep: str, changes: list[str], settings: Settings) -> tuple[SweepSpec, list[JobSpec]]:
     """The sweep and its jobs."""
     from adapeff.service.plugins import catalog
-    from adapeff.service.specs.job import expand, find_sweep, load_sweep
+    from adapeff.service.specs.expansion import expand
+    from adapeff.service.specs.sweep_file import find_sweep, load_sweep
 
     spec = load_sweep(find_sweep(sweep), changes)
     jobs = expand(spec, data_root=settings.data_root)

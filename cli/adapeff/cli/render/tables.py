@@ -19,7 +19,6 @@ from adapeff.service.reporting.numbers import format_value
 from adapeff.service.reporting.report import Report
 from adapeff.service.reporting.table import LanguageCell, Table
 from adapeff.service.reporting.variation import in_words
-from adapeff.service.specs.profile import PROFILE
 
 MAX_METHODS_AS_COLUMNS = 5
 LONGEST_NAME = 24
@@ -63,7 +62,7 @@ def jobs_table(found: dict[str, Any]) -> RichTable:
         "model": [job["model"] for job in found["jobs"]],
         "task": [job["task"] for job in found["jobs"]],
         "method": [job["method"] for job in found["jobs"]],
-        "seed": ["" if job["task"] == PROFILE else str(job["seed"]) for job in found["jobs"]],
+        "seed": ["" if job["kind"] == "profile" else str(job["seed"]) for job in found["jobs"]],
         "settings": [in_words(job["varied"]) for job in found["jobs"]],
         "repeat": [str(job["repeat"] or "") for job in found["jobs"]],
     }

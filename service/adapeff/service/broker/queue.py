@@ -24,7 +24,9 @@ from kombu.exceptions import OperationalError as BrokerError
 
 from adapeff.service.broker.file_transport import SCHEME
 from adapeff.service.errors import AdapeffError, ResourceError, UnreachableError
-from adapeff.service.settings import Settings, make_private, mask
+from adapeff.service.masking import mask
+from adapeff.service.paths import make_private
+from adapeff.service.settings import Settings
 from adapeff.service.store import jobs
 from adapeff.service.store.database import Database, now
 from adapeff.service.store.tables import Job

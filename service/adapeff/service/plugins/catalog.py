@@ -16,9 +16,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from adapeff.service.errors import SpecError, UnknownNameError, suggest
+from adapeff.service.errors import SpecError, UnknownNameError, first_problem, suggest
 from adapeff.service.plugins.contracts import Method, Metric, Suite, Task
-from adapeff.service.plugins.references import is_task_file
+from adapeff.service.plugins.plugin_reference import is_task_file
 
 
 @cache
@@ -139,27 +139,3 @@ def _check_names(what: str, name: str, given: Mapping[str, Any], known: Any) -> 
     for parameter in given:
         if parameter not in known:
             raise SpecError(f"{what} '{name}' has no parameter '{parameter}'; {suggest(parameter, known)}")
-
-
-_PLAIN_WORDS = {
-    "tuple_type": "expected a list",
-    "dict_type": "expected a mapping such as {key: value}",
-    "string_type": "expected text",
-    "too_short": "expected at least one value",
-    "extra_forbidden": "unknown key",
-}
-"""Pydantic's words where they speak of Python rather than of what a person wrote."""
-
-
-def first_problem(error: ValidationError) -> str:
-    """The first complaint of a validation, in one line: where, what was given, what was expected."""
-    problem = error.errors()[0]
-    # of a field that takes several types, pydantic names the type it tried last too
-    where = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or str(part).isidentifier())
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "missing":
-        return f"'{where}' is missing"
-    message = _PLAIN_WORDS.get(problem["type"], message)
-    given = repr(str(problem["input"]) if isinstance(problem["input"], Path) else problem["input"])
-    shown = given if len(given) <= 60 else given[:57] + "..."
-    return f"'{where}' is {shown}: {message[0].lower()}{message[1:]}" if where else message

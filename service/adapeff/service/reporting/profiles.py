@@ -13,7 +13,7 @@ from adapeff.service import measurements as m
 from adapeff.service.measured import Definition, Dimensions, Measured, canonical_variant
 from adapeff.service.reporting.reruns import Spread
 from adapeff.service.reporting.runs import ALIKE
-from adapeff.service.specs.profile import PROFILE, ProfileSpec
+from adapeff.service.specs.profile import ProfileSpec
 from adapeff.service.store import jobs, results
 from adapeff.service.store.tables import Job, Run
 
@@ -124,7 +124,7 @@ class _Run:
 
 def build_profiles(session: Session, *, sweep_ids: Sequence[int] | None = None) -> tuple[ProfileTable, ...]:
     """The tables of a sweep's finished profile jobs, or of all; of the repeats of a profile the newest."""
-    asked = [job for job in jobs.list_jobs(session, sweep_ids=sweep_ids, states=("succeeded",)) if job.task == PROFILE]
+    asked = jobs.list_jobs(session, sweep_ids=sweep_ids, states=("succeeded",), kinds=("profile",))
     if not asked:
         return ()
     profiled = list({job.train_hash for job in asked})

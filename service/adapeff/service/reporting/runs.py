@@ -16,7 +16,6 @@ from adapeff.service.measurements import DISTURBANCE, EXAMPLES, LATENCY_S, WALL_
 from adapeff.service.reporting.convergence import CURVES, Curves
 from adapeff.service.reporting.variation import settings_of
 from adapeff.service.specs.job import JobSpec, canonical_json
-from adapeff.service.specs.profile import PROFILE
 from adapeff.service.store import results
 from adapeff.service.store.tables import Job, Run, SweepJob
 
@@ -170,7 +169,7 @@ def _load_rows(session: Session, sweep_ids: Sequence[int] | None, train_hashes: 
             *(Run.id.label("run_id"), Run.resolved, Run.environment_id, Run.worker, Run.started_at, Run.finished_at),
         )
         .join(Run, Run.job_id == Job.id)
-        .where(Job.task != PROFILE, Job.state == "succeeded", Run.outcome == "succeeded")
+        .where(Job.kind == "train", Job.state == "succeeded", Run.outcome == "succeeded")
         .order_by(Job.id)
     )
     if sweep_ids is not None:

@@ -15,7 +15,7 @@ from adapeff.service.errors import AdapeffError
 from adapeff.service.measurements import DISTURBANCE, EXAMPLES, MAJORITY, NOISE
 from adapeff.service.plugins import catalog
 from adapeff.service.plugins.contracts import Task
-from adapeff.service.plugins.references import PluginReference, is_task_file
+from adapeff.service.plugins.plugin_reference import PluginReference, is_task_file
 from adapeff.service.reporting.columns import (
     Cell,
     Column,

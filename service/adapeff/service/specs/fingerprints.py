@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from adapeff.service.errors import DataError
+from adapeff.service.errors import DataError, SpecError
 
 _CHUNK = 1 << 20
+SOURCE_FILES = ("weights.safetensors", "adapter_config.json", "adapter_model.safetensors")
 
 
 def file_fingerprint(path: Path) -> str:
@@ -33,3 +34,15 @@ def files_fingerprint(root: Path, files: Iterable[Path]) -> str:
     for path in sorted(files):
         digest.update(f"{path.relative_to(root).as_posix()}\0{file_fingerprint(path)}\n".encode())
     return digest.hexdigest()
+
+
+def source_fingerprint(folder: Path) -> str:
+    """A folder of adapter weights by its content.
+
+    Raises:
+        SpecError: if it holds none.
+    """
+    files = [folder / name for name in SOURCE_FILES if (folder / name).is_file()]
+    if not any(file.suffix == ".safetensors" for file in files):
+        raise SpecError(f"source folder '{folder}' holds no weights (weights.safetensors or adapter_model.safetensors)")
+    return f"folder:{files_fingerprint(folder, files)}"

@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, ValidationError, field_validator, model_validator
 
-from adapeff.service.errors import SpecError
+from adapeff.service.errors import SpecError, first_problem
 from adapeff.service.plugins import catalog
 from adapeff.service.plugins.contracts import Frozen
-from adapeff.service.plugins.references import ModelReference, PluginReference, parse_plugin, resolve_model
+from adapeff.service.plugins.plugin_reference import PluginReference, parse_plugin
 from adapeff.service.specs.job import Count, Device, JobSpec, canonical_hash
+from adapeff.service.specs.model_reference import ModelReference, resolve_model
 
 PROFILE = "profile"
 """The name under which profiles are found among the sweeps."""
@@ -156,7 +157,7 @@ def plan_profile(
             settings=ProfileSettings.model_validate(settings or {}),
         )
     except ValidationError as error:
-        raise SpecError(f"profile: {catalog.first_problem(error)}") from error
+        raise SpecError(f"profile: {first_problem(error)}") from error
     return ProfileRequest(spec=spec)
 
 

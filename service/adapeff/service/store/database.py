@@ -26,7 +26,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from adapeff.service.errors import ConfigError, ConflictError, ResourceError, SchemaError, UnreachableError
-from adapeff.service.settings import Settings, make_private, mask, network_file_system
+from adapeff.service.masking import mask
+from adapeff.service.paths import make_private, network_file_system
+from adapeff.service.settings import Settings
 
 _T = TypeVar("_T")
 CONNECTIONS = 5

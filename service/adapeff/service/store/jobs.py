@@ -85,6 +85,7 @@ def create_jobs(
     created_at = now(session)
     rows: list[dict[str, Any]] = [
         {
+            "kind": spec.kind,
             "job_hash": job_hash,
             "train_hash": spec.train_hash,
             "spec": spec.model_dump(mode="json"),
@@ -95,6 +96,7 @@ def create_jobs(
             "priority": priority,
             "max_failures": max_failures,
             "created_at": created_at,
+            "changed_at": created_at,
         }
         for spec, job_hash in zip(specs, hashes, strict=True)
         if job_hash not in known
@@ -196,11 +198,12 @@ def _source_hash(session: Session, name: str, spec: JobSpec) -> str:
 def _fail_dependents(session: Session, job_id: int, state: str) -> None:
     """Fail what waits for a job that has ended without success: it could never run."""
     waiting = select(JobSource.job_id).where(JobSource.source_id == job_id)
-    session.execute(
-        update(Job)
-        .where(Job.id.in_(waiting), Job.state == "queued")
-        .values(state="failed", cause=f"its source, job {job_id}, was {state}", sent_at=None, finished_at=now(session))
-        .execution_options(synchronize_session=False)
+    cause, moment = f"its source, job {job_id}, was {state}", now(session)
+    _change(
+        session,
+        moment,
+        (Job.id.in_(waiting), Job.state == "queued"),
+        {"state": "failed", "cause": cause, "sent_at": None, "finished_at": moment},
     )
 
 
@@ -273,6 +276,7 @@ def claim_job(
             lease_owner=owner,
             lease_until=moment + timedelta(seconds=lease_seconds),
             cancel_requested_at=None,
+            changed_at=moment,
         )
         .returning(Job.token, Job.spec, Job.job_hash)
         .execution_options(synchronize_session=False)
@@ -344,6 +348,7 @@ def finish_run(
         "sent_at": None,
         "not_before": moment + timedelta(seconds=ending.retry_after_seconds) if ending.retry_after_seconds else None,
         "finished_at": moment if state in FINAL_STATES else None,
+        "changed_at": moment,
     }
     _set_as_holder(session, claim, values, *conditions)
     session.execute(
@@ -384,6 +389,16 @@ def _set_as_holder(session: Session, claim: Claim, values: Mapping[str, Any], *c
         raise LeaseLostError(f"run {claim.run_id} of job {claim.job_id} no longer counts (token {claim.token})")
 
 
+def _change(
+    session: Session, moment: datetime, conditions: Sequence[ColumnElement[bool]], values: Mapping[str, Any]
+) -> int:
+    """Change the jobs that meet the conditions, and note when; gives how many did."""
+    done = session.execute(
+        update(Job).where(*conditions).values(**values, changed_at=moment).execution_options(synchronize_session=False)
+    )
+    return cast("CursorResult[Any]", done).rowcount
+
+
 def request_cancel(session: Session, job_id: int) -> str:
     """Cancel a queued job at once, or ask the worker of a running one to.
 
@@ -394,27 +409,12 @@ def request_cancel(session: Session, job_id: int) -> str:
         JobError: if the job does not exist or has ended.
     """
     moment = now(session)
-    at_once = session.execute(
-        update(Job)
-        .where(Job.id == job_id, Job.state == "queued")
-        .values(
-            state="cancelled",
-            cause=case((Job.token == 0, "cancelled before it ran"), else_="cancelled while it waited to run again"),
-            finished_at=moment,
-            sent_at=None,
-        )
-        .execution_options(synchronize_session=False)
-    )
-    if cast("CursorResult[Any]", at_once).rowcount:
+    cause = case((Job.token == 0, "cancelled before it ran"), else_="cancelled while it waited to run again")
+    cancelled = {"state": "cancelled", "cause": cause, "finished_at": moment, "sent_at": None}
+    if _change(session, moment, (Job.id == job_id, Job.state == "queued"), cancelled):
         _fail_dependents(session, job_id, "cancelled")
         return "cancelled"
-    asked = session.execute(
-        update(Job)
-        .where(Job.id == job_id, Job.state == "running")
-        .values(cancel_requested_at=moment)
-        .execution_options(synchronize_session=False)
-    )
-    if cast("CursorResult[Any]", asked).rowcount:
+    if _change(session, moment, (Job.id == job_id, Job.state == "running"), {"cancel_requested_at": moment}):
         return "cancelling"
     raise JobError(f"job {job_id} is {get_job(session, job_id).state}; only a queued or running one can be cancelled")
 
@@ -434,21 +434,10 @@ def retry_job(session: Session, job_id: int) -> None:
         raise JobError(
             f"job {job_id} needs the weights of job {source}, which has failed or was cancelled; retry that first"
         )
-    done = session.execute(
-        update(Job)
-        .where(Job.id == job_id, Job.state.in_(("failed", "cancelled")))
-        .values(
-            state="queued",
-            cause="",
-            failures=0,
-            sent_at=None,
-            not_before=None,
-            finished_at=None,
-            cancel_requested_at=None,
-        )
-        .execution_options(synchronize_session=False)
+    queued = {"state": "queued", "cause": "", "failures": 0} | dict.fromkeys(
+        ("sent_at", "not_before", "finished_at", "cancel_requested_at")
     )
-    if cast("CursorResult[Any]", done).rowcount == 0:
+    if not _change(session, now(session), (Job.id == job_id, Job.state.in_(("failed", "cancelled"))), queued):
         raise JobError(
             f"job {job_id} is {get_job(session, job_id).state}; only a failed or cancelled one can be retried"
         )
@@ -575,6 +564,7 @@ def list_jobs(
     states: Sequence[str] = (),
     ids: Sequence[int] = (),
     train_hashes: Sequence[str] = (),
+    kinds: Sequence[str] = (),
     limit: int | None = None,
 ) -> list[Job]:
     """Jobs by id, newest last.
@@ -588,6 +578,8 @@ def list_jobs(
         wanted = wanted.where(Job.id.in_(select(SweepJob.job_id).where(SweepJob.sweep_id.in_(sweep_ids))))
     if states:
         wanted = wanted.where(Job.state.in_(states))
+    if kinds:
+        wanted = wanted.where(Job.kind.in_(kinds))
     if ids:
         wanted = wanted.where(Job.id.in_(ids))
     if train_hashes:

@@ -13,8 +13,9 @@ from sqlalchemy.orm import Session
 
 from adapeff.service.errors import JobError
 from adapeff.service.specs.hub import COMMIT, moving_sources
-from adapeff.service.specs.job import JobSpec, SweepSpec, canonical_json
+from adapeff.service.specs.job import JobSpec, canonical_json
 from adapeff.service.specs.profile import AnySpec, ProfileRequest, ProfileSpec
+from adapeff.service.specs.sweep_file import SweepSpec
 from adapeff.service.store import jobs
 from adapeff.service.store.database import now
 from adapeff.service.store.tables import Job, Measurement, Run, Sweep, SweepJob

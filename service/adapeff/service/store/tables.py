@@ -28,6 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+JOB_KINDS = ("train", "profile", "deploy")
 JOB_STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 FINAL_STATES = ("succeeded", "failed", "cancelled")
 RUN_OUTCOMES = ("running", "succeeded", "error", "oom", "killed", "timeout", "cancelled", "lost", "released")
@@ -99,6 +100,7 @@ class Job(Base):
 
     __tablename__ = "jobs"
     __table_args__ = (
+        CheckConstraint(_one_of("kind", JOB_KINDS), name="kind"),
         CheckConstraint(_one_of("state", JOB_STATES), name="state"),
         CheckConstraint(
             "(state = 'running') = (lease_owner IS NOT NULL) AND (state = 'running') = (lease_until IS NOT NULL)",
@@ -112,6 +114,7 @@ class Job(Base):
     )  # fmt: skip
 
     id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
     job_hash: Mapped[str] = mapped_column(String(64), unique=True)
     train_hash: Mapped[str] = mapped_column(String(64), index=True)
     spec: Mapped[dict[str, Any]]
@@ -132,6 +135,8 @@ class Job(Base):
     sent_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
+    changed_at: Mapped[datetime] = mapped_column(index=True)
+    """When the state last changed or its cancellation was requested; `watch.JobWatch` polls by it."""
     finished_at: Mapped[datetime | None]
 
 

@@ -24,11 +24,10 @@ from typing import IO, Any, TypeVar
 from pydantic import ValidationError
 
 from adapeff.service.broker.queue import RETRY_SECONDS, Reconciler
-from adapeff.service.errors import LeaseLostError, NotHereError, ResourceError, UnreachableError
-from adapeff.service.paths import expanded
-from adapeff.service.plugins.catalog import first_problem
-from adapeff.service.settings import Settings, make_private
-from adapeff.service.specs.job import split_list
+from adapeff.service.errors import LeaseLostError, NotHereError, ResourceError, UnreachableError, first_problem
+from adapeff.service.paths import expanded, make_private
+from adapeff.service.plugins.plugin_reference import split_list
+from adapeff.service.settings import Settings
 from adapeff.service.specs.profile import read_spec
 from adapeff.service.store import jobs, results
 from adapeff.service.store.database import Database

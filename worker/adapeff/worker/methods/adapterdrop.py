@@ -37,7 +37,7 @@ class AdapterDropMethod(Method):
     def _known_adapter(cls, text: str) -> str:
         from adapeff.service.errors import SpecError
         from adapeff.service.plugins.catalog import get_method
-        from adapeff.service.plugins.references import PluginReference, parse_plugin
+        from adapeff.service.plugins.plugin_reference import PluginReference, parse_plugin
         from adapeff.worker.methods.hosted import HostedMethod
 
         try:
@@ -67,7 +67,7 @@ class AdapterDropMethod(Method):
 
     def _inner(self) -> Any:
         from adapeff.service.plugins.catalog import get_method
-        from adapeff.service.plugins.references import parse_plugin
+        from adapeff.service.plugins.plugin_reference import parse_plugin
 
         reference = parse_plugin(self.adapter)
         return get_method(reference.name, reference.parameters)

@@ -21,7 +21,7 @@ import adapeff.worker.adapters.tuner  # noqa: F401  # enters our tuner in PEFT's
 from adapeff.service.errors import AdapeffError, ModelError
 from adapeff.service.paths import expanded
 from adapeff.service.plugins import catalog
-from adapeff.service.plugins.references import ADAPTER_FILE
+from adapeff.service.specs.model_reference import ADAPTER_FILE
 from adapeff.worker.adapters.parts import AdapterConfig
 from adapeff.worker.methods.adapterdrop import AdapterDropMethod
 from adapeff.worker.methods.hosted import HostedMethod

@@ -14,7 +14,8 @@ from transformers.utils import logging
 
 from adapeff.service.errors import AdapeffError, ModelError, SpecError
 from adapeff.service.plugins import catalog
-from adapeff.service.plugins.references import model_folder, parse_plugin
+from adapeff.service.plugins.plugin_reference import parse_plugin
+from adapeff.service.specs.model_reference import model_folder
 from adapeff.worker.modeling.encoders import drop_pooler
 from adapeff.worker.modeling.models import read_config, unloadable
 

@@ -19,15 +19,15 @@ from transformers.utils import find_adapter_config_file
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from adapeff.service.errors import AdapeffError, ModelError, NotHereError
+from adapeff.service.masking import mask
 from adapeff.service.plugins.contracts import Method
-from adapeff.service.plugins.references import (
+from adapeff.service.specs.model_reference import (
     ADAPTER_FILE,
     LEFTOVER_ADAPTER,
     ModelReference,
     model_folder,
     resolve_model,
 )
-from adapeff.service.settings import mask
 from adapeff.worker.families.base import Family
 from adapeff.worker.hub_access import prepare_hub
 from adapeff.worker.modeling.encoders import (

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from adapeff.service.plugins.contracts import Task
-from adapeff.service.plugins.references import resolve_model
 from adapeff.service.specs.job import Training
+from adapeff.service.specs.model_reference import resolve_model
 from adapeff.worker.families import family_of
 from adapeff.worker.modeling.models import load_tokenizer
 

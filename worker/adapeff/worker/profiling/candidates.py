@@ -19,8 +19,9 @@ from transformers import AutoModel
 from adapeff.service.errors import ModelError
 from adapeff.service.plugins import catalog
 from adapeff.service.plugins.contracts import Method
-from adapeff.service.plugins.references import ModelReference, PluginReference, model_folder, resolve_model
+from adapeff.service.plugins.plugin_reference import PluginReference
 from adapeff.service.specs.job import Training
+from adapeff.service.specs.model_reference import ModelReference, model_folder, resolve_model
 from adapeff.worker.families.base import Batch
 from adapeff.worker.families.heads import ClassificationHead
 from adapeff.worker.measure.clocks import StepSeconds, step_clock, synchronize

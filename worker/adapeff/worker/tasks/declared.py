@@ -20,8 +20,8 @@ from typing import Any, ClassVar, Self
 from pydantic import model_validator
 
 from adapeff.service.errors import DataError, NotHereError
+from adapeff.service.masking import mask
 from adapeff.service.plugins.contracts import DataIdentity, Split, Task
-from adapeff.service.settings import mask
 from adapeff.service.specs.fingerprints import files_fingerprint
 from adapeff.service.specs.job import canonical_json
 from adapeff.worker.tasks.files import (

@@ -21,10 +21,10 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from adapeff.service.errors import DataError, SpecError, suggest
+from adapeff.service.errors import DataError, SpecError, first_problem, suggest
 from adapeff.service.paths import expanded
-from adapeff.service.plugins.catalog import first_problem, metrics
-from adapeff.service.plugins.references import StrictLoader, scalars
+from adapeff.service.plugins.catalog import metrics
+from adapeff.service.strict_yaml import StrictLoader, scalars
 from adapeff.worker.tasks.declared import SPLIT_EXAMPLE, DataSet, DeclaredTask
 from adapeff.worker.tasks.files import TEXT_ONLY, Row, find_files, find_whole, form_of, other_files, read_rows
 from adapeff.worker.tasks.hub import MAX_LENGTHS, default_metrics

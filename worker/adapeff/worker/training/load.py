@@ -13,8 +13,9 @@ from adapeff.service.errors import DataError, ModelError, NotHereError
 from adapeff.service.paths import expanded
 from adapeff.service.plugins import catalog
 from adapeff.service.plugins.contracts import Method, Task
-from adapeff.service.plugins.references import is_task_file
-from adapeff.service.specs.job import JobSpec, source_fingerprint
+from adapeff.service.plugins.plugin_reference import is_task_file
+from adapeff.service.specs.fingerprints import source_fingerprint
+from adapeff.service.specs.job import JobSpec
 from adapeff.worker.families import family_of
 from adapeff.worker.families.base import Encoded, Family
 from adapeff.worker.families.token_cache import TokenCache

@@ -1,0 +1,24 @@
+"""Keep passwords and tokens out of what people see."""
+
+from __future__ import annotations
+
+import re
+
+
+def mask(text: str) -> str:
+    """Any URL in the text with its password or token replaced by ***, in the address and in the query."""
+    addresses = re.split(r"(?<=\s)(?=\S*\b(?:https?|rediss?|postgres(?:ql)?[+\w]*)://)", text)
+    masked = "".join(map(_mask_one, addresses))
+    return re.sub(
+        r"((?:^|[?&#\s;])[\w-]*(?:password|passwd|token|secret|api_?key|access_?key|sig|signature|x-(?:amz|goog)-[a-z-]+)=)[^&#\s]*",
+        r"\1***",
+        masked,
+        flags=re.IGNORECASE,
+    )
+
+
+def _mask_one(part: str) -> str:
+    """A text with one address at most; its password may hold anything, so that the last @ ends it."""
+    if re.search(r"://[^:/\s]*:.*@", part, re.DOTALL):
+        return re.sub(r"(://[^:/\s]*):.*@", r"\1:***@", part, count=1, flags=re.DOTALL)
+    return re.sub(r"(https?://)[^:/@\s]+@|(://)[^:/@\s]{16,}@", r"\1\2***@", part)

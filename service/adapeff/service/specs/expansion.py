@@ -1,0 +1,243 @@
+"""From a sweep to its jobs."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from adapeff.service.errors import SpecError, first_problem, suggest
+from adapeff.service.paths import expanded
+from adapeff.service.plugins import catalog
+from adapeff.service.plugins.contracts import DataIdentity, Task
+from adapeff.service.plugins.plugin_reference import PluginReference, is_task_file, parse_plugin, split_list
+from adapeff.service.specs.fingerprints import source_fingerprint
+from adapeff.service.specs.job import AtMost, JobSpec, Measuring, Training
+from adapeff.service.specs.model_reference import resolve_model
+from adapeff.service.specs.sweep_file import LIST_SETTINGS, SweepSpec
+
+_JOB_REFERENCE = re.compile(r"[0-9]{1,9}|[0-9a-f]{12,64}")
+_Languages = tuple[str, ...]
+_Identify = Callable[[str, _Languages | None], tuple[_Languages, DataIdentity]]
+
+
+def expand(sweep: SweepSpec, *, data_root: Path | None) -> list[JobSpec]:
+    """All jobs of a sweep, each once, in the order models, tasks, methods, settings, seeds.
+
+    Raises:
+        SpecError: for a name or parameter nobody knows, or if nothing is left of the grid.
+        DataError, ModelError: if local data or a local model cannot be read.
+    """
+    named = [*sweep.tasks, *(task for name in sweep.suites for task in catalog.get_suite(name).tasks)]
+    tasks = [task for text in named for task in _matching_folders(text)]
+    _check_test_languages(sweep, tasks)
+    axes = {key: value for key, value in sweep.settings.items() if key not in LIST_SETTINGS and isinstance(value, list)}
+    for key, values in axes.items():
+        if not values:
+            raise SpecError(f"setting '{key}' is an empty list, so the grid is empty; give at least one value")
+    fixed = {key: value for key, value in sweep.settings.items() if key not in axes}
+    cells: list[dict[str, Any]] = [
+        {"model": model, "task": task, "method": method, **fixed, **dict(zip(axes, values, strict=True)), "seed": seed}
+        for model, task, method, values, seed in itertools.product(
+            sweep.models, tasks, sweep.methods, itertools.product(*axes.values()), sweep.seeds
+        )
+    ]
+    for rule in sweep.exclude:
+        if not any(_matches(cell, rule) for cell in cells):
+            raise SpecError(f"exclude {rule} matches no job of the grid; correct it or leave it out")
+    cells = [cell for cell in cells if not any(_matches(cell, rule) for rule in sweep.exclude)]
+    for extra in sweep.include:
+        seeds = (extra["seed"],) if "seed" in extra else sweep.seeds
+        cells += [{**fixed, **extra, "seed": seed} for seed in seeds]
+    if not cells:
+        raise SpecError(f"sweep '{sweep.name}' has no jobs left after its excludes; loosen `exclude`")
+    identify = _memoised_identity(data_root)
+    counts: dict[str, int] = {}
+
+    def count(task: Task) -> int:
+        key = f"{task.name} {task.source_language} {task.model_dump(include=set(task.parameters))}"
+        if key not in counts:
+            counts[key] = len(task.examples("train", task.source_language, data_root))
+        return counts[key]
+
+    jobs = [_job(cell, sweep=sweep, identify=identify, count=count) for cell in cells]
+    return list({job.job_hash: job for job in jobs}.values())
+
+
+def _matching_folders(task: str) -> list[str]:
+    """The task, or the folders with a task.yaml that a pattern such as ./customers/* fits.
+
+    Raises:
+        SpecError: if there is none.
+    """
+    if not glob.has_magic(task.partition("[")[0]):
+        return [task]
+    pattern = expanded(task)
+    places = sorted(Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor))))
+    found = [place for place in places if (place / "task.yaml").is_file() or place.suffix in (".yaml", ".yml")]
+    if not found:
+        raise SpecError(f"no folder with a task.yaml fits '{task}'")
+    return [str(place) if place.is_absolute() else f"./{place}" for place in found]
+
+
+def _check_test_languages(sweep: SweepSpec, tasks: Sequence[str]) -> None:
+    """Refuse a language that no task has, and a task's name that is none of the sweep's."""
+    asked = sweep.settings.get("test_languages")
+    known = {reference.name: catalog.get_task(reference.name) for reference in map(parse_plugin, tasks)}
+    if isinstance(asked, Mapping):
+        for name, languages in asked.items():
+            if name not in known:
+                raise SpecError(f"test_languages names the task '{name}'; {suggest(str(name), known)}")
+            for language in _as_list(languages):
+                if language not in known[name].languages:
+                    raise SpecError(
+                        f"task '{name}' has no test language '{language}'; {suggest(language, known[name].languages)}"
+                    )
+        return
+    every = {language for task in known.values() for language in task.languages}
+    for language in _as_list(asked):
+        if language not in every:
+            raise SpecError(f"no task of the sweep has the test language '{language}'; {suggest(language, every)}")
+
+
+def _as_list(value: Any) -> list[str]:
+    if value is None:
+        return []
+    return [str(item) for item in (split_list(value) if isinstance(value, str) else value)]
+
+
+def _languages_of(task: Task, asked: Any) -> tuple[str, ...] | None:
+    """The languages that a sweep asks a task to be tested in; None: all that are at hand.
+
+    Raises:
+        SpecError: if it has none of them.
+    """
+    if isinstance(asked, Mapping):
+        asked = asked.get(task.name)
+    if asked is None:
+        return None
+    wanted = _as_list(asked)
+    found = tuple(language for language in wanted if language in task.languages)
+    if not found:
+        raise SpecError(
+            f"task '{task.name}' has none of the test languages {', '.join(wanted)}; "
+            f"{suggest(wanted[0], task.languages)}; name some by task: "
+            f"test_languages: {{{task.name}: [{task.languages[0]}]}}"
+        )
+    return found
+
+
+def _matches(cell: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
+    def same(key: str, wanted: Any) -> bool:
+        have = cell.get(key)
+        if isinstance(wanted, list):
+            return any(same(key, item) for item in wanted)
+        if key in ("method", "task") and isinstance(have, str) and isinstance(wanted, str) and "[" not in wanted:
+            return parse_plugin(have).name == wanted
+        return bool(have == wanted)
+
+    return all(same(key, wanted) for key, wanted in rule.items())
+
+
+def _check_train_size(size: int | AtMost | None, task: Task, data: DataIdentity, count: Callable[[Task], int]) -> None:
+    """Refuse more training examples than there are, where the data are at hand."""
+    if isinstance(size, int) and data.source != "hub" and size > (there := count(task)):
+        raise SpecError(
+            f"train_size is {size}, but '{task.name}' has {there} training examples; lower it, set it to all, or to "
+            f"{{at_most: {size}}}"
+        )
+
+
+def _memoised_identity(data_root: Path | None) -> _Identify:
+    seen: dict[tuple[str, _Languages | None], tuple[_Languages, DataIdentity]] = {}
+
+    def identify(text: str, asked: _Languages | None) -> tuple[_Languages, DataIdentity]:
+        if (text, asked) not in seen:
+            reference = parse_plugin(text)
+            task = catalog.get_task(reference.name, reference.parameters)
+            languages = asked or task.available_languages(data_root)
+            seen[text, asked] = languages, task.identity(languages, data_root)
+        return seen[text, asked]
+
+    return identify
+
+
+def _source(name: str) -> str:
+    """A source as a job names it: what may be a job stays as written until the database is asked."""
+    if _JOB_REFERENCE.fullmatch(name):
+        return name
+    folder = expanded(name)
+    if folder.is_dir():
+        return source_fingerprint(folder)
+    raise SpecError(
+        f"source '{name}' is neither a job (its id, or 12 or more characters of its job hash) nor a folder that is here"
+    )
+
+
+def _canonical_task(reference: PluginReference) -> PluginReference:
+    """The same task with its parameters as they are validated, those at their default left out; a file by its place."""
+    registered, task = catalog.get_task(reference.name), catalog.get_task(reference.name, reference.parameters)
+    given = task.model_dump(mode="json", include=set(reference.parameters))
+    default = registered.model_dump(mode="json", include=set(reference.parameters))
+    changed = {key: value for key, value in given.items() if value != default[key]}
+    name = str(expanded(reference.name).resolve()) if is_task_file(reference.name) else reference.name
+    return PluginReference(name=name, parameters=changed)
+
+
+def _job(
+    cell: Mapping[str, Any],
+    *,
+    sweep: SweepSpec,
+    identify: _Identify,
+    count: Callable[[Task], int],
+) -> JobSpec:
+    method_reference = parse_plugin(str(cell["method"]))
+    method = catalog.get_method(method_reference.name, method_reference.parameters)
+    method_parameters = method.model_dump(mode="json", exclude_defaults=True)
+    task_reference = _canonical_task(parse_plugin(str(cell["task"])))
+    settings = {key: value for key, value in cell.items() if key not in ("model", "task", "method", "seed")}
+    learning_rate = settings.get("learning_rate", "default")
+    source = "set in the sweep"
+    if learning_rate == "default":
+        learning_rate, source = method.learning_rate()
+    elif settings.get("tuning"):
+        raise SpecError("learning_rate and tuning contradict each other; leave one of them out")
+    if settings.get("tuning"):
+        source = "tuned"
+    training = {key: value for key, value in settings.items() if key in Training.model_fields}
+    task = catalog.get_task(task_reference.name, task_reference.parameters)
+    if task.max_length is not None:
+        training.setdefault("max_length", task.max_length)
+    measuring = {key: value for key, value in settings.items() if key in Measuring.model_fields}
+    if "test_languages" in measuring:
+        measuring["test_languages"] = _languages_of(task, measuring["test_languages"])
+    sources = tuple(_source(name) for name in method.source_names())
+    if sources:  # a folder is found again from wherever the worker runs
+        method_parameters["sources"] = [
+            str(expanded(name).resolve()) if source.startswith("folder:") else name
+            for name, source in zip(method.source_names(), sources, strict=True)
+        ]
+    try:
+        measured = Measuring.model_validate(measuring)
+        languages, data = identify(str(cell["task"]), measured.test_languages)
+        trained = Training.model_validate({**training, "learning_rate": learning_rate})
+        _check_train_size(trained.train_size, task, data, count)
+        return JobSpec(
+            model=resolve_model(str(cell["model"])),
+            task=task_reference,
+            data=data,
+            method=PluginReference(name=method_reference.name, parameters=method_parameters),
+            seed=cell["seed"],
+            training=trained,
+            learning_rate_source=source,
+            measuring=measured.model_copy(update={"test_languages": languages}),
+            time_limit_minutes=sweep.time_limit_minutes,
+            sources=sources,
+        )
+    except ValidationError as error:
+        raise SpecError(f"sweep '{sweep.name}': {first_problem(error)}") from error
