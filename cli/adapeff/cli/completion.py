@@ -22,7 +22,7 @@ def sweep_files(incomplete: str) -> list[str]:
 def sweep_names(incomplete: str) -> list[str]:
     """Names of sweeps that were submitted."""
     with suppress(Exception):
-        from adapeff.cli import context
+        from adapeff.cli import invocation as context
         from adapeff.service.store import sweeps
 
         with context.database() as database, database.session(read_only=True) as session:
@@ -33,7 +33,7 @@ def sweep_names(incomplete: str) -> list[str]:
 def job_ids(incomplete: str) -> list[str]:
     """Numbers of jobs, what runs and what failed first."""
     with suppress(Exception):
-        from adapeff.cli import context
+        from adapeff.cli import invocation as context
         from adapeff.service.store import jobs
 
         with context.database() as database, database.session(read_only=True) as session:

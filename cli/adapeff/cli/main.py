@@ -12,9 +12,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from adapeff.cli import context
+from adapeff.cli import invocation as context
 from adapeff.cli.commands import (
-    catalog,
     config,
     database,
     doctor,
@@ -25,6 +24,7 @@ from adapeff.cli.commands import (
     status,
     submit,
     sweeps,
+    tasks,
     worker,
 )
 from adapeff.service.errors import AdapeffError, ExitCode
@@ -84,7 +84,7 @@ app.command()(config.config)
 app.command()(doctor.doctor)
 app.add_typer(database.app, name="db")
 app.add_typer(sweeps.app)
-for noun in (catalog.methods_app, catalog.tasks_app, catalog.suites_app):
+for noun in (tasks.methods_app, tasks.tasks_app, tasks.suites_app):
     app.add_typer(noun)
 
 

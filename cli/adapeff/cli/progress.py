@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from rich.markup import escape
 
-from adapeff.cli import context
+from adapeff.cli import invocation as context
 from adapeff.service.errors import AdapeffError, ExitCode, JobsFailedError, UnreachableError
 from adapeff.service.specs.profile import PROFILE
 from adapeff.service.store import jobs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from adapeff.cli import context
+from adapeff.cli import invocation as context
 from adapeff.cli.options import Json
 
 

@@ -6,7 +6,7 @@ import json
 
 import typer
 
-from adapeff.cli import context
+from adapeff.cli import invocation as context
 from adapeff.cli.options import Json
 
 app = typer.Typer(name="db", help="The database's schema.", no_args_is_help=True)

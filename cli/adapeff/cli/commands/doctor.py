@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adapeff.cli import context
+from adapeff.cli import invocation as context
 from adapeff.cli.options import Json
 
 

@@ -6,7 +6,7 @@ import json
 
 import typer
 
-from adapeff.cli import context
+from adapeff.cli import invocation as context
 from adapeff.cli.options import Json
 
 app = typer.Typer(name="sweeps", help="What was submitted.", no_args_is_help=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from adapeff.cli import context
+from adapeff.cli import invocation as context
 from adapeff.cli.options import DataRoot
 
 Devices = Annotated[

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adapeff.cli import completion, context
+from adapeff.cli import completion
+from adapeff.cli import invocation as context
 from adapeff.cli.options import DataRoot, Json
 
 if TYPE_CHECKING:
