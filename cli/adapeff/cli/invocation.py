@@ -1,62 +1,75 @@
-"""What one invocation has: the flags given before the command, the settings they lead to, the database."""
+"""One invocation of the command line: its flags, the settings they lead to, the database."""
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
 
-from adapeff.cli.render.text import printable
+import typer
 
-if TYPE_CHECKING:
-    from adapeff.service.settings import LoadedSettings
-    from adapeff.service.store.database import Database
+from adapeff.service.settings import PREFIX, LoadedSettings, Settings, load_settings
+from adapeff.service.store.database import Database, open_database
 
-
-class Interrupted(BaseException):
-    """Ctrl-C; not KeyboardInterrupt, which Typer would turn into its own exit code."""
-
-
-_flags: dict[str, Any] = {}
+GLOBAL_FLAGS = ("database_url", "broker_url", "state_dir")
+"""The settings that are flags before the command; a command may have others of its own, such as data_root."""
 
 
-def set_flags(**flags: Any) -> None:
-    """Remember settings given as flags; later calls add to earlier ones."""
-    _flags.update({key: value for key, value in flags.items() if value is not None})
+@dataclass(frozen=True)
+class Invocation:
+    """What one command works with."""
 
+    flags: Mapping[str, Any]
+    """Settings given on the command line, by name; None: not given."""
 
-def settings() -> LoadedSettings:
-    """The settings of this invocation.
+    @classmethod
+    def of(cls, context: typer.Context, **flags: Any) -> Self:
+        """The invocation of a command, from the flags before it and its own."""
+        parameters = context.find_root().params
+        return cls({name: parameters.get(name) for name in GLOBAL_FLAGS} | flags)
 
-    Raises:
-        ConfigError: if they are malformed.
-    """
-    from adapeff.service.settings import load_settings
+    def with_flags(self, **flags: Any) -> Self:
+        """The same with further settings, as if they had been given on the command line."""
+        return type(self)({**self.flags, **flags})
 
-    return load_settings(_flags)
+    @cached_property
+    def loaded_settings(self) -> LoadedSettings:
+        """The settings and where each one comes from.
 
+        Raises:
+            ConfigError: if they are malformed.
+        """
+        return load_settings(self.flags)
 
-@contextmanager
-def database() -> Iterator[Database]:
-    """The database the settings name, closed afterwards."""
-    from adapeff.service.store.database import open_database
+    @property
+    def settings(self) -> Settings:
+        """The settings."""
+        return self.loaded_settings.values
 
-    opened = open_database(settings().values)
-    try:
-        yield opened
-    finally:
-        opened.close()
+    def check_settings(self) -> None:
+        """Read the settings now, so that what is wrong with them is reported before anything else.
 
+        Raises:
+            ConfigError: if they are malformed.
+        """
+        _ = self.loaded_settings
 
-def child_environment() -> dict[str, str]:
-    """The environment for a process that must see the same settings; flags travel in it, not in its arguments, since
-    those are visible to every user of the machine."""
-    return {**os.environ, **{f"ADAPEFF_{key.upper()}": str(value) for key, value in _flags.items()}}
+    @contextmanager
+    def database(self) -> Iterator[Database]:
+        """The database that the settings name, closed afterwards."""
+        opened = open_database(self.settings)
+        try:
+            yield opened
+        finally:
+            opened.close()
 
+    def child_environment(self) -> dict[str, str]:
+        """The environment for a process that must see the same settings.
 
-def note(text: str) -> None:
-    """Tell a person something that is no result."""
-    with suppress(OSError, ValueError):  # whoever closed stderr does not want to know
-        print(printable(text), file=sys.stderr)
+        Flags travel in it rather than in the process's arguments, which every user of the machine can read.
+        """
+        flags = {PREFIX + name.upper(): str(value) for name, value in self.flags.items() if value is not None}
+        return {**os.environ, **flags}
