@@ -1,4 +1,4 @@
-"""What a person gets wrong: one line that names the value, what was expected and what to do, and an exit code."""
+"""Wrong input gets one line that names the value, what was expected and what to do, and an exit code."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ NO_SERVER = "127.0.0.1:1"
 
 @dataclass(frozen=True)
 class Bad:
-    """A wrong input: what is typed (`{sweep}` is a good sweep file), and what must come back."""
+    """Wrong input: what is typed (`{sweep}` is a valid sweep file), and what must be reported."""
 
     name: str
     typed: str
     code: int
     says: str
     sweep: str | None = None
-    """Text that is put in the place of the good sweep's, or added to it where it starts with +."""
+    """Text that replaces that of the valid sweep, or is appended to it if it starts with +."""
     environment: dict[str, str] = field(default_factory=dict)
     prepare: Callable[[Path], object] | None = None
 
@@ -108,8 +108,8 @@ TABLE = [
         prepare=no_database),
     Bad("state folder that cannot be", "status", 1, "cannot make the folder", environment={"ADAPEFF_STATE_DIR": "/proc/adapeff"}),
     Bad("disk full", "export --all --format json --out /dev/full", 1, "No space left on device"),
-    Bad("disk full on stdout", "config --json > /dev/full", 1, "No space left on device"),
-    Bad("read-only place", "report --all --plot /proc/x.png", 1, "/proc/x.png); make room or choose another place", prepare=one_finished),
+    Bad("disk full on stdout", "config --json > /dev/full", 1, "No space left on device; free some space or choose another location"),
+    Bad("read-only place", "report --all --plot /proc/x.png", 1, "/proc/x.png); choose a location that exists and that you may write to", prepare=one_finished),
     Bad("no GPU", "run {sweep} -s device=cuda", 1, "this host has no GPU"),
     Bad("no such device", "worker --devices cpu:4096", 1, "this host has"),
     Bad("malformed device", "worker --devices gpu:0", 1, "'gpu:0' is no device; expected cuda:0,cuda:1 or cpu:0,cpu:1"),
@@ -130,24 +130,24 @@ TABLE = [
     Bad("truth for a number", "submit {sweep} -s steps=true", 1, "'steps' is True: input should be a valid integer"),
     Bad("number beyond reason", "submit {sweep} -s batch_size=10000000000000000000000", 1, "'batch_size' is 10000000000000000000000"),
     Bad("longer than the model", "run {sweep} --methods head -s max_length=100", 4, "max_length is 100, but model"),
-    Bad("a sweep and all", "report small --all", 1, "a sweep and --all contradict each other"),
-    Bad("two formats", "report --json --format csv", 1, "--json and --format csv contradict each other"),
+    Bad("a sweep and all", "report small --all", 1, "a sweep and --all cannot be combined; omit one of them"),
+    Bad("two formats", "report --json --format csv", 1, "--json and --format csv cannot be combined; omit one of them"),
     Bad("value that is no date", SUBMIT, 1, "holds a value that cannot be read", sweep="+description: 2024-99-99\n"),
     Bad("settings that are a list", "submit {sweep} -s epochs=1", 1, "expected a mapping",
         sweep="models: [a/b]\ntasks: [sst2]\nmethods: [full]\nsettings: [1]\n"),
     Bad("the same batch twice", "submit {sweep} -s latency_batches=[1,1]", 1, "the same value stands twice"),
     Bad("sweep by a strange digit", "status ²", 1, "there is no sweep '²'"),
-    Bad("devices that fit no job", "run {sweep} --devices cuda:0", 1, "cannot run jobs whose setting is device: cpu"),
+    Bad("devices that fit no job", "run {sweep} --devices cuda:0", 1, "cannot run jobs with the setting device: cpu"),
     Bad("more threads than cores", "run {sweep} --methods head -s cpu_threads=9", 4, "start the worker with ADAPEFF_CORES_PER_SLOT=9"),
     Bad("unknown job", "show 99", 1, "there is no job 99; `adapeff status` lists them"),
     Bad("unknown sweep", "report nosuch", 1, "there is no sweep 'nosuch'; known: none yet"),
     Bad("unknown state", "status --state done", 1, "unknown state 'done'"),
-    Bad("watch as JSON", "status --watch --json", 1, "leave one of them out"),
+    Bad("watch as JSON", "status --watch --json", 1, "omit one of them"),
     Bad("log of a job that has not run", "logs 1", 1, "job 1 has not run yet (it is queued)", prepare=one_queued),
     Bad("retry of a queued job", "retry 1", 1, "job 1 is queued; only a failed or cancelled one can be retried", prepare=one_queued),
-    Bad("cancel without a job", "cancel", 1, "name the jobs to cancel, or a sweep with --sweep"),
-    Bad("parquet to the terminal", "export --all --format parquet", 1, "name a file with --out"),
-    Bad("picture of an unknown kind", "report --all --plot x.doc", 1, "expected an ending .png, .svg or .pdf", prepare=one_finished),
+    Bad("cancel without a job", "cancel", 1, "no job to cancel is given; name job ids, or a sweep with --sweep"),
+    Bad("parquet to the terminal", "export --all --format parquet", 1, "parquet is a binary format and needs a file; add --out FILE.parquet"),
+    Bad("picture of an unknown kind", "report --all --plot x.doc", 1, "--plot is 'x.doc'; expected a file name ending in .png, .svg or .pdf", prepare=one_finished),
     Bad("picture of nothing", "report --all --plot x.png", 1, "there is nothing to draw yet"),
     Bad("unknown command", "sumbit", 2, "No such command 'sumbit'"),
     Bad("unknown option", "status --wach", 2, "No such option"),
@@ -182,7 +182,7 @@ def test_bad_input_gets_one_line_and_an_exit_code(bad: Bad, sweep: Path, tmp_pat
     assert "hush" not in done.stderr
     assert bad.says in " ".join(done.stderr.split())
     if bad.code == 1:
-        notes = ("sweep ", "0 measurements", "no job has finished")
+        notes = ("sweep ", "exported 0 measurements", "no job has finished")
         complaint = [line for line in done.stderr.splitlines() if not line.startswith(notes)]
         assert len(complaint) == 1
 

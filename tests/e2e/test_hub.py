@@ -91,7 +91,7 @@ def test_hub_model_is_run_stored_by_commit_and_run_again_when_the_branch_moved(
     assert first.returncode == 0, first.stderr
     assert show(adapeff, 1)["runs"][0]["resolved"]["model_revision"] == "a" * 40
 
-    assert "1 known already" in adapeff(*typed).stderr
+    assert "1 already submitted" in adapeff(*typed).stderr
     hub.commit = "b" * 40
     assert "1 new" in adapeff(*typed).stderr
     again = adapeff("submit", sweep, "--models", "org/tiny", "--methods", "head", "--json")

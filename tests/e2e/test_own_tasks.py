@@ -285,7 +285,7 @@ def test_same_data_elsewhere_are_the_same_job(adapeff: Adapeff, swept: Path, tmp
     other = adapeff("submit", swept, "--tasks", "./merged")
 
     assert "1 jobs (1 new)" in first.stdout
-    assert "1 jobs (1 known already)" in again.stdout
+    assert "1 jobs (1 already submitted)" in again.stdout
     assert "1 jobs (1 new)" in other.stdout
 
 

@@ -47,7 +47,7 @@ def test_profile_is_measured_once_and_shown_again(adapeff: Adapeff, model: Path)
     assert ("training", "full", "step ratio") not in found
 
     again = adapeff(*command, "--json")
-    assert "known already" in again.stderr
+    assert "already submitted" in again.stderr
     assert again.stdout == first.stdout
     report = adapeff("report", "profile")
     assert report.returncode == 0, report.stderr

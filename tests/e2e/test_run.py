@@ -45,7 +45,7 @@ def test_run_trains_measures_and_reports_and_the_second_time_reuses(
 
     again = adapeff("run", sweep, "--json")
     assert again.returncode == 0
-    assert "2 known already" in again.stderr
+    assert "2 already submitted" in again.stderr
     assert again.stdout == first.stdout
     assert [job["runs"] for job in status(adapeff)["jobs"]] == [1, 1]
 

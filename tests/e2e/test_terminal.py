@@ -1,4 +1,4 @@
-"""The command where streams, folders and homes are not what one expects."""
+"""The command line with unusual streams, folders and homes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_streams_that_are_closed_or_narrow_give_no_traceback(line: str) -> None:
     assert done.returncode == 0
 
 
-def test_completion_offers_what_there_is(adapeff: Adapeff, sweep: Path) -> None:
+def test_completion_offers_sweeps_jobs_and_plug_ins(adapeff: Adapeff, sweep: Path, tmp_path: Path) -> None:
     assert adapeff("submit", sweep).returncode == 0
 
     def offered(typed: str) -> list[str]:
@@ -58,6 +58,22 @@ def test_completion_offers_what_there_is(adapeff: Adapeff, sweep: Path) -> None:
     assert offered("show") == ["2", "1"] or offered("show") == ["1", "2"]
     assert "houlsby" in offered("methods show")
     assert "xnli" in offered("tasks show")
+    assert offered(f"--state-dir {tmp_path / 'elsewhere'} status") == []
+
+
+def test_completion_offers_commands_and_their_flags() -> None:
+    def offered(word: str, typed: str) -> list[str]:
+        done = shell(
+            "adapeff ",
+            _ADAPEFF_COMPLETE="complete_bash",
+            COMP_WORDS=f"adapeff {typed}",
+            COMP_CWORD=str(len(typed.split())),
+        )
+        return [line for line in done.stdout.split() if line.startswith(word)]
+
+    assert offered("re", "re") == ["retry", "report"]
+    assert offered("--w", "submit --w") == ["--wait"]
+    assert offered("v", "tasks v") == ["validate", "verify"]
 
 
 def test_folder_with_a_ready_made_sweeps_name_hides_nothing(adapeff: Adapeff) -> None:
@@ -82,20 +98,23 @@ def test_sweeps_are_listed_with_all_their_submissions(adapeff: Adapeff, sweep: P
     ("typed", "said"),
     [
         ("submit {sweep} --seeds 0,x", "'seeds=0,x': 'seeds.1' is 'x': input should be a valid integer"),
-        ("export --all -o x.xlsx", "--out is 'x.xlsx', expected a name in .csv, .json, .parquet; or say --format"),
+        (
+            "export --all -o x.xlsx",
+            "--out is 'x.xlsx'; expected a suffix of .csv, .json, .parquet, or the format as --format",
+        ),
         ("export --all --format csv -o x.parquet", "--out is 'x.parquet', but --format is csv"),
-        ("report --all --plot nowhere/x.png", "the folder nowhere of --plot does not exist"),
-        ("run {sweep} --plot x.xyz", "'x.xyz' names no picture; expected an ending .png, .svg or .pdf"),
+        ("report --all --plot nowhere/x.png", "--plot is 'nowhere/x.png', but the folder nowhere does not exist"),
+        ("run {sweep} --plot x.xyz", "--plot is 'x.xyz'; expected a file name ending in .png, .svg or .pdf"),
     ],
 )
-def test_wrong_words_are_named_before_any_work(adapeff: Adapeff, sweep: Path, typed: str, said: str) -> None:
+def test_wrong_options_are_reported_before_any_work(adapeff: Adapeff, sweep: Path, typed: str, said: str) -> None:
     done = adapeff(*typed.format(sweep=sweep).split())
 
     assert done.returncode == 1
     assert said in " ".join(done.stderr.split())
 
 
-def test_what_is_made_is_its_owners_alone_whatever_the_umask(sweep: Path, tmp_path: Path) -> None:
+def test_new_files_are_private_whatever_the_umask(sweep: Path, tmp_path: Path) -> None:
     done = shell(f"umask 000; adapeff submit {sweep}", ADAPEFF_STATE_DIR=str(tmp_path / "new" / "state"))
 
     assert done.returncode == 0, done.stderr
@@ -105,7 +124,7 @@ def test_what_is_made_is_its_owners_alone_whatever_the_umask(sweep: Path, tmp_pa
     assert [str(place) for place in made if stat.S_IMODE(place.stat().st_mode) & 0o077] == []
 
 
-def test_upgrading_twice_says_that_nothing_was_to_do(adapeff: Adapeff, tmp_path: Path) -> None:
+def test_second_upgrade_says_that_there_is_nothing_to_do(adapeff: Adapeff, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'own.db'}"
     adapeff("db", "upgrade", ADAPEFF_DATABASE_URL=url)
 

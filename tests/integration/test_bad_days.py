@@ -348,28 +348,28 @@ def test_signals_that_the_parent_ignored_stay_ignored(tmp_path: Path) -> None:
 
 def test_host_leaves_a_job_it_cannot_run_for_longer_each_time() -> None:
     moment = 0.0
-    troubles = HostFaults(now=lambda: moment)
+    faults = HostFaults(now=lambda: moment)
 
     for rest in (*EXCLUDED_SECONDS, EXCLUDED_SECONDS[-1]):
-        troubles.note(7, "cpu:0", "disk full")
+        faults.record(7, "cpu:0", "disk full")
         moment += rest - 1
-        assert troubles.excludes(7) and not troubles.excludes(8)
+        assert faults.excludes(7) and not faults.excludes(8)
         moment += 1
-        assert not troubles.excludes(7)
-    assert troubles.excluded == {7: "disk full"}
+        assert not faults.excludes(7)
+    assert faults.excluded == {7: "disk full"}
 
 
 def test_slot_that_fails_several_in_a_row_rests_until_one_runs() -> None:
-    troubles = HostFaults()
+    faults = HostFaults()
     pauses = []
     for job_id in range(IN_A_ROW + len(PAUSES)):
-        troubles.note(job_id, "cpu:0", "no folder")
-        pauses.append(troubles.pause_of("cpu:0"))
+        faults.record(job_id, "cpu:0", "no folder")
+        pauses.append(faults.pause_of("cpu:0"))
 
     assert pauses == [0.0] * (IN_A_ROW - 1) + [*PAUSES, PAUSES[-1]]
-    assert troubles.pause_of("cpu:1") == 0
-    troubles.went_well("cpu:0")
-    assert troubles.pause_of("cpu:0") == 0
+    assert faults.pause_of("cpu:1") == 0
+    faults.clear("cpu:0")
+    assert faults.pause_of("cpu:0") == 0
 
 
 def test_weights_of_a_source_that_are_not_what_its_run_stored_are_refused(tmp_path: Path) -> None:

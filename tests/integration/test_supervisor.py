@@ -1,4 +1,4 @@
-"""One runner under supervision: how it ends is told apart, and nothing of it is left behind."""
+"""One runner under supervision: its outcomes are told apart, and no process of it is left behind."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from tests.conftest import eventually
 
 SLOT = Slot("cpu", 0)
 LOCKS = Path("locks")  # in the test's own folder, where each test works
-SAY = (
+PRELUDE = (
     "EVENTS={events!r}\nimport json,sys,os,time,signal\ne=lambda **k: (open(EVENTS,'a').write(json.dumps(k)+chr(10)))\n"
 )
 
 
-class Line:
-    """A contact that answers as it is told to."""
+class FakeContact:
+    """A contact with fixed answers."""
 
     def __init__(self, *, cancel: bool = False, lost: bool = False, hand_back: bool = False) -> None:
         self.cancel, self.lost = cancel, lost
         self.handing_back = threading.Event()
         if hand_back:
             self.handing_back.set()
-        self.heard: list[tuple[str, Mapping[str, Any]]] = []
+        self.heartbeats: list[tuple[str, Mapping[str, Any]]] = []
 
     def heartbeat(self, stage: str, progress: Mapping[str, Any]) -> bool:
-        self.heard.append((stage, progress))
+        self.heartbeats.append((stage, progress))
         if self.lost:
             raise LeaseLostError("no longer counts")
         return self.cancel
@@ -50,19 +50,19 @@ class Line:
 
 def script(folder: Path, body: str) -> list[str]:
     """A command that runs a few lines of Python; `e(...)` writes an event."""
-    return [sys.executable, "-c", SAY.format(events=str(folder / "events.jsonl")) + body]
+    return [sys.executable, "-c", PRELUDE.format(events=str(folder / "events.jsonl")) + body]
 
 
 FOREVER = "e(event='stage', stage='train')\nwhile True: time.sleep(1)\n"
 SUCCEEDED = "e(event='end', outcome='succeeded', message='')\n"
 
 
-def test_run_that_succeeds_gives_its_findings(tmp_path: Path) -> None:
+def test_run_that_succeeds_returns_its_results(tmp_path: Path) -> None:
     body = "e(event='measurement', name='accuracy', value=0.5, unit='1')\nprint('said')\n" + SUCCEEDED
 
-    ending, run_results = supervise(script(tmp_path, body), tmp_path, SLOT, Line())
+    result, run_results = supervise(script(tmp_path, body), tmp_path, SLOT, FakeContact())
 
-    assert (ending.outcome, ending.exit_code) == ("succeeded", 0)
+    assert (result.outcome, result.exit_code) == ("succeeded", 0)
     assert run_results.measurements == [Measured(Key("accuracy"), 0.5, "1")]
     assert (tmp_path / "run.log").read_text() == "said\n"
 
@@ -74,54 +74,62 @@ def test_run_that_succeeds_gives_its_findings(tmp_path: Path) -> None:
         ("e(event='end', outcome='oom', message='out of memory')\nsys.exit(1)\n", "oom", "out of memory"),
         ("os.kill(os.getpid(), signal.SIGSEGV)\n", "killed", "killed by SIGSEGV"),
         ("os.kill(os.getpid(), signal.SIGKILL)\n", "killed", "killed by SIGKILL"),
-        ("raise SystemExit('what happened')\n", "error", "exit code 1; its last words: what happened"),
-        ("sys.exit(0)\n", "error", "exit code 0"),
+        ("raise SystemExit('what happened')\n", "error", "exited with code 1; last log line: what happened"),
+        ("sys.exit(0)\n", "error", "exited with code 0"),
         ("e(event='end', outcome='error', message='disk full', not_here=True)\nsys.exit(1)\n", "error", "disk full"),
         ("os.kill(os.getpid(), signal.SIGTERM)\n", "killed", "killed by SIGTERM"),
-        (SUCCEEDED + "sys.exit(3)\n", "error", "exit code 3"),
+        (SUCCEEDED + "sys.exit(3)\n", "error", "exited with code 3"),
     ],
     ids=[
         *("error", "oom", "segfault", "kill", "exception", "silent", "not here", "terminated"),
         "died at the end",
     ],
 )
-def test_endings_are_told_apart(tmp_path: Path, body: str, outcome: str, message: str) -> None:
-    ending, _ = supervise(script(tmp_path, body), tmp_path, SLOT, Line())
+def test_outcomes_are_told_apart(tmp_path: Path, body: str, outcome: str, message: str) -> None:
+    result, _ = supervise(script(tmp_path, body), tmp_path, SLOT, FakeContact())
 
-    assert ending.outcome == outcome
-    assert message in ending.message
+    assert result.outcome == outcome
+    assert message in result.message
 
 
 @pytest.mark.parametrize(
-    ("line", "limit", "outcome"),
-    [(Line(cancel=True), None, "cancelled"), (Line(hand_back=True), None, "released"), (Line(), 0.5, "timeout")],
+    ("contact", "limit", "outcome"),
+    [
+        (FakeContact(cancel=True), None, "cancelled"),
+        (FakeContact(hand_back=True), None, "released"),
+        (FakeContact(), 0.5, "timeout"),
+    ],
     ids=["cancelled", "released", "timeout"],
 )
-def test_run_that_is_stopped_leaves_no_process(tmp_path: Path, line: Line, limit: float | None, outcome: str) -> None:
+def test_run_that_is_stopped_leaves_no_process(
+    tmp_path: Path, contact: FakeContact, limit: float | None, outcome: str
+) -> None:
     child = "import subprocess; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)', 'mark-%s'])\n"
     body = child % tmp_path.name + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + FOREVER
 
-    ending, _ = supervise(script(tmp_path, body), tmp_path, SLOT, line, time_limit_seconds=limit)
+    result, _ = supervise(script(tmp_path, body), tmp_path, SLOT, contact, time_limit_seconds=limit)
 
-    assert ending.outcome == outcome
+    assert result.outcome == outcome
     assert not marked(f"mark-{tmp_path.name}")
 
 
 def test_run_that_lost_its_lease_is_ended(tmp_path: Path) -> None:
     with pytest.raises(LeaseLostError):
-        supervise(script(tmp_path, f"'mark-{tmp_path.name}'\n" + FOREVER), tmp_path, SLOT, Line(lost=True))
+        supervise(script(tmp_path, f"'mark-{tmp_path.name}'\n" + FOREVER), tmp_path, SLOT, FakeContact(lost=True))
 
     assert not marked(f"mark-{tmp_path.name}")
 
 
-def test_progress_is_told(tmp_path: Path) -> None:
-    line = Line()
+def test_progress_is_reported(tmp_path: Path) -> None:
+    contact = FakeContact()
     body = "e(event='stage', stage='train')\ne(event='progress', step=3, steps=9, loss=0.5, eta_s=1)\n" + FOREVER
-    thread = threading.Thread(target=supervise, args=(script(tmp_path, body), tmp_path, SLOT, line))
+    thread = threading.Thread(target=supervise, args=(script(tmp_path, body), tmp_path, SLOT, contact))
 
     thread.start()
-    eventually(lambda: ("train", {"step": 3, "steps": 9, "loss": 0.5, "eta_s": 1}) in line.heard, "the progress")
-    line.handing_back.set()
+    eventually(
+        lambda: ("train", {"step": 3, "steps": 9, "loss": 0.5, "eta_s": 1}) in contact.heartbeats, "the progress"
+    )
+    contact.handing_back.set()
     thread.join()
 
     assert not marked(str(tmp_path))
@@ -134,9 +142,9 @@ def test_half_written_event_is_left_for_later(tmp_path: Path) -> None:
         'f.write(\'urement", "name": "x", "value": 1, "unit": "1"}\\n\'); f.flush()\n' + SUCCEEDED
     )
 
-    ending, run_results = supervise(script(tmp_path, body), tmp_path, SLOT, Line())
+    result, run_results = supervise(script(tmp_path, body), tmp_path, SLOT, FakeContact())
 
-    assert (ending.outcome, len(run_results.measurements)) == ("succeeded", 1)
+    assert (result.outcome, len(run_results.measurements)) == ("succeeded", 1)
 
 
 def test_runner_does_not_outlive_a_killed_worker(tmp_path: Path) -> None:
@@ -161,19 +169,19 @@ def test_runner_sees_no_address_of_database_or_broker(tmp_path: Path, monkeypatc
     for name in ("ADAPEFF_DATABASE_URL", "ADAPEFF_BROKER_URL", "DATABASE_URL", "REDIS_URL"):
         monkeypatch.setenv(name, "redis://:hush@h/0")
 
-    supervise(script(tmp_path, "print(dict(os.environ))\n" + SUCCEEDED), tmp_path, SLOT, Line())
+    supervise(script(tmp_path, "print(dict(os.environ))\n" + SUCCEEDED), tmp_path, SLOT, FakeContact())
 
     assert "hush" not in (tmp_path / "run.log").read_text()
 
 
-def test_lines_that_are_no_events_are_skipped_and_counted(tmp_path: Path) -> None:
+def test_lines_that_are_not_events_are_skipped_and_counted(tmp_path: Path) -> None:
     garbage = ["no JSON", "[1]", "{}", '{"event": "measurement", "name": "x"}', '{"event": "end", "outcome": "well"}']
     body = f"for line in {garbage!r}: open(EVENTS, 'a').write(line + chr(10))\nopen(EVENTS, 'ab').write(b'\\xff\\n')\n"
     body += "e(event='measurement', name='accuracy', value=0.5, unit='1')\n" + SUCCEEDED
 
-    ending, run_results = supervise(script(tmp_path, body), tmp_path, SLOT, Line())
+    result, run_results = supervise(script(tmp_path, body), tmp_path, SLOT, FakeContact())
 
-    assert (ending.outcome, ending.message) == ("succeeded", "5 lines of events.jsonl could not be read")
+    assert (result.outcome, result.message) == ("succeeded", "5 lines of events.jsonl could not be read")
     assert run_results.measurements == [Measured(Key("accuracy"), 0.5, "1")]
 
 
@@ -187,27 +195,27 @@ def test_lines_that_are_no_events_are_skipped_and_counted(tmp_path: Path) -> Non
         {"event": "environment", "values": [1]},
     ],
 )
-def test_events_of_another_form_are_skipped(tmp_path: Path, event: dict[str, Any]) -> None:
-    ending, run_results = supervise(script(tmp_path, f"e(**{event!r})\n" + SUCCEEDED), tmp_path, SLOT, Line())
+def test_malformed_events_are_skipped(tmp_path: Path, event: dict[str, Any]) -> None:
+    result, run_results = supervise(script(tmp_path, f"e(**{event!r})\n" + SUCCEEDED), tmp_path, SLOT, FakeContact())
 
-    assert (ending.outcome, ending.message) == ("succeeded", "1 line of events.jsonl could not be read")
+    assert (result.outcome, result.message) == ("succeeded", "1 line of events.jsonl could not be read")
     assert not run_results.measurements and not run_results.artifacts and not run_results.curves
 
 
-def test_run_that_cannot_write_its_end_is_its_hosts_matter(tmp_path: Path) -> None:
+def test_run_that_cannot_write_its_final_event_is_its_hosts_failure(tmp_path: Path) -> None:
     body = "print('OSError: [Errno 28] No space left on device')\nsys.exit(74)\n"
 
-    ending, _ = supervise(script(tmp_path, body), tmp_path, SLOT, Line())
+    result, _ = supervise(script(tmp_path, body), tmp_path, SLOT, FakeContact())
 
-    assert ending.not_here
-    assert "takes no more; its last words: OSError: [Errno 28] No space left on device" in ending.message
+    assert result.not_here
+    assert result.message == f"cannot write to {tmp_path}; last log line: OSError: [Errno 28] No space left on device"
 
 
 def test_events_removed_under_a_run_are_named(tmp_path: Path) -> None:
     """Also where the runner goes on writing to the file that has no name any more."""
     read = tmp_path / "read"
 
-    class Reader(Line):
+    class Reader(FakeContact):
         def heartbeat(self, stage: str, progress: Mapping[str, Any]) -> bool:
             if stage == "train":
                 read.touch()
@@ -217,9 +225,9 @@ def test_events_removed_under_a_run_are_named(tmp_path: Path) -> None:
     body += f"while not os.path.exists({str(read)!r}): time.sleep(0.01)\n"
     body += "os.remove(EVENTS)\nsys.exit(0)\n"
 
-    ending, _ = supervise(script(tmp_path, body), tmp_path, SLOT, Reader())
+    result, _ = supervise(script(tmp_path, body), tmp_path, SLOT, Reader())
 
-    assert (ending.outcome, ending.message.partition(" vanished")[0]) == ("lost", "events.jsonl")
+    assert (result.outcome, result.message.partition(" vanished")[0]) == ("lost", "events.jsonl")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -227,13 +235,13 @@ def test_signal_to_all_of_a_service_hands_back_though_the_runner_got_it_first(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     """As systemd stops a service: each process gets the signal, the runner's may come first."""
-    line = Line()
+    contact = FakeContact()
     ended = f"signal.signal({int(number)}, signal.SIG_DFL)\nos.kill(os.getpid(), {int(number)})\n"
-    threading.Timer(1.0, line.handing_back.set).start()
+    threading.Timer(1.0, contact.handing_back.set).start()
 
-    ending, _ = supervise(script(tmp_path, ended), tmp_path, SLOT, line)
+    result, _ = supervise(script(tmp_path, ended), tmp_path, SLOT, contact)
 
-    assert ending.outcome == "released"
+    assert result.outcome == "released"
 
 
 def test_runner_gets_what_it_needs_of_the_environment_and_what_is_named() -> None:
@@ -245,7 +253,7 @@ def test_runner_gets_what_it_needs_of_the_environment_and_what_is_named() -> Non
 
 def test_finished_run_is_read_back_from_its_folder(tmp_path: Path) -> None:
     assert read_finished(tmp_path) is None
-    supervise(script(tmp_path, FOREVER.splitlines()[0] + "\n" + SUCCEEDED), tmp_path, SLOT, Line())
+    supervise(script(tmp_path, FOREVER.splitlines()[0] + "\n" + SUCCEEDED), tmp_path, SLOT, FakeContact())
 
     found = read_finished(tmp_path)
 
@@ -334,7 +342,7 @@ def test_device_that_is_not_there_is_named(devices: str, message: str) -> None:
 
 
 def marked(mark: str) -> list[int]:
-    """The living processes with a mark in their command line."""
+    """The living processes with a mark in their command contact."""
     processes = psutil.process_iter(["cmdline", "status"])
     alive = [process for process in processes if process.info["status"] != psutil.STATUS_ZOMBIE]
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -15,12 +16,15 @@ import pytest
 import typer
 import yaml
 
+from adapeff.cli.lazy import CommandEntry
+from adapeff.cli.main import COMMANDS as TABLE
 from adapeff.cli.main import app
 from adapeff.service.plugins import catalog
 from adapeff.service.settings import PREFIX, Settings
 from adapeff.service.specs.sweep_file import ready_made_sweeps
 from tests.conftest import ROOT, adapeff_program
 
+HEAVY = {"torch", "transformers", "peft", "datasets", "matplotlib", "numpy"}
 COMMANDS = {
     "sweeps ls": {"--json"},
     "tasks init": {"--json"},
@@ -38,18 +42,16 @@ COMMANDS = {
         "--json",
     },
     "submit": {
-        *{
-            "--set",
-            "--models",
-            "--tasks",
-            "--methods",
-            "--seeds",
-            "--data-root",
-            "--dry-run",
-            "--force",
-            "--wait",
-            "--json",
-        }
+        "--set",
+        "--models",
+        "--tasks",
+        "--methods",
+        "--seeds",
+        "--data-root",
+        "--dry-run",
+        "--force",
+        "--wait",
+        "--json",
     },
     "profile": {
         *{"--model", "--method", "--reference", "--batch", "--length", "--set", "--devices", "--queue", "--force"},
@@ -81,6 +83,8 @@ def commands() -> dict[str, Any]:
 
     def walk(group: Any, prefix: str) -> None:
         for name, command in group.commands.items():
+            if isinstance(command, CommandEntry):
+                command = command.load()
             if hasattr(command, "commands"):
                 walk(command, f"{prefix}{name} ")
             else:
@@ -101,6 +105,15 @@ def test_commands_and_options_grow_by_decision() -> None:
     assert found == COMMANDS
 
 
+@pytest.mark.parametrize("name", TABLE)
+def test_overview_shows_the_help_of_the_command_itself(name: str) -> None:
+    group: Any = typer.main.get_command(app)
+    entry = group.commands[name]
+
+    assert entry.name == name
+    assert entry.help == entry.load().help
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_has_help_with_an_example_and_stands_in_the_readme_or_docs(name: str) -> None:
     help_text = commands()[name].help
@@ -117,23 +130,60 @@ def test_no_part_hides_the_others() -> None:
         assert (ROOT / part / "adapeff" / part / "py.typed").exists()
 
 
-@pytest.mark.parametrize("command", ["--help", "submit small.yaml", "status", "methods ls"])
-def test_command_line_imports_no_torch(command: str, tmp_path: Path) -> None:
-    (tmp_path / "small.yaml").write_text("models: [a/b]\ntasks: [sst2]\nmethods: [full, lora, houlsby]\n")
+def loaded_modules(*typed: str) -> set[str]:
+    """The modules that one invocation of the command line imports, with those that start it in Python itself."""
     code = (
         "import sys, json\nfrom adapeff.cli.main import main\n"
-        f"sys.argv = ['adapeff', *{command.split()!r}]\n"
+        f"sys.argv = ['adapeff', *{list(typed)!r}]\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
         "finally:\n    print(json.dumps(sorted(sys.modules)), file=sys.stderr)\n"
     )
-
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stderr.splitlines()[-1]))
 
-    loaded = set(json.loads(done.stderr.splitlines()[-1]))
-    heavy = {"torch", "transformers", "peft", "datasets", "matplotlib", "numpy"}
-    if command == "--help":
-        heavy |= {"sqlalchemy", "celery", "pydantic_settings", "alembic"}
-    assert not loaded & heavy
+
+@pytest.mark.parametrize("command", ["submit small.yaml", "status", "methods ls", "report --help", "run --help"])
+def test_command_line_imports_no_torch(command: str, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text("models: [a/b]\ntasks: [sst2]\nmethods: [full, lora, houlsby]\n")
+
+    assert not loaded_modules(*command.split()) & HEAVY
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_overview_loads_no_command_and_no_library_but_that_of_the_command_line(option: str) -> None:
+    loaded = loaded_modules(option)
+
+    assert not loaded & (HEAVY | {"sqlalchemy", "celery", "kombu", "pydantic", "pydantic_settings", "alembic", "yaml"})
+    assert {name for name in loaded if name.startswith("adapeff.")} == {
+        *("adapeff.cli", "adapeff.cli.main", "adapeff.cli.lazy", "adapeff.cli.messages"),
+        *("adapeff.cli.render", "adapeff.cli.render.text", "adapeff.service", "adapeff.service.errors"),
+        *(("adapeff.cli.commands",) if option == "--help" else ()),
+    }
+
+
+def test_command_loads_no_other_command() -> None:
+    commands = {name for name in loaded_modules("config") if name.startswith("adapeff.cli.commands.")}
+
+    assert commands == {"adapeff.cli.commands.config"}
+
+
+def test_modules_of_the_command_line_import_at_the_top() -> None:
+    """But for what is optional or draws."""
+    inside = [
+        f"{path.name}: {ast.unparse(node)}"
+        for path in sorted((ROOT / "cli").rglob("*.py"))
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+
+    assert sorted(inside) == [
+        "export.py: from pyarrow import parquet",
+        "export.py: import pyarrow",
+        "plots.py: from matplotlib import pyplot",
+        "plots.py: import matplotlib",
+    ]
 
 
 @pytest.fixture(scope="module")

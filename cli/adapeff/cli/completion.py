@@ -1,69 +1,72 @@
-"""What the shell offers when Tab is pressed; it must be quick and never say anything."""
+"""What the shell offers when Tab is pressed; it must be quick and must never print an error."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
 
+import typer
+
+from adapeff.cli.invocation import Invocation
+from adapeff.service.plugins import catalog
+from adapeff.service.specs.sweep_file import ready_made_sweeps
+from adapeff.service.store import jobs, sweeps
+
 MAX = 200
-
-
-def _beginning(known: Iterable[str], incomplete: str) -> list[str]:
-    return [name for name in known if name.startswith(incomplete)][:MAX]
 
 
 def sweep_files(incomplete: str) -> list[str]:
     """Ready-made sweeps; the shell adds files by itself."""
-    from adapeff.service.specs.sweep_file import ready_made_sweeps
-
-    return _beginning(ready_made_sweeps(), incomplete)
+    return _matching(ready_made_sweeps(), incomplete)
 
 
-def sweep_names(incomplete: str) -> list[str]:
-    """Names of sweeps that were submitted."""
-    with suppress(Exception):
-        from adapeff.cli import context
-        from adapeff.service.store import sweeps
-
-        with context.database() as database, database.session(read_only=True) as session:
-            return _beginning([record.name for record in reversed(sweeps.list_sweeps(session))], incomplete)
+def sweep_names(context: typer.Context, incomplete: str) -> list[str]:
+    """Names of submitted sweeps, the newest first."""
+    with (
+        suppress(Exception),
+        Invocation.of(context).database() as database,
+        database.session(read_only=True) as session,
+    ):
+        return _matching([record.name for record in reversed(sweeps.list_sweeps(session))], incomplete)
     return []
 
 
-def job_ids(incomplete: str) -> list[str]:
-    """Numbers of jobs, what runs and what failed first."""
-    with suppress(Exception):
-        from adapeff.cli import context
-        from adapeff.service.store import jobs
-
-        with context.database() as database, database.session(read_only=True) as session:
-            return _beginning([str(job.id) for job in jobs.list_jobs(session, limit=MAX)], incomplete)
+def job_ids(context: typer.Context, incomplete: str) -> list[str]:
+    """Ids of jobs, running and failed ones first."""
+    with (
+        suppress(Exception),
+        Invocation.of(context).database() as database,
+        database.session(read_only=True) as session,
+    ):
+        return _matching([str(job.id) for job in jobs.list_jobs(session, limit=MAX)], incomplete)
     return []
 
 
 def method_names(incomplete: str) -> list[str]:
-    """Methods, the last of a list."""
-    from adapeff.service.plugins import catalog
-
-    return _last_of_list(catalog.methods(), incomplete)
+    """Methods, for the last item of a comma-separated list."""
+    with suppress(Exception):
+        return _last_item(catalog.methods(), incomplete)
+    return []
 
 
 def task_names(incomplete: str) -> list[str]:
-    """Tasks, the last of a list."""
-    from adapeff.service.plugins import catalog
-
-    return _last_of_list(catalog.tasks(), incomplete)
+    """Tasks, for the last item of a comma-separated list."""
+    with suppress(Exception):
+        return _last_item(catalog.tasks(), incomplete)
+    return []
 
 
 def suite_names(incomplete: str) -> list[str]:
     """Suites."""
-    from adapeff.service.plugins import catalog
-
-    return _beginning(catalog.suites(), incomplete)
-
-
-def _last_of_list(known: Iterable[str], incomplete: str) -> list[str]:
-    before, comma, last = incomplete.rpartition(",")
     with suppress(Exception):
-        return [f"{before}{comma}{name}" for name in _beginning(sorted(known), last)]
+        return _matching(catalog.suites(), incomplete)
     return []
+
+
+def _last_item(known: Iterable[str], incomplete: str) -> list[str]:
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in _matching(sorted(known), last)]
+
+
+def _matching(known: Iterable[str], incomplete: str) -> list[str]:
+    return [name for name in known if name.startswith(incomplete)][:MAX]

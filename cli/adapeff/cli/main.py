@@ -1,4 +1,4 @@
-"""The command `adapeff`: its commands, and the one place where errors become a line and an exit code."""
+"""The command `adapeff`: the table of its commands, and the one place where errors become a line and an exit code."""
 
 from __future__ import annotations
 
@@ -7,37 +7,56 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from adapeff.cli import context
-from adapeff.cli.commands import (
-    catalog,
-    config,
-    database,
-    doctor,
-    jobs,
-    profile,
-    report,
-    run,
-    status,
-    submit,
-    sweeps,
-    worker,
-)
+from adapeff.cli.lazy import LazyGroup
+from adapeff.cli.messages import Interrupted, note
 from adapeff.service.errors import AdapeffError, ExitCode
 
-_PLACES = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
+COMMANDS = {
+    "run": "run:run",
+    "submit": "submit:submit",
+    "profile": "profile:profile",
+    "worker": "worker:worker",
+    "status": "status:status",
+    "show": "jobs:show",
+    "logs": "jobs:logs",
+    "cancel": "jobs:cancel",
+    "retry": "jobs:retry",
+    "report": "report:report",
+    "export": "export:export",
+    "config": "config:config",
+    "doctor": "doctor:doctor",
+    "db": "database:app",
+    "sweeps": "sweeps:app",
+    "methods": "methods:app",
+    "tasks": "tasks:app",
+    "suites": "suites:app",
 }
-"""Errors of the place a person named, not of the program."""
+"""Command -> module in `commands/` and the function, or the Typer app of a group, in the order of the overview."""
+
+_FREE_SPACE = "free some space or choose another location"
+_CHOOSE_ANOTHER = "choose a location that exists and that you may write to"
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _FREE_SPACE),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), _CHOOSE_ANOTHER),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR), _CHOOSE_ANOTHER),
+}
+"""What to do about errors of a file or folder that a person named; any other one is an error of the program."""
+
+
+class _Commands(LazyGroup):
+    package = "adapeff.cli.commands"
+    table = COMMANDS
 
 
 app = typer.Typer(
     name="adapeff",
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -46,69 +65,51 @@ app = typer.Typer(
 )
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
-        from importlib.metadata import version
-
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
         print(version("adapeff"))
         raise typer.Exit
 
 
 @app.callback()
-def settings_flags(
+def global_flags(
     database_url: Annotated[
-        str | None, typer.Option(help="Database, e.g. postgresql://... (better: environment).")
+        str | None,
+        typer.Option(help="Database, e.g. postgresql://...; with a password, set ADAPEFF_DATABASE_URL instead."),
     ] = None,
-    broker_url: Annotated[str | None, typer.Option(help="Redis, e.g. redis://... (better: environment).")] = None,
+    broker_url: Annotated[
+        str | None, typer.Option(help="Redis, e.g. redis://...; with a password, set ADAPEFF_BROKER_URL instead.")
+    ] = None,
     state_dir: Annotated[Path | None, typer.Option(help="Folder of the embedded database and queue.")] = None,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
     """Which way of adapting a model reaches the quality you need, and what does it cost?"""
-    context.set_flags(database_url=database_url, broker_url=broker_url, state_dir=state_dir)
-
-
-app.command()(run.run)
-app.command()(submit.submit)
-app.command()(profile.profile)
-app.command()(worker.worker)
-app.command()(status.status)
-app.command()(jobs.show)
-app.command()(jobs.logs)
-app.command()(jobs.cancel)
-app.command()(jobs.retry)
-app.command()(report.report)
-app.command()(report.export)
-app.command()(config.config)
-app.command()(doctor.doctor)
-app.add_typer(database.app, name="db")
-app.add_typer(sweeps.app)
-for noun in (catalog.methods_app, catalog.tasks_app, catalog.suites_app):
-    app.add_typer(noun)
+    # Nothing to do: commands read these flags from the context (`Invocation.of`).
 
 
 def main() -> NoReturn:
     """Run the command line; every expected error is one line on stderr."""
     _open_streams()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish goes first
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup has it ignored, and it stays so
             signal.signal(number, _interrupt)
     try:
         app()
     except AdapeffError as error:
-        context.note(f"adapeff: {error}")
+        note(f"adapeff: {error}")
         _leave(error.exit_code)
-    except (context.Interrupted, KeyboardInterrupt):
-        context.note("adapeff: interrupted")
+    except (Interrupted, KeyboardInterrupt):
+        note("adapeff: interrupted")
         _leave(ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        _leave(ExitCode.OK)  # `adapeff report | head`: the reader has enough
+        _leave(ExitCode.OK)  # `adapeff report | head`: the reader has what it needs
     except OSError as error:
-        if error.errno not in _PLACES:
+        if error.errno not in _ADVICE:
             raise
-        place = f" ({error.filename})" if error.filename else ""
-        context.note(f"adapeff: {error.strerror}{place}; make room or choose another place, then try again")
+        file = f" ({error.filename})" if error.filename else ""
+        note(f"adapeff: {error.strerror}{file}; {_ADVICE[error.errno]}")
         _leave(ExitCode.ERROR)
     except SystemExit as ended:
         _leave(ended.code if isinstance(ended.code, int) else ExitCode.OK if ended.code is None else ExitCode.ERROR)
@@ -116,17 +117,17 @@ def main() -> NoReturn:
 
 
 def _open_streams() -> None:
-    """Have somewhere to print to: a stream may be closed, or of an encoding that lacks some characters."""
+    """Make both streams writable: one may be closed, or have an encoding that lacks some characters."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - for the process's life
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open until the process ends
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace" if name == "stdout" else "backslashreplace")
 
 
 def _leave(code: int) -> NoReturn:
-    """End with an exit code; a reader that went away meanwhile is no fault."""
+    """Exit with a code; that the reader of stdout has gone is not an error."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
@@ -136,4 +137,4 @@ def _leave(code: int) -> NoReturn:
 
 
 def _interrupt(*_: Any) -> NoReturn:
-    raise context.Interrupted
+    raise Interrupted

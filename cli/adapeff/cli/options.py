@@ -8,34 +8,38 @@ from typing import Annotated
 import typer
 
 from adapeff.cli import completion
+from adapeff.service.errors import SpecError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 SweepFile = Annotated[
     str,
     typer.Argument(
         metavar="SWEEP",
-        help="A sweep file (YAML), or the name of a ready-made one.",
+        help="A sweep file (YAML), or the name of a ready-made sweep.",
         autocompletion=completion.sweep_files,
     ),
 ]
 SweepName = Annotated[
     str | None,
     typer.Argument(
-        metavar="[SWEEP]",
-        help="A sweep's name, for all its submissions, or the number of one; the newest name if none is given.",
+        metavar="SWEEP",
+        help="A sweep's name (all its submissions) or the id of one submission; default: the latest sweep.",
         autocompletion=completion.sweep_names,
     ),
 ]
+AllJobs = Annotated[bool, typer.Option("--all", help="Include all finished jobs, whatever their sweep.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key or setting; repeatable. Lists are axes."),
+    typer.Option(
+        "--set", "-s", metavar="KEY=VALUE", help="Override a key or setting; repeatable. A list is an axis of the grid."
+    ),
 ]
-Models = Annotated[str | None, typer.Option("--models", help="Models, comma separated, instead of the sweep's.")]
+Models = Annotated[str | None, typer.Option("--models", help="Comma-separated models that replace the sweep's.")]
 Tasks = Annotated[
     str | None,
     typer.Option(
         "--tasks",
-        help="Tasks, comma separated, instead of the sweep's; './customers/*' takes every folder with a task.yaml.",
+        help="Comma-separated tasks that replace the sweep's; './customers/*' selects every folder with a task.yaml.",
         autocompletion=completion.task_names,
     ),
 ]
@@ -43,20 +47,20 @@ Methods = Annotated[
     str | None,
     typer.Option(
         "--methods",
-        help="Methods, e.g. 'full,lora[rank=8,alpha=16]', instead of the sweep's.",
+        help="Methods that replace the sweep's, e.g. 'full,lora[rank=8,alpha=16]'.",
         autocompletion=completion.method_names,
     ),
 ]
-Seeds = Annotated[str | None, typer.Option("--seeds", help="Seeds, comma separated, instead of the sweep's.")]
-Force = Annotated[bool, typer.Option("--force", help="Run again what has a result already, as a repeat.")]
-DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder of local data sets in the hub's schema.")]
+Seeds = Annotated[str | None, typer.Option("--seeds", help="Comma-separated seeds that replace the sweep's.")]
+Force = Annotated[bool, typer.Option("--force", help="Run finished jobs again, as repeats.")]
+DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder of local data sets, in the hub's schema.")]
 JobIds = Annotated[
     list[int] | None,
     typer.Argument(
-        metavar="JOB...",
+        metavar="JOB",
         min=1,
         max=2**31 - 1,
-        help="Job ids, as `adapeff status` shows them.",
+        help="Job ids, as shown by `adapeff status`.",
         autocompletion=completion.job_ids,
     ),
 ]
@@ -66,7 +70,7 @@ JobId = Annotated[
         metavar="JOB",
         min=1,
         max=2**31 - 1,
-        help="A job's id, as `adapeff status` shows it.",
+        help="A job id, as shown by `adapeff status`.",
         autocompletion=completion.job_ids,
     ),
 ]
@@ -78,3 +82,13 @@ def overrides(
     """All overrides of a command in one list."""
     named = {"models": models, "tasks": tasks, "methods": methods, "seeds": seeds}
     return [*(given or []), *(f"{key}={value}" for key, value in named.items() if value is not None)]
+
+
+def check_exclusive(first: str, has_first: bool, second: str, has_second: bool) -> None:
+    """Refuse two options that exclude each other.
+
+    Raises:
+        SpecError: naming both.
+    """
+    if has_first and has_second:
+        raise SpecError(f"{first} and {second} cannot be combined; omit one of them")

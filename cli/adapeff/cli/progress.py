@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from adapeff.cli import context
-from adapeff.service.errors import AdapeffError, ExitCode, JobsFailedError, UnreachableError
+from adapeff.cli.messages import note
+from adapeff.cli.worker_client import LocalWorker
+from adapeff.service.errors import JobsFailedError
 from adapeff.service.store import jobs
-from adapeff.service.store.tables import FINAL_STATES
-
-if TYPE_CHECKING:
-    from adapeff.service.store.database import Database
-    from adapeff.service.store.tables import Job, Run
+from adapeff.service.store.database import Database
+from adapeff.service.store.tables import FINAL_STATES, Job, Run
 
 POLL_SECONDS = 0.4
-Workers = Sequence[tuple[subprocess.Popen[bytes], IO[bytes]]]
+LONGEST_LABEL = 30
+"""Characters of a job's name next to its bar: with these, all the numbers fit on 80 columns."""
 
 
 class _View(Protocol):
@@ -30,45 +30,41 @@ class _View(Protocol):
     def close(self) -> None: ...
 
 
-def wait_for(database: Database, job_ids: Sequence[int], *, workers: Workers = ()) -> None:
+def wait_for(database: Database, job_ids: Sequence[int], *, workers: Sequence[LocalWorker] = ()) -> None:
     """Return when every job has ended.
 
     Raises:
-        AdapeffError: if one of the given workers fails, or all have ended, while jobs remain, with what it said.
+        AdapeffError: if one of the given workers fails, or all of them end, while jobs remain.
     """
     view: _View = _Bars(len(job_ids)) if sys.stderr.isatty() else _Lines()
     try:
         while True:
-            ended = [(process, log) for process, log in workers if process.poll() is not None]
-            with database.session(read_only=True) as session:
-                found = jobs.list_jobs(session, ids=job_ids)
-                running = [job.id for job in found if job.state == "running"]
-                runs = {
-                    job_id: attempts[-1] for job_id, attempts in jobs.list_runs(session, running).items() if attempts
-                }
+            stopped = [worker for worker in workers if worker.exit_code is not None]
+            found, runs = _poll(database, job_ids)
             view.show(found, runs)
             if all(job.state in FINAL_STATES for job in found):
                 return
-            for process, log in ended:
-                if process.returncode or len(ended) == len(workers):
-                    raise _stopped(process, log)
+            for worker in stopped:
+                if worker.exit_code or len(stopped) == len(workers):
+                    raise worker.error()
             time.sleep(POLL_SECONDS)
     finally:
         view.close()
 
 
-def _stopped(process: subprocess.Popen[bytes], log: IO[bytes]) -> AdapeffError:
-    log.seek(0)
-    said = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-    kind = UnreachableError if process.returncode == ExitCode.UNREACHABLE else AdapeffError
-    return kind(said[-1].removeprefix("adapeff: ") if said else f"the worker ended with exit code {process.returncode}")
+def _poll(database: Database, job_ids: Sequence[int]) -> tuple[Sequence[Job], dict[int, Run]]:
+    """The jobs, and the current run of each one that is running."""
+    with database.session(read_only=True) as session:
+        found = jobs.list_jobs(session, ids=job_ids)
+        attempts = jobs.list_runs(session, [job.id for job in found if job.state == "running"])
+    return found, {job_id: runs[-1] for job_id, runs in attempts.items() if runs}
 
 
 def raise_for_failures(database: Database, job_ids: Sequence[int]) -> None:
-    """Complain if a job ended other than well.
+    """Check that every job succeeded.
 
     Raises:
-        JobsFailedError: naming the first one and its cause.
+        JobsFailedError: naming the first one that did not, and its cause.
     """
     with database.session(read_only=True) as session:
         bad = jobs.list_jobs(session, ids=job_ids, states=("failed", "cancelled"))
@@ -76,16 +72,12 @@ def raise_for_failures(database: Database, job_ids: Sequence[int]) -> None:
         first = bad[0]
         raise JobsFailedError(
             f"{len(bad)} of {len(job_ids)} jobs did not succeed; job {first.id} ({first.method} on {first.task}): "
-            f"{first.cause}. See `adapeff logs {first.id}`; `adapeff retry --failed` runs them again"
+            f"{first.cause}. See `adapeff logs {first.id}`; to run them again: `adapeff retry --failed`"
         )
 
 
-LONGEST_LABEL = 30
-"""Characters of a job's name beside its bar: with them all the numbers fit on 80 columns."""
-
-
-def _shortened(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 class _Lines:
@@ -101,7 +93,7 @@ class _Lines:
                 cause = f": {job.cause}" if job.cause else ""
                 label = f"{job.method} on {job.task}, seed {job.seed}"
                 label = f"profile of {job.method}" if job.kind == "profile" else label
-                context.note(f"[{done}/{len(found)}] job {job.id} {job.state}: {label}{cause}")
+                note(f"[{done}/{len(found)}] job {job.id} {job.state}: {label}{cause}")
             self._states[job.id] = job.state
 
     def close(self) -> None:
@@ -109,12 +101,9 @@ class _Lines:
 
 
 class _Bars:
-    """A bar for all jobs, and one for each that runs: step, loss, time left."""
+    """A bar for all jobs, and one for each running job: step, loss, time left."""
 
     def __init__(self, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
         self._began = time.monotonic()
         self._done_before: int | None = None
         self._progress = Progress(
@@ -147,7 +136,7 @@ class _Bars:
                 self._update(self._bars[job.id], runs[job.id])
 
     def _time_left(self, done: int, total: int) -> str:
-        """How long the others will take, if they take as long as those that ended since this began."""
+        """How long the remaining jobs will take, at the rate of those that ended since this began."""
         if self._done_before is None:
             self._done_before = done
         ended = done - self._done_before
@@ -157,13 +146,13 @@ class _Bars:
         return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
 
     def _update(self, bar: Any, run: Run) -> None:
-        at = run.progress or {}
-        if run.stage == "train" and "step" in at:
-            note = f"loss {at['loss']:.3f}, {at['eta_s']:.0f} s left"
-            self._progress.update(bar, total=at["steps"], completed=at["step"], note=note)
-        elif "block" in at:
-            note = f"{at['of']}, {at['eta_s']:.0f} s left"
-            self._progress.update(bar, total=at["blocks"], completed=at["block"], note=note)
+        now = run.progress or {}
+        if run.stage == "train" and "step" in now:
+            details = f"loss {now['loss']:.3f}, {now['eta_s']:.0f} s left"
+            self._progress.update(bar, total=now["steps"], completed=now["step"], note=details)
+        elif "block" in now:
+            details = f"{now['of']}, {now['eta_s']:.0f} s left"
+            self._progress.update(bar, total=now["blocks"], completed=now["block"], note=details)
         else:
             self._progress.update(bar, note=run.stage or "starting")
 

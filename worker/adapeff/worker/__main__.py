@@ -1,13 +1,6 @@
-"""`python -m adapeff.worker VERB`: what the command line needs of the worker, in processes of its own.
+"""`python -m adapeff.worker VERB`: what the command line asks of the worker, each in a process of its own.
 
-daemon [--devices D]         serve the queue until a signal says stop
-sweep ID [--devices D]       run the jobs of one sweep, then end
-devices                      say which GPUs a worker would use, one JSON object each
-count --model M METHOD ...   say what each method would train on a model, one JSON object a line
-validate TASK [--model M]    look a task's data over, one JSON object per split and language
-bench [--threads N]          measure the ceilings of the device: matrix products and copying, one JSON object each
-init FILE                    write a task.yaml from what a data file shows; answers with what it says
-verify [DATA_SET ...]        read the hub's data sets as they are declared, pin what was read; one JSON object each
+`VERBS` lists the verbs. Answers are JSON lines on stdout, one object each; the log and errors go to stderr.
 """
 
 from __future__ import annotations
@@ -17,170 +10,197 @@ import json
 import logging
 import os
 import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, TypeVar
 
-from adapeff.service.errors import AdapeffError, ConfigError, ExitCode
+from adapeff.service.errors import AdapeffError, ConfigError, ExitCode, UnknownNameError
+from adapeff.service.plugins.catalog import get_task
+from adapeff.service.plugins.plugin_reference import parse_plugin
 from adapeff.service.settings import load_settings
+from adapeff.service.specs.job import Training
 from adapeff.service.store.database import open_database
+from adapeff.worker.daemon.consumer import Consumer
+from adapeff.worker.daemon.slots import open_slots, usable_gpus
+from adapeff.worker.daemon.worker import Worker
+from adapeff.worker.tasks.hub import VERIFIED, hub_data_sets
+from adapeff.worker.tasks.init import write
+from adapeff.worker.tasks.validation import look_over
+from adapeff.worker.tasks.verification import verify
+
+Answers = Iterable[dict[str, Any]]
+_W = TypeVar("_W", bound=Worker)
+_NEEDED = ("torch", "transformers", "peft")
+_VERBOSE = ("alembic", "celery", "kombu")
+"""Libraries that log more than an operator needs."""
 
 
 def main() -> int:
     """Run a verb; expected errors are one line on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m adapeff.worker")
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    daemon = verbs.add_parser("daemon", help="serve the queue until a signal says stop")
-    sweep = verbs.add_parser("sweep", help="run the jobs of one sweep, then end")
-    sweep.add_argument("sweep_id", type=int)
-    for verb in (daemon, sweep):
-        verb.add_argument("--devices", default="auto")
-        verb.add_argument("--quiet", action="store_true", help="warnings only")
-        verb.add_argument("--stop-with-stdin", action="store_true", help="hand back and stop when stdin ends")
-    verbs.add_parser("devices", help="say which GPUs a worker would use, in JSON lines")
-    count = verbs.add_parser("count", help="say what each method would train on a model, in JSON lines")
-    count.add_argument("--model", required=True)
-    count.add_argument("methods", nargs="+")
-    validate = verbs.add_parser("validate", help="look a task's data over, in JSON lines")
-    validate.add_argument("task")
-    validate.add_argument("--model")
-    validate.add_argument("--max-length", type=int)
-    init = verbs.add_parser("init", help="write a task.yaml from what a data file shows")
-    init.add_argument("file")
-    bench = verbs.add_parser("bench", help="measure what the device can do at most, in JSON lines")
-    bench.add_argument("--threads", type=int, default=1)
-    verify = verbs.add_parser("verify", help="read and pin the hub's data sets, in JSON lines")
-    verify.add_argument("data_sets", nargs="*")
-    parser.set_defaults(quiet=False)
-    arguments = parser.parse_args()
+    arguments = _parser().parse_args()
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%H:%M:%S",
         stream=sys.stderr,
         level=logging.WARNING if arguments.quiet else logging.INFO,
     )
-    for talkative in ("alembic", "celery", "kombu"):
-        logging.getLogger(talkative).setLevel(logging.WARNING)
+    for library in _VERBOSE:
+        logging.getLogger(library).setLevel(logging.WARNING)
+    verb = VERBS[arguments.verb]
     try:
-        if arguments.verb == "devices":
-            return _devices()
-        _check_packages()
-        if arguments.verb == "count":
-            return _count(arguments.model, arguments.methods)
-        if arguments.verb == "validate":
-            return _validate(arguments.task, arguments.model, arguments.max_length)
-        if arguments.verb == "init":
-            return _init(arguments.file)
-        if arguments.verb == "bench":
-            return _bench(arguments.threads)
-        if arguments.verb == "verify":
-            return _verify(arguments.data_sets)
-        sweep_id = arguments.sweep_id if arguments.verb == "sweep" else None
-        return _daemon(arguments.devices, sweep_id, stop_with_stdin=arguments.stop_with_stdin)
+        if verb.needs_torch:
+            _check_packages()
+        for answer in verb.run(arguments):
+            print(json.dumps(answer), flush=True)
     except AdapeffError as error:
         print(f"adapeff: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
+    return ExitCode.OK
 
 
 def _check_packages() -> None:
-    if missing := [package for package in ("torch", "transformers", "peft") if find_spec(package) is None]:
-        raise ConfigError(f"work needs {', '.join(missing)}, not installed here; run pip install 'adapeff[worker]'")
+    if missing := [package for package in _NEEDED if find_spec(package) is None]:
+        raise ConfigError(f"running jobs needs {', '.join(missing)}, not installed; run pip install 'adapeff[worker]'")
 
 
-def _count(model: str, methods: list[str]) -> int:
+def _daemon(arguments: Namespace) -> Answers:
+    with _worker(Consumer, arguments) as worker:
+        worker.serve()
+    return ()
+
+
+def _sweep(arguments: Namespace) -> Answers:
+    with _worker(Worker, arguments) as worker:
+        worker.run_sweep(arguments.sweep_id)
+    return ()
+
+
+@contextmanager
+def _worker(kind: type[_W], arguments: Namespace) -> Iterator[_W]:
+    """A worker on the devices asked for."""
+    os.umask(0o077)  # files of a worker are its user's alone
+    settings = load_settings().values
+    slots = open_slots(arguments.devices, cores_per_slot=settings.cores_per_slot, lock_dir=settings.lock_dir)
+    database = open_database(settings, connections=len(slots) + 3)
+    logging.getLogger("adapeff").info("slots: %s", ", ".join(slot.name for slot in slots))
+    worker = kind(settings, database, slots)
+    if arguments.stop_with_stdin:
+        worker.stop_with(sys.stdin.buffer)
+    try:
+        yield worker
+    finally:
+        database.close()
+
+
+def _devices(_: Namespace) -> Answers:
+    for uuid, name in usable_gpus():
+        yield {"uuid": uuid, "name": name}
+
+
+# Modules that load torch are imported in the functions that need them: other verbs start without it, and on a machine
+# that lacks torch the error says what to install.
+
+
+def _count(arguments: Namespace) -> Answers:
     from adapeff.worker.modeling.counting import count_methods
 
-    for answer in count_methods(model, methods):
-        print(json.dumps(answer), flush=True)
-    return ExitCode.OK
+    yield from count_methods(arguments.model, arguments.methods)
 
 
-def _validate(written: str, model: str | None, max_length: int | None) -> int:
-    from adapeff.service.plugins.catalog import get_task
-    from adapeff.service.plugins.plugin_reference import parse_plugin
-    from adapeff.service.specs.job import Training
-    from adapeff.worker.tasks.validation import look_over
-
-    reference = parse_plugin(written)
+def _validate(arguments: Namespace) -> Answers:
+    reference = parse_plugin(arguments.task)
     task = get_task(reference.name, reference.parameters)
-    settings = Training(learning_rate=1, max_length=max_length or task.max_length or 128)
+    settings = Training(learning_rate=1, max_length=arguments.max_length or task.max_length or 128)
     count_tokens = None
-    if model is not None:
+    if arguments.model is not None:
         from adapeff.worker.modeling.token_counts import token_counter
 
-        count_tokens = token_counter(task, model, settings)
-    for answer in look_over(
+        count_tokens = token_counter(task, arguments.model, settings)
+    yield from look_over(
         task, load_settings().values.data_root, count_tokens=count_tokens, max_length=settings.max_length
-    ):
-        print(json.dumps(answer), flush=True)
-    return ExitCode.OK
+    )
 
 
-def _init(file: str) -> int:
-    from adapeff.worker.tasks.init import write
-
-    place, made = write(Path(file))
-    print(json.dumps({"file": str(place), "task": made}), flush=True)
-    return ExitCode.OK
+def _init(arguments: Namespace) -> Answers:
+    file, task = write(arguments.file)
+    yield {"file": str(file), "task": task}
 
 
-def _bench(threads: int) -> int:
+def _bench(arguments: Namespace) -> Answers:
     import torch
 
     from adapeff.worker.devices.hardware import choose_device, choose_precision, environment
     from adapeff.worker.measure.device_peaks import copy_bytes_per_s, matmul_flops_per_s
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(arguments.threads)
     device = choose_device("any")
     name = environment(device, "fp32")["device_name"]
-    where = f"{name}, {threads} thread(s)" if device.type == "cpu" else name
+    where = f"{name}, {arguments.threads} thread(s)" if device.type == "cpu" else name
     for precision in dict.fromkeys(("fp32", choose_precision("auto", device))):
         rate = matmul_flops_per_s(device, precision)
-        print(json.dumps({"check": f"matrix product {precision}", "value": rate, "unit": "FLOP/s", "where": where}))
-    rate = copy_bytes_per_s(device)
-    print(json.dumps({"check": "memory copy", "value": rate, "unit": "B/s", "where": where}), flush=True)
-    return ExitCode.OK
+        yield {"check": f"matrix product {precision}", "value": rate, "unit": "FLOP/s", "where": where}
+    yield {"check": "memory copy", "value": copy_bytes_per_s(device), "unit": "B/s", "where": where}
 
 
-def _verify(names: list[str]) -> int:
-    from adapeff.service.errors import UnknownNameError
-    from adapeff.worker.tasks.hub import VERIFIED, hub_data_sets
-    from adapeff.worker.tasks.verification import verify
-
+def _verify(arguments: Namespace) -> Answers:
     known = hub_data_sets()
-    for name in names:
+    for name in arguments.data_sets:
         if name not in known:
             raise UnknownNameError("data set", name, known)
-    for answer in verify([known[name] for name in names or known], VERIFIED):
-        print(json.dumps(answer), flush=True)
-    return ExitCode.OK
+    yield from verify([known[name] for name in arguments.data_sets or known], VERIFIED)
 
 
-def _devices() -> int:
-    from adapeff.worker.daemon.slots import usable_gpus
+@dataclass(frozen=True)
+class Verb:
+    """A verb of `python -m adapeff.worker`."""
 
-    for uuid, name in usable_gpus():
-        print(json.dumps({"uuid": uuid, "name": name}), flush=True)
-    return ExitCode.OK
+    help: str
+    run: Callable[[Namespace], Answers]
+    arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Name or flag -> the options of argparse's `add_argument`."""
+    needs_torch: bool = True
 
 
-def _daemon(devices: str, sweep_id: int | None, *, stop_with_stdin: bool) -> int:
-    from adapeff.worker.daemon.consumer import Consumer
-    from adapeff.worker.daemon.slots import open_slots
-    from adapeff.worker.daemon.worker import Worker
+_WORKER_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "--devices": {"default": "auto", "help": "as for `adapeff worker`"},
+    "--quiet": {"action": "store_true", "help": "log warnings and errors only"},
+    "--stop-with-stdin": {"action": "store_true", "help": "return running jobs to the queue and stop when stdin ends"},
+}
+VERBS = {
+    "daemon": Verb("serve the queue until a signal stops it", _daemon, _WORKER_ARGUMENTS),
+    "sweep": Verb("run the jobs of one sweep, then exit", _sweep, {"sweep_id": {"type": int}, **_WORKER_ARGUMENTS}),
+    "devices": Verb("list the GPUs that a worker would use", _devices, needs_torch=False),
+    "count": Verb(
+        "count the parameters that each method would train on a model",
+        _count,
+        {"--model": {"required": True}, "methods": {"nargs": "+"}},
+    ),
+    "validate": Verb(
+        "check a task's data, per split and language",
+        _validate,
+        {"task": {}, "--model": {}, "--max-length": {"type": int}},
+    ),
+    "init": Verb("draft a task.yaml for a data file", _init, {"file": {"type": Path}}),
+    "bench": Verb("measure the device's peak rates", _bench, {"--threads": {"type": int, "default": 1}}),
+    "verify": Verb("compare data sets on the hub with their declarations", _verify, {"data_sets": {"nargs": "*"}}),
+}
 
-    os.umask(0o077)  # what a worker makes is this user's
-    settings = load_settings().values
-    slots = open_slots(devices, cores_per_slot=settings.cores_per_slot, lock_dir=settings.lock_dir)
-    database = open_database(settings, connections=len(slots) + 3)
-    logging.getLogger("adapeff").info("slots: %s", ", ".join(slot.name for slot in slots))
-    worker = Worker(settings, database, slots) if sweep_id is not None else Consumer(settings, database, slots)
-    if stop_with_stdin:
-        worker.stop_with(sys.stdin.buffer)
-    worker.serve() if isinstance(worker, Consumer) else worker.work_off(sweep_id or 0)
-    database.close()
-    return ExitCode.OK
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m adapeff.worker")
+    parser.set_defaults(quiet=False)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, verb in VERBS.items():
+        verb_parser = verbs.add_parser(name, help=verb.help, description=verb.help)
+        for argument, options in verb.arguments.items():
+            verb_parser.add_argument(argument, **options)
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""One file per command: a Typer wrapper that parses and prints, and plain functions.
+"""One file per command or group of commands: Typer functions that parse and print.
 
-What is heavy (SQLAlchemy, Celery, rich tables, matplotlib) is imported inside the functions, against habit, so that
-`adapeff --help` stays instant; a test holds the starting time's causes.
+`main.py` has the table of commands. A module is imported only when one of its commands runs (`lazy.py`), so each one
+imports at the top whatever it needs.
 """

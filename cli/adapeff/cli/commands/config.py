@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 
-from adapeff.cli import context
+import typer
+
+from adapeff.cli.invocation import Invocation
 from adapeff.cli.options import Json
+from adapeff.cli.render.tables import print_table
 
 
-def config(as_json: Json = False) -> None:
-    """Print every setting with its value and source; passwords are masked.
+def config(context: typer.Context, as_json: Json = False) -> None:
+    """Print every setting with its value and its source. Passwords are masked.
 
-    Sources, highest first: flag, environment (ADAPEFF_..., then DATABASE_URL and REDIS_URL), adapeff.toml of the
-    project, the user's file, default.
+    Sources by precedence: flag, environment (ADAPEFF_..., then DATABASE_URL and REDIS_URL), the project's adapeff.toml,
+    the user's configuration file, default.
 
     Examples:
 
@@ -20,10 +23,8 @@ def config(as_json: Json = False) -> None:
 
         ADAPEFF_LEASE_SECONDS=30 adapeff config --json
     """
-    rows = list(context.settings().rows())
+    rows = list(Invocation.of(context).loaded_settings.rows())
     if as_json:
         print(json.dumps({name: {"value": value, "source": source} for name, value, source in rows}, indent=1))
         return
-    from adapeff.cli.render.tables import print_table
-
     print_table("settings", ["name", "value", "source"], [list(row) for row in rows])

@@ -1,4 +1,4 @@
-"""`adapeff db`: the database's schema."""
+"""`adapeff db`: manage the database schema."""
 
 from __future__ import annotations
 
@@ -6,48 +6,46 @@ import json
 
 import typer
 
-from adapeff.cli import context
+from adapeff.cli.invocation import Invocation
 from adapeff.cli.options import Json
+from adapeff.service.errors import SchemaError
+from adapeff.service.store import database
 
-app = typer.Typer(name="db", help="The database's schema.", no_args_is_help=True)
+app = typer.Typer(name="db", help="Manage the database schema.", no_args_is_help=True)
 
 
 @app.command()
-def upgrade(as_json: Json = False) -> None:
-    """Migrate the database to what this version needs; only the embedded one does so unasked.
+def upgrade(context: typer.Context, as_json: Json = False) -> None:
+    """Migrate the database to the revision this version needs. The embedded database migrates itself.
 
     Example:
 
         ADAPEFF_DATABASE_URL=postgresql://user@host/adapeff adapeff db upgrade
     """
-    from adapeff.service.errors import SchemaError
-    from adapeff.service.store import database
-
-    opened = database.connect(context.settings().values)
+    opened = database.connect(Invocation.of(context).settings)
     before = database.current_revision(opened)
     if before is not None and before > database.head_revision():
         raise SchemaError(
-            f"the database is at revision {before}, newer than this adapeff's {database.head_revision()}; "
+            f"the database is at revision {before}, newer than this version's {database.head_revision()}; "
             "upgrade adapeff"
         )
     database.upgrade(opened)
     after = database.current_revision(opened)
-    told = f"already at {after}" if before == after else f"{before or 'empty'} -> {after}"
-    print(json.dumps({"before": before, "after": after}) if as_json else told)
+    change = f"already at {after}" if before == after else f"{before or 'empty'} -> {after}"
+    print(json.dumps({"before": before, "after": after}) if as_json else change)
 
 
-@app.command()
-def current(as_json: Json = False) -> None:
-    """Print the database's revision and the one this version needs.
+@app.command("current")
+def print_current(context: typer.Context, as_json: Json = False) -> None:
+    """Print the database's revision and the revision this version needs.
 
     Example:
 
         adapeff db current
     """
-    from adapeff.service.store import database
-
-    opened = database.connect(context.settings().values)
-    have, need = database.current_revision(opened), database.head_revision()
-    print(
-        json.dumps({"current": have, "needed": need}) if as_json else f"{have or 'empty'} (this adapeff needs {need})"
-    )
+    opened = database.connect(Invocation.of(context).settings)
+    current, needed = database.current_revision(opened), database.head_revision()
+    if as_json:
+        print(json.dumps({"current": current, "needed": needed}))
+    else:
+        print(f"{current or 'empty'} (this version needs {needed})")

@@ -1,25 +1,30 @@
-"""`adapeff show`, `logs`, `cancel`, `retry`: single jobs."""
+"""`adapeff show`, `logs`, `cancel`, `retry`: inspect and control single jobs."""
 
 from __future__ import annotations
 
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from adapeff.cli import completion, context
+from adapeff.cli import completion
+from adapeff.cli.invocation import Invocation
+from adapeff.cli.messages import note
 from adapeff.cli.options import JobId, JobIds, Json
-
-if TYPE_CHECKING:
-    from adapeff.service.store.tables import Run
+from adapeff.cli.render.tables import print_job
+from adapeff.cli.submission import send
+from adapeff.service.errors import JobError
+from adapeff.service.store import jobs, results, sweeps
+from adapeff.service.store.database import Database
+from adapeff.service.store.tables import Run
 
 FOLLOW_SECONDS = 0.3
 
 
-def show(job: JobId, as_json: Json = False) -> None:
-    """Show one job: its specification, its runs with their endings, and what the one that counts measured.
+def show(context: typer.Context, job: JobId, as_json: Json = False) -> None:
+    """Show one job: its specification, how its runs ended, and the measurements of the successful one.
 
     Examples:
 
@@ -27,20 +32,17 @@ def show(job: JobId, as_json: Json = False) -> None:
 
         adapeff show 12 --json | jq .measurements
     """
-    view = job_view(job)
+    with Invocation.of(context).database() as database:
+        view = job_view(database, job)
     if as_json:
         print(json.dumps(view, indent=1))
         return
-    from adapeff.cli.render.tables import print_job
-
     print_job(view)
 
 
-def job_view(job_id: int) -> dict[str, Any]:
+def job_view(database: Database, job_id: int) -> dict[str, Any]:
     """Everything stored about a job, as plain data."""
-    from adapeff.service.store import jobs, results
-
-    with context.database() as database, database.session(read_only=True) as session:
+    with database.session(read_only=True) as session:
         job = jobs.get_job(session, job_id)
         runs = jobs.list_runs(session, [job_id])[job_id]
         counted = next((run for run in reversed(runs) if run.outcome == "succeeded"), None)
@@ -89,13 +91,14 @@ def job_view(job_id: int) -> dict[str, Any]:
 
 
 def logs(
+    context: typer.Context,
     job: JobId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the run ends.")] = False,
     attempt: Annotated[
-        int | None, typer.Option("--run", help="Which run, by its number in `show`; the last if none.")
+        int | None, typer.Option("--run", help="A run's number, as in `adapeff show`; default: the last run.")
     ] = None,
 ) -> None:
-    """Print what a job's run logged.
+    """Print the log of a job's run.
 
     Examples:
 
@@ -103,15 +106,15 @@ def logs(
 
         adapeff logs 12 -f
     """
-    from adapeff.service.errors import JobError
-
+    invocation = Invocation.of(context)
     position = 0
     while True:
-        run, is_running = _find_run(job, attempt)
+        run, is_running = _find_run(invocation, job, attempt)
         log = Path(run.folder) / "run.log"
         if not log.is_file() and not (follow and is_running):
             raise JobError(
-                f"run {run.token} of job {job} left no log at {log}; it may have run on a host with other storage"
+                f"there is no log of run {run.token} of job {job} at {log}; if it ran on another host, look there, "
+                "or share ADAPEFF_ARTIFACTS_URL between hosts"
             )
         if log.is_file():
             with log.open("rb") as file:
@@ -124,31 +127,31 @@ def logs(
         time.sleep(FOLLOW_SECONDS)
 
 
-def _find_run(job_id: int, attempt: int | None) -> tuple[Run, bool]:
-    from adapeff.service.errors import JobError
-    from adapeff.service.store import jobs
-
-    with context.database() as database, database.session(read_only=True) as session:
+def _find_run(invocation: Invocation, job_id: int, attempt: int | None) -> tuple[Run, bool]:
+    with invocation.database() as database, database.session(read_only=True) as session:
         job = jobs.get_job(session, job_id)
         runs = jobs.list_runs(session, [job_id])[job_id]
         chosen = [run for run in runs if attempt is None or run.token == attempt]
         if not chosen:
-            what = f"no run {attempt}" if runs else f"not run yet (it is {job.state})"
-            raise JobError(f"job {job_id} has {what}")
+            if not runs:
+                raise JobError(f"job {job_id} has not run yet (it is {job.state}); see `adapeff status`")
+            numbers = ", ".join(str(run.token) for run in runs)
+            raise JobError(f"job {job_id} has no run {attempt}; expected one of {numbers}")
         return chosen[-1], chosen[-1].outcome == "running"
 
 
 def cancel(
+    context: typer.Context,
     jobs_given: JobIds = None,
     sweep: Annotated[
         str | None,
         typer.Option(
-            "--sweep", help="All queued and running jobs of this sweep.", autocompletion=completion.sweep_names
+            "--sweep", help="Cancel all queued and running jobs of this sweep.", autocompletion=completion.sweep_names
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Cancel jobs: queued ones at once, running ones within seconds.
+    """Cancel jobs: queued ones immediately, running ones within seconds.
 
     Examples:
 
@@ -156,28 +159,26 @@ def cancel(
 
         adapeff cancel --sweep demo
     """
-    from adapeff.service.errors import JobError
-    from adapeff.service.store import jobs, sweeps
-
-    with context.database() as database, database.session() as session:
+    with Invocation.of(context).database() as database, database.session() as session:
         ids = list(jobs_given or [])
         if sweep is not None:
             sweep_ids = sweeps.find_sweep_ids(session, sweep)
             ids += [job.id for job in jobs.list_jobs(session, sweep_ids=sweep_ids, states=("queued", "running"))]
         if not ids and sweep is None:
-            raise JobError("name the jobs to cancel, or a sweep with --sweep")
+            raise JobError("no job to cancel is given; name job ids, or a sweep with --sweep")
         done = [(job_id, jobs.request_cancel(session, job_id)) for job_id in ids]
     _print_states(done, as_json=as_json)
     if not done:
-        context.note("nothing to cancel: no job of that sweep is queued or running")
+        note("nothing to cancel: no job of this sweep is queued or running")
 
 
 def retry(
+    context: typer.Context,
     jobs_given: JobIds = None,
-    failed: Annotated[bool, typer.Option("--failed", help="All failed jobs.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Retry all failed jobs.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Queue failed or cancelled jobs again, with a fresh failure budget.
+    """Put failed or cancelled jobs back on the queue, with their failure count reset.
 
     Examples:
 
@@ -185,23 +186,20 @@ def retry(
 
         adapeff retry --failed
     """
-    from adapeff.cli.commands.submit import send
-    from adapeff.service.errors import JobError
-    from adapeff.service.store import jobs
-
-    with context.database() as database:
+    invocation = Invocation.of(context)
+    with invocation.database() as database:
         with database.session() as session:
             ids = list(jobs_given or [])
             if failed:
                 ids += [job.id for job in jobs.list_jobs(session, states=("failed",))]
             if not ids and not failed:
-                raise JobError("name the jobs to retry, or take all failed ones with --failed")
+                raise JobError("no job to retry is given; name job ids, or select all failed jobs with --failed")
             for job_id in dict.fromkeys(ids):
                 jobs.retry_job(session, job_id)
         _print_states([(job_id, "queued") for job_id in dict.fromkeys(ids)], as_json=as_json)
         if not ids:
-            context.note("nothing to retry: no job has failed")
-        send(database, context.settings().values)
+            note("nothing to retry: no job has failed")
+        send(database, invocation.settings)
 
 
 def _print_states(states: list[tuple[int, str]], *, as_json: bool) -> None:

@@ -1,37 +1,47 @@
-"""`adapeff status`: how jobs stand."""
+"""`adapeff status`: the state of jobs."""
 
 from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.live import Live
 
-from adapeff.cli import completion, context
+from adapeff.cli import completion
+from adapeff.cli.invocation import Invocation
 from adapeff.cli.options import Json
-
-if TYPE_CHECKING:
-    from adapeff.service.store.database import Database
+from adapeff.cli.render.tables import jobs_table, stdout
+from adapeff.service.errors import JobError, suggest
+from adapeff.service.reporting.variation import settings_of, varied_settings
+from adapeff.service.store import jobs, sweeps
+from adapeff.service.store.database import Database, now
+from adapeff.service.store.tables import JOB_STATES
 
 WATCH_SECONDS = 1.0
 
 
 def status(
+    context: typer.Context,
     sweep: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SWEEP]", help="A sweep's name or id; all jobs if none.", autocompletion=completion.sweep_names
+            metavar="SWEEP",
+            help="A sweep's name or the id of one submission; default: all jobs.",
+            autocompletion=completion.sweep_names,
         ),
     ] = None,
     state: Annotated[
         list[str] | None, typer.Option("--state", help="Show only jobs in this state; repeatable.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Show at most so many; running and failed first.")] = 50,
-    watch: Annotated[bool, typer.Option("--watch", help="Keep showing until Ctrl-C or all jobs have ended.")] = False,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, help="Maximum number of jobs; running and failed ones come first.")
+    ] = 50,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until all jobs have ended or Ctrl-C.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show jobs: state, progress, and why one failed.
+    """Show the state of jobs, their progress, and why they failed.
 
     Examples:
 
@@ -41,15 +51,12 @@ def status(
 
         adapeff status --state failed --json
     """
-    from adapeff.service.errors import JobError, suggest
-    from adapeff.service.store.tables import JOB_STATES
-
     if watch and as_json:
-        raise JobError("--watch shows a table and --json is printed once; leave one of them out")
+        raise JobError("--watch refreshes a table and --json prints once; omit one of them")
     for name in state or []:
         if name not in JOB_STATES:
             raise JobError(f"unknown state '{name}'; {suggest(name, JOB_STATES)}")
-    with context.database() as database:
+    with Invocation.of(context).database() as database:
         if watch:
             _watch(database, sweep, state or [], limit)
             return
@@ -57,16 +64,10 @@ def status(
     if as_json:
         print(json.dumps(found, indent=1))
     else:
-        from adapeff.cli.render.tables import jobs_table, stdout
-
         stdout().print(jobs_table(found))
 
 
 def _watch(database: Database, sweep: str | None, states: list[str], limit: int) -> None:
-    from rich.live import Live
-
-    from adapeff.cli.render.tables import jobs_table, stdout
-
     with Live(console=stdout(), refresh_per_second=4) as live:
         while True:
             found = snapshot(database, sweep, states, limit)
@@ -77,11 +78,7 @@ def _watch(database: Database, sweep: str | None, states: list[str], limit: int)
 
 
 def snapshot(database: Database, sweep: str | None, states: list[str], limit: int) -> dict[str, Any]:
-    """Counts by state, and jobs with their last run: what runs, what failed, then the newest."""
-    from adapeff.service.reporting.variation import settings_of, varied_settings
-    from adapeff.service.store import jobs, sweeps
-    from adapeff.service.store.database import now
-
+    """Counts by state, and jobs with their last run: running ones, failed ones, then the newest."""
     with database.session(read_only=True) as session:
         sweep_ids = sweeps.find_sweep_ids(session, sweep) if sweep is not None else None
         found = jobs.list_jobs(session, sweep_ids=sweep_ids, states=states, limit=limit)

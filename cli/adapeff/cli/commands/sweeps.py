@@ -1,4 +1,4 @@
-"""`adapeff sweeps`: what was submitted."""
+"""`adapeff sweeps`: the sweeps that have been submitted."""
 
 from __future__ import annotations
 
@@ -6,34 +6,39 @@ import json
 
 import typer
 
-from adapeff.cli import context
+from adapeff.cli.invocation import Invocation
 from adapeff.cli.options import Json
+from adapeff.cli.render.tables import print_table
+from adapeff.service.store import sweeps
 
-app = typer.Typer(name="sweeps", help="What was submitted.", no_args_is_help=True)
+app = typer.Typer(name="sweeps", help="List submitted sweeps.", no_args_is_help=True)
 
 
 @app.command("ls")
-def list_sweeps(as_json: Json = False) -> None:
-    """List the sweeps by name, with their submissions and how their jobs stand.
+def list_sweeps(context: typer.Context, as_json: Json = False) -> None:
+    """List the sweeps by name, with the ids of their submissions and the states of their jobs.
 
-    A name stands for all its submissions: `adapeff status NAME`, `report NAME` and `cancel --sweep NAME` take them all;
-    a submission's number takes that one.
+    A name selects all submissions under it: `adapeff status NAME`, `report NAME`, `cancel --sweep NAME`. An id selects
+    that submission alone.
 
     Example:
 
         adapeff sweeps ls
     """
-    from adapeff.service.store import sweeps
-
-    with context.database() as database, database.session(read_only=True) as session:
+    with Invocation.of(context).database() as database, database.session(read_only=True) as session:
         found = sweeps.list_sweeps(session)
     if as_json:
-        rows = [{"name": r.name, "submissions": r.submissions, "jobs": r.states,
-                 "last_submitted": r.last_submitted.isoformat()} for r in found]  # fmt: skip
+        rows = [
+            {
+                "name": record.name,
+                "submissions": record.submissions,
+                "jobs": record.states,
+                "last_submitted": record.last_submitted.isoformat(),
+            }
+            for record in found
+        ]
         print(json.dumps(rows, indent=1))
         return
-    from adapeff.cli.render.tables import print_table
-
     print_table(
         "sweeps" if found else "no sweeps yet",
         ["sweep", "submissions", "jobs", "last submitted (UTC)"],

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Annotated
 
 import typer
 
-from adapeff.cli import context
+from adapeff.cli.invocation import Invocation
 from adapeff.cli.options import DataRoot
-
-Devices = Annotated[
-    str, typer.Option("--devices", help="cuda:0,cuda:1 or cpu:0,cpu:1, or cuda, cpu, auto (GPUs, else CPU slots).")
-]
+from adapeff.cli.worker_client import WorkerClient
 
 
 def worker(
-    devices: Devices = "auto",
+    context: typer.Context,
+    devices: Annotated[
+        str,
+        typer.Option(
+            "--devices",
+            help="Specific devices (cuda:0,cuda:1 or cpu:0,cpu:1), all of a kind (cuda or cpu), or auto: all GPUs, or "
+            "all CPU slots if there is no GPU.",
+        ),
+    ] = "auto",
     data_root: DataRoot = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show warnings only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Log warnings and errors only.")] = False,
 ) -> None:
     """Run jobs from the queue, one at a time per device, until stopped.
 
-    Ctrl-C once: finish what runs and take nothing new. Twice (or SIGTERM): hand back what runs to the queue, now.
+    Press Ctrl-C to finish running jobs and take no new ones; press it again (or send SIGTERM) to return running jobs to
+    the queue and stop immediately.
 
     Examples:
 
@@ -33,7 +37,6 @@ def worker(
 
         adapeff worker --devices cpu:0
     """
-    context.set_flags(data_root=data_root)
-    context.settings()
-    command = [sys.executable, "-m", "adapeff.worker", "daemon", "--devices", devices, *(["--quiet"] if quiet else [])]
-    os.execve(sys.executable, command, context.child_environment())
+    invocation = Invocation.of(context, data_root=data_root)
+    invocation.check_settings()
+    WorkerClient(invocation.child_environment()).serve(devices, quiet=quiet)

@@ -1,1 +1,1 @@
-"""The worker process: it takes jobs, supervises a runner for each, and stores what the runner found."""
+"""The worker process: takes jobs, supervises a runner for each, and stores its results."""

@@ -1,6 +1,6 @@
-"""Turn messages into runs: a free slot listens to the queue, and tries the job of the first message that comes.
+"""Turn messages into runs: a free slot listens to the queue and tries the job of the next message.
 
-A busy slot holds no message back: nothing is taken before it is wanted.
+No message is prefetched: a busy slot keeps none from other workers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Consumer(Worker):
-    """A worker that is told by messages which jobs to try."""
+    """A worker that takes its jobs from the queue."""
 
     def __init__(self, settings: Settings, database: Database, slots: Sequence[Slot]) -> None:
         super().__init__(settings, database, slots)
@@ -30,7 +30,7 @@ class Consumer(Worker):
         self._listening = threading.Lock()
 
     def serve(self) -> None:
-        """Work until a signal says stop."""
+        """Run jobs until a signal stops it."""
         stop_reconciler = threading.Event()
         reconciler = Reconciler(self._database, self._app, self._settings, stop_reconciler)
         self.listen_to_signals()
@@ -40,8 +40,8 @@ class Consumer(Worker):
         try:
             with ThreadPoolExecutor(self.size) as threads:
                 try:
-                    for ended in as_completed([threads.submit(self._serve_slot) for _ in range(self.size)]):
-                        ended.result()
+                    for slot in as_completed([threads.submit(self._serve_slot) for _ in range(self.size)]):
+                        slot.result()
                 finally:
                     self._finishing.set()
         finally:
@@ -58,8 +58,8 @@ class Consumer(Worker):
                 self.handle(job_id)
 
     def on_released(self) -> None:
-        """Wake other workers for what this one handed back; failing that, their reconcilers will find it."""
+        """Send the jobs handed back to other workers; if that fails, their reconcilers will find them."""
         try:
             send_unsent(self._database, self._app)
         except AdapeffError as error:
-            logger.warning("%s; released jobs wait for the next worker", error)
+            logger.warning("%s; released jobs wait for another worker to find them", error)

@@ -1,7 +1,7 @@
-"""What a worker knows of its host's own failures: which jobs not to try again here for now, and which slots to rest.
+"""Failures that are this host's own: which jobs not to retry here for now, and which slots to pause.
 
-A job that fails because of the host (its data are not here, the disk is full) is another worker's to run. A host that
-fails them all would empty the queue in seconds, so a slot that fails several in a row rests, for longer each time.
+A job that fails because of the host (its data is missing, the disk is full) is left to other workers. A host that fails
+every job would drain the queue within seconds, so a slot with several such failures in a row pauses, longer each time.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping
 from threading import Lock
 
 RELEASED_SECONDS = 5.0
-"""How long such a job is left alone by everybody."""
+"""How long no worker tries such a job."""
 EXCLUDED_SECONDS = (30.0, 60.0, 120.0, 300.0, 600.0)
-"""How long it is not tried again here, by how often it has failed here."""
+"""How long it is not retried on this host, by how often it has failed here."""
 IN_A_ROW = 3
+"""Failures in a row after which a slot pauses."""
 PAUSES = (10.0, 30.0, 60.0, 300.0)
+"""How long it pauses, by how many more failures follow."""
 
 
 class HostFaults:
@@ -26,37 +28,37 @@ class HostFaults:
         self._now = now
         self._lock = Lock()
         self._until: dict[int, float] = {}
-        self._said: dict[int, str] = {}
-        self._times: Counter[int] = Counter()
+        self._messages: dict[int, str] = {}
+        self._failures: Counter[int] = Counter()
         self._in_a_row: Counter[str] = Counter()
 
-    def note(self, job_id: int, slot: str, message: str) -> None:
-        """A job failed in a slot because of the host."""
+    def record(self, job_id: int, slot: str, message: str) -> None:
+        """Record that a job failed in a slot because of the host."""
         with self._lock:
-            rest = EXCLUDED_SECONDS[min(self._times[job_id], len(EXCLUDED_SECONDS) - 1)]
-            self._times[job_id] += 1
-            self._until[job_id] = self._now() + rest
-            self._said[job_id] = message
+            seconds = EXCLUDED_SECONDS[min(self._failures[job_id], len(EXCLUDED_SECONDS) - 1)]
+            self._failures[job_id] += 1
+            self._until[job_id] = self._now() + seconds
+            self._messages[job_id] = message
             self._in_a_row[slot] += 1
 
-    def went_well(self, slot: str) -> None:
-        """A job ran in a slot, whatever came of it."""
+    def clear(self, slot: str) -> None:
+        """Record that a slot could run a job, whatever its outcome."""
         with self._lock:
             self._in_a_row[slot] = 0
 
     def excludes(self, job_id: int) -> bool:
-        """Whether a job is not to be tried here now."""
+        """Whether a job must not be tried on this host now."""
         with self._lock:
             return self._until.get(job_id, 0.0) > self._now()
 
     @property
     def excluded(self) -> Mapping[int, str]:
-        """Every job that has failed because of the host, and why."""
+        """Jobs that have failed because of the host, with the reason."""
         with self._lock:
-            return dict(self._said)
+            return dict(self._messages)
 
     def pause_of(self, slot: str) -> float:
-        """How long a slot must rest before its next job, in seconds; 0: not at all."""
+        """Seconds that a slot must pause before its next job, or 0."""
         with self._lock:
             over = self._in_a_row[slot] - IN_A_ROW
             return PAUSES[min(over, len(PAUSES) - 1)] if over >= 0 else 0.0

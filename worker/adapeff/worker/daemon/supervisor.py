@@ -1,6 +1,6 @@
-"""Supervise one runner: start it, follow its events, renew the lease, end it, and say how it ended.
+"""Supervise one runner: start it, follow its events, renew the lease, stop it, and determine the outcome.
 
-Knows neither database nor queue: what it must tell and ask goes through `Contact`.
+Knows neither the database nor the queue: it reaches them through `Contact`.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ POLL_SECONDS = 0.2
 HEARTBEAT_SECONDS = 2.0
 TERM_GRACE_SECONDS = 2.0
 STOP_GRACE_SECONDS = 3.0
-"""How long after a runner that a signal ended the worker may still be told to stop by the same one."""
+"""How long after a signal has ended the runner the worker may still receive the same one."""
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-_SEEN_BY_RUNNERS = (
+_PASSED_ON = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_*", "TZ", "TERM", "TMPDIR", "XDG_*"),
     *("PYTHON*", "VIRTUAL_ENV", "CONDA_*", "LD_LIBRARY_PATH", "COVERAGE_*", "COV_*"),
     *("OMP_*", "MKL_*", "KMP_*", "OPENBLAS_*", "GOMP_*", "TORCH*", "PYTORCH_*", "CUDA_*", "CUBLAS_*", "CUDNN_*"),
     *("NVIDIA_*", "NCCL_*", "TRITON_*", "HF_*", "HUGGINGFACE_*", "TRANSFORMERS_*", "TOKENIZERS_*", "DATASETS_*"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "SSL_CERT_*", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
 )
-"""What of the worker's environment its runners get; `*` stands for any ending. Nothing else: it may hold secrets."""
+"""Environment variables of the worker that runners get; `*` matches any suffix. Others may contain secrets."""
 
 
 class Contact(Protocol):
-    """What the supervisor tells the world while a runner works."""
+    """What the supervisor reports and asks while a runner works."""
 
     def heartbeat(self, stage: str, progress: Mapping[str, Any]) -> bool:
-        """Tell the progress and renew the lease; gives whether the job was cancelled.
+        """Report the progress and renew the lease; returns whether the job was cancelled.
 
         Raises:
             LeaseLostError: if the run no longer counts.
@@ -57,7 +57,7 @@ class Contact(Protocol):
 
 @dataclass
 class _Follower:
-    """Reads events as they are written; a line that is not yet whole is left for later."""
+    """Reads events as they are written; an incomplete last line is left for the next time."""
 
     file: Path
     run_results: RunResults = field(default_factory=RunResults)
@@ -65,13 +65,13 @@ class _Follower:
     progress: dict[str, Any] = field(default_factory=dict)
     end: dict[str, Any] | None = None
     unreadable: int = 0
-    """Lines that are no events; something else wrote them, or the disk is damaged."""
+    """Number of lines that are not events: something else wrote them, or the disk is damaged."""
     vanished: bool = False
-    """Whether what was read is no longer there."""
+    """Whether lines that were read are gone."""
     _position: int = 0
 
     def read(self) -> None:
-        """Take in what is new."""
+        """Read new events."""
         try:
             with self.file.open("rb") as lines:
                 self.vanished = lines.seek(0, os.SEEK_END) < self._position
@@ -89,7 +89,7 @@ class _Follower:
             self._take(json.loads(line))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             self.unreadable += 1
-            logger.warning("%s: skipped a line that is no event (%s: %s)", self.file, type(error).__name__, error)
+            logger.warning("%s: skipped a line that is not an event (%s: %s)", self.file, type(error).__name__, error)
 
     def _take(self, event: dict[str, Any]) -> None:
         kind = event.get("event")
@@ -106,7 +106,7 @@ class _Follower:
 
 
 def read_finished(folder: Path) -> tuple[RunOutcome, RunResults] | None:
-    """What a run that has succeeded left in its folder; None where it left no such end."""
+    """The results of a successful run, from its folder; None if it has not succeeded there."""
     follower = _Follower(folder / EVENTS)
     follower.read()
     if follower.end is None or follower.end.get("outcome") != "succeeded" or follower.unreadable:
@@ -123,16 +123,16 @@ def supervise(
     time_limit_seconds: float | None = None,
     passed_on: Sequence[str] = (),
 ) -> tuple[RunOutcome, RunResults]:
-    """Run a command that writes `events.jsonl` to `folder`, and see it to its end.
+    """Run a command that writes `events.jsonl` to `folder`, and wait for it to end.
 
-    Its output goes to `run.log` there. When this returns, its process group is gone. Time it waits for its device does
-    not count against the limit.
+    Its output goes to `run.log` in the same folder. When this returns, its process group is gone. The time it waits for
+    its device does not count towards the limit.
 
     Args:
         passed_on: further environment variables that the command gets.
 
     Raises:
-        LeaseLostError: if the run stopped counting; the runner is dead by then.
+        LeaseLostError: if the run no longer counts; the runner is dead by then.
     """
     follower = _Follower(folder / EVENTS)
     kills_before = _kernel_kills()
@@ -146,13 +146,13 @@ def supervise(
             if follower.stage == WAITING:
                 started = moment
             if time_limit_seconds is not None and moment - started > time_limit_seconds:
-                verdict = "timeout", f"stopped after its time limit of {time_limit_seconds / 60:g} minutes"
+                verdict = "timeout", f"exceeded its time limit of {time_limit_seconds / 60:g} minutes"
             elif contact.must_hand_back():
                 verdict = "released", "handed back by a stopping worker"
             elif moment - last_heartbeat >= HEARTBEAT_SECONDS:
                 last_heartbeat = moment
                 if contact.heartbeat(follower.stage, follower.progress):
-                    verdict = "cancelled", "cancelled while it ran"
+                    verdict = "cancelled", "cancelled while running"
             if verdict is None:
                 _wait(process, POLL_SECONDS)
     finally:
@@ -167,12 +167,12 @@ def supervise(
 
 
 def _stopped_by(code: int) -> signal.Signals | None:
-    """The signal by which processes are asked to stop that ended one, if it was such a one."""
+    """The signal that ended a process, if it is one that asks processes to stop."""
     return next((number for number in _STOP_SIGNALS if code in (-number, 128 + number)), None)
 
 
 def _is_stopping(contact: Contact) -> bool:
-    """Whether the worker is stopping: a signal to all of a service's processes may reach the runner first."""
+    """Whether the worker is stopping; a signal to all processes of a service may reach the runner first."""
     deadline = time.monotonic() + STOP_GRACE_SECONDS
     while not contact.must_hand_back() and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS / 4)
@@ -180,8 +180,8 @@ def _is_stopping(contact: Contact) -> bool:
 
 
 def runner_environment(everything: Mapping[str, str], passed_on: Sequence[str] = ()) -> dict[str, str]:
-    """What a runner gets of an environment: what is known to matter to it, and what is named; `*` is any ending."""
-    patterns = [pattern.upper() for pattern in (*_SEEN_BY_RUNNERS, *passed_on)]
+    """The part of an environment that a runner gets: variables known to matter, and further patterns (`MY_*`)."""
+    patterns = [pattern.upper() for pattern in (*_PASSED_ON, *passed_on)]
     return {
         name: value
         for name, value in everything.items()
@@ -214,7 +214,7 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Leave nothing of the process group, asking first where it still lives."""
+    """Stop the whole process group, with SIGTERM first if it is still alive."""
     if process.poll() is None:
         _signal_group(process.pid, signal.SIGTERM)
         _wait(process, TERM_GRACE_SECONDS)
@@ -232,7 +232,7 @@ def _signal_group(group: int, number: int) -> None:
 
 
 def _kernel_kills() -> int:
-    """How often the kernel has killed for memory in this control group; 0 where it does not say."""
+    """How often the kernel has killed a process of this control group for lack of memory; 0 if unknown."""
     try:
         for line in Path("/sys/fs/cgroup/memory.events").read_text().splitlines():
             if line.startswith("oom_kill "):
@@ -249,28 +249,25 @@ def _ending(code: int, follower: _Follower, kernel_killed: bool, folder: Path) -
         outcome: Outcome = follower.end["outcome"]
         if (outcome == "succeeded") == (code == 0):
             message = str(follower.end["message"]) or _skipped(follower)
-            here = bool(follower.end.get("not_here"))
-            return RunOutcome(outcome, message, exit_code=code, resolved=resolved, not_here=here)
+            not_here = bool(follower.end.get("not_here"))
+            return RunOutcome(outcome, message, exit_code=code, resolved=resolved, not_here=not_here)
     if code == DISK_FAILED:
-        reason = f"the disk of {folder} takes no more; {_last_line(folder / 'run.log')}"
+        reason = f"cannot write to {folder}; {_last_line(folder / 'run.log')}"
         return RunOutcome("error", reason, exit_code=code, not_here=True)
     if code < 0 or stopped is not None:
         number = stopped or signal.Signals(-code)
         if code == -signal.SIGKILL and kernel_killed:
-            return RunOutcome("oom", "the kernel killed the runner for memory; use a smaller batch_size", signal=-code)
+            reason = "the kernel killed the runner because memory ran out; use a smaller batch_size"
+            return RunOutcome("oom", reason, signal=-code)
         return RunOutcome("killed", f"the runner was killed by {number.name}", signal=int(number))
     if follower.vanished:
-        return RunOutcome(
-            "lost", f"{follower.file.name} vanished from {folder} while the runner worked", exit_code=code
-        )
+        reason = f"{follower.file.name} vanished from {folder} during the run"
+        return RunOutcome("lost", reason, exit_code=code)
     if code == 0:
-        skipped = _skipped(follower, "; ")
-        return RunOutcome(
-            "error", f"the runner ended with exit code 0, but without its last event{skipped}", exit_code=code
-        )
-    return RunOutcome(
-        "error", f"the runner ended with exit code {code}; {_last_line(folder / 'run.log')}", exit_code=code
-    )
+        reason = f"the runner exited with code 0, but without its final event{_skipped(follower, '; ')}"
+        return RunOutcome("error", reason, exit_code=code)
+    reason = f"the runner exited with code {code}; {_last_line(folder / 'run.log')}"
+    return RunOutcome("error", reason, exit_code=code)
 
 
 def _skipped(follower: _Follower, before: str = "") -> str:
@@ -282,4 +279,4 @@ def _last_line(log: Path) -> str:
     if not log.is_file():
         return f"{log.name} vanished"
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return f"its last words: {lines[-1].strip()[:300]}" if lines else "it said nothing"
+    return f"last log line: {lines[-1].strip()[:300]}" if lines else "it logged nothing"

@@ -1,13 +1,13 @@
-"""Stand between a worker and its runner, so that no runner outlives its worker.
+"""A process between a worker and its runner, so that no runner outlives its worker.
 
     python -m adapeff.worker.daemon.watchdog [--cores 0,1] [--keep 5,6] -- COMMAND ...
 
-starts COMMAND in its own process group and ends as it ends: with its exit code, or by the same signal. Its standard
-input is a pipe whose other end the worker holds. When the worker is gone, for whatever reason, the pipe closes and the
-whole group is killed. (A parent-death signal would miss the runner's own children.) The runner is also the first
-process the kernel kills when memory runs out.
+starts COMMAND and exits as it does: with its exit code, or by the same signal. Its standard input is a pipe whose other
+end the worker keeps open. When the worker dies, for whatever reason, the pipe closes and the whole process group is
+killed. (A parent-death signal would miss the runner's own children.) When memory runs out, the runner is the first
+process that the kernel kills.
 
-The files named by `--keep` (numbers of open ones: the slot's locks) stay open in the command too.
+The file descriptors of `--keep` (the slot's locks) stay open in the command.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ def main(arguments: list[str]) -> int:
     """Run the command after `--` until it or the worker ends."""
     divider = arguments.index("--")
     options, command = arguments[:divider], arguments[divider + 1 :]
-    given = dict(zip(options[::2], options[1::2], strict=True))
-    if "--cores" in given:
-        os.sched_setaffinity(0, {int(core) for core in given["--cores"].split(",")})
-    kept = [int(number) for number in given.get("--keep", "").split(",") if number]
+    values = dict(zip(options[::2], options[1::2], strict=True))
+    if "--cores" in values:
+        os.sched_setaffinity(0, {int(core) for core in values["--cores"].split(",")})
+    kept = [int(number) for number in values.get("--keep", "").split(",") if number]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGTERM, lambda *_: None)  # the group's SIGTERM is for the runner; a handler is not inherited
+    signal.signal(
+        signal.SIGTERM, lambda *_: None
+    )  # SIGTERM to the group is for the runner, which does not inherit handlers
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=kept) as child:
         with contextlib.suppress(OSError):
             Path(f"/proc/{child.pid}/oom_score_adj").write_text("1000")

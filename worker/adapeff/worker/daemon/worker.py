@@ -1,7 +1,8 @@
-"""Jobs to runs: claim a job's row, supervise a runner in a slot, store what it found with the ending, once.
+"""Turn jobs into runs: claim a job's row, supervise a runner in a slot, store its results and its outcome once.
 
-Which jobs are tried is told from outside: by messages (`consumer.py`) or by a sweep (`Worker.work_off`). Whatever the
-database or the broker do meanwhile, the row decides. What fails because of this host goes back to the queue for others.
+Which jobs to try comes from messages (`consumer.py`) or from a sweep (`Worker.run_sweep`). Whatever happens to the
+database or the broker meanwhile, the job's row decides. A job that fails because of this host goes back to the queue
+for other hosts.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _IDLE_SECONDS = 0.5
 
 
 class Worker:
-    """One daemon of a host: a slot per device, a thread per slot."""
+    """A worker process on one host: a slot per device, a thread per slot."""
 
     def __init__(self, settings: Settings, database: Database, slots: Sequence[Slot]) -> None:
         self.host = socket.gethostname()
@@ -59,8 +60,8 @@ class Worker:
         self._running = 0
         self._host_faults = HostFaults()
 
-    def work_off(self, sweep_id: int) -> None:
-        """Run the jobs of a sweep, and those they build on, until none is left that could run here.
+    def run_sweep(self, sweep_id: int) -> None:
+        """Run the jobs of a sweep, and the jobs they depend on, until none is left that can run here.
 
         Raises:
             NotHereError: if some are left that this host cannot run; they stay in the queue.
@@ -72,8 +73,8 @@ class Worker:
         reconciler.start()
         try:
             with ThreadPoolExecutor(self.size) as pool:
-                for served in [pool.submit(self._serve_sweep, sweep_id) for _ in range(self.size)]:
-                    served.result()
+                for slot in [pool.submit(self._serve_sweep, sweep_id) for _ in range(self.size)]:
+                    slot.result()
         finally:
             stop_reconciler.set()
             reconciler.join(5)
@@ -85,40 +86,41 @@ class Worker:
     def _serve_sweep(self, sweep_id: int) -> None:
         while not self._finishing.is_set():
 
-            def look() -> tuple[list[int], int]:
+            def poll() -> tuple[list[int], int]:
                 with self._database.session(read_only=True) as session:
                     return jobs.list_claimable(session, sweep_id, self.lanes), jobs.count_unfinished(
                         session, sweep_id, self.lanes, but=list(self._host_faults.excluded)
                     )
 
-            found = self._insist(look, "look for jobs", give_up=self._finishing.is_set)
-            claimable, unfinished = found or ([], 0)
-            mine = [job_id for job_id in claimable if job_id not in self._host_faults.excluded]
-            if mine:
-                self.handle(mine[0])
+            polled = self._retry(poll, "look for jobs", give_up=self._finishing.is_set)
+            claimable, unfinished = polled or ([], 0)
+            candidates = [job_id for job_id in claimable if job_id not in self._host_faults.excluded]
+            if candidates:
+                self.handle(candidates[0])
             elif not unfinished:
                 return
             else:
                 self._finishing.wait(_IDLE_SECONDS)
 
     def listen_to_signals(self) -> None:
-        """Take signals as requests to stop; those that the parent had ignored (nohup) stay ignored.
+        """Treat signals as requests to stop; those that the parent ignored (nohup) stay ignored.
 
-        SIGINT once: take nothing new, finish what runs. SIGINT again, or SIGTERM, SIGHUP, SIGQUIT: hand back what runs.
+        The first SIGINT: finish running jobs and take no new ones. The second, or SIGTERM, SIGHUP, SIGQUIT: hand
+        running jobs back to the queue.
         """
-        wanted = {signal.SIGINT: self._on_interrupt}
-        wanted |= dict.fromkeys((signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT), self._on_terminate)
-        for number, action in wanted.items():
+        handlers = {signal.SIGINT: self._on_interrupt}
+        handlers |= dict.fromkeys((signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT), self._on_terminate)
+        for number, handler in handlers.items():
             if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, action)
+                signal.signal(number, handler)
 
     def adopt_finished(self) -> None:
-        """Store what runs of this host had finished when their worker went, if they still count."""
+        """Store the results of runs on this host that finished after their worker had died, if they still count."""
         try:
             with self._database.session(read_only=True) as session:
                 left = jobs.list_left_runs(session, host=self.host, but=self.name)
         except (UnreachableError, ResourceError) as error:
-            logger.warning("%s; runs left by an earlier worker are not looked for", error)
+            logger.warning("%s; skipped the search for finished runs of an earlier worker", error)
             return
         for claim in left:
             finished = read_finished(Path(claim.folder))
@@ -128,13 +130,15 @@ class Worker:
                 except LeaseLostError as error:
                     logger.info("job %s: %s", claim.job_id, error)
                 else:
-                    logger.info("job %s: stored the results that its run had left in %s", claim.job_id, claim.folder)
+                    logger.info(
+                        "job %s: stored the results of an earlier worker's run in %s", claim.job_id, claim.folder
+                    )
 
     def stop_with(self, parent: IO[bytes]) -> None:
-        """Hand back and stop when `parent`, a pipe that another process holds open, comes to its end."""
+        """Hand back running jobs and stop when `parent`, a pipe that another process keeps open, is closed."""
 
         def watch() -> None:
-            while os.read(parent.fileno(), 1):  # not buffered: a lock held in there would break the interpreter's end
+            while os.read(parent.fileno(), 1):  # unbuffered: the lock of a buffer would break the interpreter's exit
                 pass
             self._on_terminate()
 
@@ -146,20 +150,20 @@ class Worker:
         self._finishing.set()
         if self._running:
             jobs_running = "1 job" if self._running == 1 else f"{self._running} jobs"
-            logger.warning("finishing %s; press Ctrl-C again to hand back to the queue now", jobs_running)
+            logger.warning("finishing %s; press Ctrl-C again to return to the queue now", jobs_running)
         return None
 
     def _on_terminate(self, *_: Any) -> None:
         if not self._handing_back.is_set() and self._running:
-            logger.warning("handing back what is running")
+            logger.warning("handing running jobs back to the queue")
         self._handing_back.set()
         self._finishing.set()
 
     def on_released(self) -> None:
-        """What follows when a job went back to the queue, or others may run now."""
+        """Hook: a job went back to the queue, or jobs that waited for another may run now."""
 
     def handle(self, job_id: int) -> None:
-        """Try a job in the next free slot; whatever happens, it is done with."""
+        """Try to run a job in the next free slot; never raises."""
         slot = self._slots.get()
         self._running += 1
         try:
@@ -167,12 +171,12 @@ class Worker:
             if claim is not None:
                 self._run(claim, slot)
         except Exception:
-            logger.exception("job %s: the worker failed; the lease will run out and the job be taken back", job_id)
+            logger.exception("job %s: the worker failed; the job goes back to the queue when its lease expires", job_id)
         finally:
             self._running -= 1
             if pause := self._host_faults.pause_of(slot.name):
                 logger.error(
-                    "slot %s pauses for %g s: several jobs in a row failed because of this host; see the lines above",
+                    "slot %s pauses for %g s: several jobs in a row failed because of this host; see the log above",
                     slot.name,
                     pause,
                 )
@@ -180,12 +184,12 @@ class Worker:
             self._slots.put(slot)
 
     def _claim(self, job_id: int, slot: Slot) -> Claim | None:
-        """The claim, or None where there is nothing to be claimed or the worker is stopping."""
+        """The claim, or None if the job cannot be claimed or the worker is stopping."""
 
         def claim() -> Claim | None:
             with self._database.session() as session:
                 if self._finishing.is_set() or self._host_faults.excludes(job_id):
-                    jobs.mark_unsent(session, job_id)  # the message is consumed; the outbox must have the job again
+                    jobs.mark_unsent(session, job_id)  # the message is consumed: send it again
                     return None
                 return jobs.claim_job(
                     session,
@@ -197,20 +201,20 @@ class Worker:
                     lanes=self.lanes,
                 )
 
-        return self._insist(claim, f"claim job {job_id}", give_up=self._finishing.is_set)
+        return self._retry(claim, f"claim job {job_id}", give_up=self._finishing.is_set)
 
-    def _insist(self, action: Callable[[], _T], what: str, *, give_up: Callable[[], bool]) -> _T | None:
-        """Repeat what the database was not there for, with growing pauses; None once it may be given up."""
+    def _retry(self, action: Callable[[], _T], what: str, *, give_up: Callable[[], bool]) -> _T | None:
+        """Retry an action while the database is unavailable, with growing pauses; None once it may give up."""
         attempt = 0
         while True:
             try:
                 return action()
             except (UnreachableError, ResourceError) as error:
                 if give_up() and attempt:
-                    logger.error("could not %s: %s", what, error)  # noqa: TRY400 - expected; the line says it all
+                    logger.error("could not %s: %s", what, error)  # noqa: TRY400 - expected, and the message suffices
                     return None
                 pause = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
-                logger.warning("%s; will try again to %s in %g s", error, what, pause)
+                logger.warning("%s; retrying to %s in %g s", error, what, pause)
                 attempt += 1
                 self._handing_back.wait(pause)
 
@@ -218,40 +222,40 @@ class Worker:
         started = time.monotonic()
         extra = {"job_id": claim.job_id, "run_id": claim.run_id}
         try:
-            ending, run_results = self._supervise(claim, slot)
-            ending = self._of_this_host(claim, slot, ending)
-            state = self._store(claim, ending, run_results)
+            outcome, run_results = self._supervise(claim, slot)
+            outcome = self._release_if_not_here(claim, slot, outcome)
+            state = self._store(claim, outcome, run_results)
         except LeaseLostError as error:
-            logger.warning("job %s: %s; its runner was ended, its results refused", claim.job_id, error, extra=extra)
+            logger.warning("job %s: %s; stopped its runner, dropped its results", claim.job_id, error, extra=extra)
             return
         except Exception as error:
             logger.exception("job %s: the run could not be finished", claim.job_id, extra=extra)
-            ending = RunOutcome("error", _explain(error), not_here=isinstance(error, OSError))
-            ending = self._of_this_host(claim, slot, ending)
-            state = self._store(claim, ending, results.RunResults())
-        level = logging.INFO if ending.outcome in ("succeeded", "released", "cancelled") else logging.WARNING
-        level = logging.ERROR if ending.not_here else level
+            outcome = RunOutcome("error", _explain(error), not_here=isinstance(error, OSError))
+            outcome = self._release_if_not_here(claim, slot, outcome)
+            state = self._store(claim, outcome, results.RunResults())
+        level = logging.INFO if outcome.outcome in ("succeeded", "released", "cancelled") else logging.WARNING
+        level = logging.ERROR if outcome.not_here else level
         duration = time.monotonic() - started
-        note = f": {ending.message}" if ending.message else ""
-        logger.log(level, "job %s: %s after %.1f s%s", claim.job_id, ending.outcome, duration, note, extra=extra)
-        if state in ("queued", "succeeded") and not self._finishing.is_set() and not ending.not_here:
-            self.on_released()  # the job itself, or those that waited for it
+        note = f": {outcome.message}" if outcome.message else ""
+        logger.log(level, "job %s: %s after %.1f s%s", claim.job_id, outcome.outcome, duration, note, extra=extra)
+        if state in ("queued", "succeeded") and not self._finishing.is_set() and not outcome.not_here:
+            self.on_released()  # the job itself, or jobs that waited for it
 
-    def _of_this_host(self, claim: Claim, slot: Slot, ending: RunOutcome) -> RunOutcome:
-        """The ending; a failure that is the host's hands the job back, for others to run."""
-        if not ending.not_here:
-            self._host_faults.went_well(slot.name)
-            return ending
-        self._host_faults.note(claim.job_id, slot.name, ending.message)
-        message = f"{self.host} cannot run it: {ending.message}"
-        return replace(ending, outcome="released", message=message, retry_after_seconds=RELEASED_SECONDS)
+    def _release_if_not_here(self, claim: Claim, slot: Slot, outcome: RunOutcome) -> RunOutcome:
+        """The outcome; a failure that is this host's releases the job, for other hosts to run."""
+        if not outcome.not_here:
+            self._host_faults.clear(slot.name)
+            return outcome
+        self._host_faults.record(claim.job_id, slot.name, outcome.message)
+        message = f"{self.host} cannot run it: {outcome.message}"
+        return replace(outcome, outcome="released", message=message, retry_after_seconds=RELEASED_SECONDS)
 
-    def _store(self, claim: Claim, ending: RunOutcome, run_results: results.RunResults) -> str | None:
+    def _store(self, claim: Claim, outcome: RunOutcome, run_results: results.RunResults) -> str | None:
         def store() -> str:
             with self._database.session() as session:
-                return results.finish(session, claim, ending, run_results)
+                return results.finish(session, claim, outcome, run_results)
 
-        return self._insist(store, f"store the results of job {claim.job_id}", give_up=self._handing_back.is_set)
+        return self._retry(store, f"store the results of job {claim.job_id}", give_up=self._handing_back.is_set)
 
     def _sources(self, claim: Claim) -> dict[str, tuple[str, str]]:
         if not claim.spec.get("sources"):
@@ -269,7 +273,7 @@ class Worker:
         if slot.kind == "cpu" and spec.cpu_threads > len(slot.cores):
             threads, cores = spec.cpu_threads, len(slot.cores)
             reason = (
-                f"the job asks for {threads} threads, but slot {slot.name} has {cores} core(s); "
+                f"the job needs {threads} threads, but slot {slot.name} has {cores} core(s); "
                 f"start the worker with ADAPEFF_CORES_PER_SLOT={threads}"
             )
             return RunOutcome("error", reason, not_here=True), results.RunResults()
@@ -300,13 +304,13 @@ class Worker:
 
 def _explain(error: Exception) -> str:
     if isinstance(error, OSError):
-        return f"the run's folder cannot be used: {error.strerror} ({error.filename})"
+        return f"the run's folder is not usable: {error.strerror} ({error.filename})"
     lines = str(error).strip().splitlines()
     return f"the worker could not finish the run: {type(error).__name__}: {lines[0] if lines else ''}"
 
 
 class _Contact:
-    """A run's line to the database: an outage is waited out, a lost lease is not."""
+    """A run's contact with the database: survives an outage, but not the loss of its lease."""
 
     def __init__(self, database: Database, settings: Settings, claim: Claim, handing_back: threading.Event) -> None:
         self._database = database
@@ -316,7 +320,7 @@ class _Contact:
         self._renewed = time.monotonic()
 
     def heartbeat(self, stage: str, progress: Mapping[str, Any]) -> bool:
-        """Store the progress, renew the lease when that is due; an unreachable database is told about and outlived."""
+        """Store the progress, and renew the lease when that is due; an unreachable database is only logged."""
         try:
             with self._database.session() as session:
                 is_due = time.monotonic() - self._renewed >= self._settings.heartbeat_seconds
@@ -330,5 +334,5 @@ class _Contact:
             return False
 
     def must_hand_back(self) -> bool:
-        """Whether the worker is stopping now."""
+        """Whether the worker is stopping immediately."""
         return self._handing_back.is_set()

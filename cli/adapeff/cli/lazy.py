@@ -1,0 +1,81 @@
+"""Commands whose modules are imported only when they run, so that `adapeff --help` and Tab stay instant.
+
+The command modules import at the top whatever they need: SQLAlchemy, Celery, rich. A table in `main.py` says where each
+command is. The overview shows the first sentences of the commands' help, which are read from the source text.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from collections.abc import Mapping
+from functools import cache
+from importlib.abc import InspectLoader
+from importlib.util import find_spec
+from typing import Any, ClassVar
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+
+class LazyGroup(TyperGroup):
+    """A group with a table of commands, `{name: "module:attribute"}`; an attribute is a function or a Typer app."""
+
+    package: ClassVar[str]
+    """The package of the modules."""
+    table: ClassVar[Mapping[str, str]]
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for name, target in self.table.items():
+            self.commands[name] = CommandEntry(name, f"{self.package}.{target}")
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The name of the command that is to parse the rest of the arguments, the command, and the rest."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command.load() if isinstance(command, CommandEntry) else command, rest
+
+
+class CommandEntry(TyperCommand):
+    """Stands for a command in the overview and when Tab is pressed, without importing its module."""
+
+    def __init__(self, name: str, target: str) -> None:
+        super().__init__(name)
+        self._target = target
+
+    @property
+    def help(self) -> str:
+        """The command's help."""
+        return help_in_source(self._target)
+
+    @help.setter
+    def help(self, value: str | None) -> None:
+        """Ignore what the base class sets."""
+
+    def load(self) -> Any:
+        """The command, which Typer makes of the function or app in its module."""
+        module, _, attribute = self._target.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        parent = typer.Typer(rich_markup_mode="markdown", pretty_exceptions_enable=False)
+        if isinstance(command, typer.Typer):
+            parent.add_typer(command, name=self.name)
+        else:
+            parent.command(self.name)(command)
+        return typer.main.get_group(parent).commands[str(self.name)]
+
+
+@cache
+def help_in_source(target: str) -> str:
+    """The docstring of a function, or the `help=` of a Typer app, read from a module's source."""
+    module, _, attribute = target.partition(":")
+    spec = find_spec(module)
+    assert spec is not None and isinstance(spec.loader, InspectLoader), module
+    for node in ast.parse(spec.loader.get_source(module) or "").body:
+        if isinstance(node, ast.FunctionDef) and node.name == attribute:
+            return ast.get_docstring(node) or ""
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == attribute:
+            assert isinstance(node.value, ast.Call), target
+            texts = {keyword.arg: keyword.value for keyword in node.value.keywords}
+            return inspect.cleandoc(ast.literal_eval(texts["help"]))
+    raise AssertionError(f"{module} does not define {attribute}")

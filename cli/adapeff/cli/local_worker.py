@@ -1,0 +1,69 @@
+"""Run a submission on this machine: start workers for its jobs, and show progress until they have ended."""
+
+from __future__ import annotations
+
+from adapeff.cli.invocation import Invocation
+from adapeff.cli.messages import Interrupted, note
+from adapeff.cli.progress import wait_for
+from adapeff.cli.submission import send
+from adapeff.cli.worker_client import WorkerClient
+from adapeff.service.errors import ResourceError
+from adapeff.service.store import jobs
+from adapeff.service.store.database import Database
+from adapeff.service.store.sweeps import Submission
+
+
+def run_submission(
+    invocation: Invocation,
+    database: Database,
+    submission: Submission,
+    devices: str | None,
+    *,
+    cores: int = 1,
+    with_queue: bool = False,
+) -> None:
+    """Run the jobs of a submission that have not ended on this machine, and wait for them.
+
+    Args:
+        devices: as `worker` takes them; None: what the jobs ask for.
+        cores: the CPU cores that a slot needs at least.
+        with_queue: serve the whole queue meanwhile, not only these jobs.
+    """
+    kinds = _pending_kinds(database, submission.job_ids)
+    if not kinds:
+        return
+    if cores > invocation.settings.cores_per_slot:
+        invocation = invocation.with_flags(cores_per_slot=cores)
+    if with_queue:
+        send(database, invocation.settings)
+    selections = [_check_devices(devices, kinds)] if devices else _devices_for(kinds)
+    client = WorkerClient(invocation.child_environment())
+    with client.local_workers(selections, sweep_id=None if with_queue else submission.sweep_id) as workers:
+        try:
+            wait_for(database, submission.job_ids, workers=workers)
+        except Interrupted:
+            note("stopping: running jobs go back to the queue; the same command resumes them")
+            raise
+
+
+def _pending_kinds(database: Database, job_ids: list[int]) -> set[str]:
+    """The kinds of device, `any` among them, that unfinished jobs ask for."""
+    with database.session(read_only=True) as session:
+        pending = jobs.list_jobs(session, ids=job_ids, states=("queued", "running"))
+        return {job.lane.removeprefix("adapeff-") for job in pending}
+
+
+def _check_devices(devices: str, kinds: set[str]) -> str:
+    """The devices asked for, if a worker on them can run every pending job."""
+    kind = devices.partition(":")[0]
+    if kind in ("cpu", "cuda") and (others := kinds - {"any", kind}):
+        raise ResourceError(
+            f"--devices {devices} cannot run jobs with the setting device: {', '.join(sorted(others))}; "
+            "omit --devices, or override the setting with -s device=any"
+        )
+    return devices
+
+
+def _devices_for(kinds: set[str]) -> list[str]:
+    """One worker per kind of device that jobs ask for; jobs that take any device run on each of them."""
+    return sorted(kinds - {"any"}) or ["auto"]

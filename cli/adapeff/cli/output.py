@@ -1,0 +1,103 @@
+"""Print reports and profiles in the format asked for, and save plots."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.markup import escape
+
+from adapeff.cli.messages import note
+from adapeff.cli.render.markdown import report_markdown
+from adapeff.cli.render.plots import plot_report
+from adapeff.cli.render.profiles import profile_grids, profile_title
+from adapeff.cli.render.tables import print_report_tables, print_table, stdout
+from adapeff.cli.render.text import spreadsheet_cell
+from adapeff.service.errors import ConfigError, SpecError
+from adapeff.service.reporting.notes import profile_notes
+from adapeff.service.reporting.profiles import ProfileTable, profile_rows
+from adapeff.service.reporting.report import Report
+from adapeff.service.reporting.rows import report_rows
+
+ReportFormat = Literal["table", "markdown", "json", "csv"]
+_PLOT_SUFFIXES = (".png", ".pdf", ".svg")
+
+
+def print_report(report: Report, form: ReportFormat) -> None:
+    """Print a report to stdout, and on stderr what it leaves out."""
+    if form == "json":
+        print(json.dumps([*report_rows(report), *profile_rows(report.profiles)], indent=1))
+    elif form == "csv":
+        print(csv_text([{**row, "values": " ".join(map(str, row["values"]))} for row in report_rows(report)]), end="")
+    elif form == "markdown":
+        print(report_markdown(report), end="")
+    else:
+        print_report_tables(report)
+        print_profiles(report.profiles)
+    if report.unfinished:
+        states = ", ".join(f"{count} {state}" for state, count in sorted(report.unfinished.items()))
+        note(f"not in the report: {states}")
+    if not report.tables and not report.profiles:
+        note("no job has finished yet; see `adapeff status`")
+
+
+def print_profiles(tables: Sequence[ProfileTable], *, as_json: bool = False) -> None:
+    """Print profiles as tables, or every figure of them as JSON."""
+    if as_json:
+        print(json.dumps(list(profile_rows(tuple(tables))), indent=1))
+        return
+    for table in tables:
+        stdout().print(f"\n[bold]{escape(profile_title(table))}[/]")
+        for title, headings, rows in profile_grids(table):
+            print_table(title, headings, rows)
+        for footnote in profile_notes(table):
+            stdout().print(f"  {escape(footnote)}", style="dim")
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV with a heading; no cell is a formula to a spreadsheet."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: spreadsheet_cell(value) for key, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def check_folder(flag: str, path: Path) -> None:
+    """Refuse a file whose folder does not exist, before any work.
+
+    Raises:
+        SpecError: naming the flag and the folder.
+    """
+    if not path.parent.is_dir():
+        raise SpecError(f"{flag} is '{path}', but the folder {path.parent} does not exist; create it or choose another")
+
+
+def check_plot(path: Path) -> None:
+    """Refuse a plot that could not be drawn or saved, before any work.
+
+    Raises:
+        SpecError: if its folder does not exist, or its suffix is not that of a picture.
+        ConfigError: if matplotlib is not installed.
+    """
+    check_folder("--plot", path)
+    if path.suffix.lower() not in _PLOT_SUFFIXES:
+        raise SpecError(f"--plot is '{path}'; expected a file name ending in .png, .svg or .pdf")
+    if find_spec("matplotlib") is None:
+        raise ConfigError("--plot needs matplotlib, which is not installed; run pip install 'adapeff[plot]'")
+
+
+def save_plot(report: Report, path: Path) -> None:
+    """Save the report's plot.
+
+    Raises:
+        SpecError: if there is nothing to draw.
+    """
+    plot_report(report, path)
+    note(f"saved {path}")

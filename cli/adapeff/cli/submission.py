@@ -1,0 +1,67 @@
+"""Submit a sweep: expand it into jobs, store them, put them on the queue."""
+
+from __future__ import annotations
+
+from adapeff.cli.messages import note
+from adapeff.service.broker.queue import make_app, send_unsent
+from adapeff.service.errors import UnreachableError
+from adapeff.service.plugins import catalog
+from adapeff.service.settings import Settings
+from adapeff.service.specs.expansion import expand
+from adapeff.service.specs.hub import current_revisions
+from adapeff.service.specs.job import JobSpec
+from adapeff.service.specs.sweep_file import SweepSpec, find_sweep, load_sweep
+from adapeff.service.store import sweeps
+from adapeff.service.store.database import Database
+from adapeff.service.store.sweeps import Submission
+
+
+def expand_sweep(sweep: str, changes: list[str], settings: Settings) -> tuple[SweepSpec, list[JobSpec]]:
+    """The sweep and its jobs, with notes about their data on stderr.
+
+    Args:
+        sweep: a file, or the name of a ready-made sweep.
+        changes: overrides, each `key=value`.
+    """
+    spec = load_sweep(find_sweep(sweep), changes)
+    jobs = expand(spec, data_root=settings.data_root)
+    if settings.data_root is not None:
+        for task in dict.fromkeys(str(job.task) for job in jobs if job.data.source == "hub"):
+            note(f"'{task}' is not under {settings.data_root}; its data will be loaded from the hub when a job runs")
+    for reference in {str(job.task): job.task for job in jobs}.values():
+        for warning in catalog.get_task(reference.name, reference.parameters).untested(settings.data_root):
+            note(f"'{reference.name}': {warning}")
+    return spec, jobs
+
+
+def store(
+    database: Database, spec: SweepSpec, jobs: list[JobSpec], settings: Settings, *, force: bool = False
+) -> Submission:
+    """Store the jobs; nothing is sent before this is committed."""
+    revisions = {} if force else current_revisions(jobs)
+    return database.retried(
+        lambda session: sweeps.submit(
+            session, spec, jobs, max_failures=settings.max_failures, force=force, hub_revisions=revisions
+        )
+    )
+
+
+def send(database: Database, settings: Settings) -> None:
+    """Send the jobs that are committed and not yet sent.
+
+    Raises:
+        UnreachableError: if the broker cannot be reached; a worker will send the jobs later.
+    """
+    try:
+        send_unsent(database, make_app(settings))
+    except UnreachableError as error:
+        raise UnreachableError(
+            f"{error}. The jobs are stored; any worker will send them once the broker can be reached"
+        ) from error
+
+
+def describe(spec: SweepSpec, submission: Submission) -> str:
+    """One line on how many of the jobs are new."""
+    new, total = len(submission.created), len(submission.job_ids)
+    parts = [f"{new} new" if new else "", f"{total - new} already submitted" if new < total else ""]
+    return f"sweep {submission.sweep_id} '{spec.name}': {total} jobs ({', '.join(filter(None, parts))})"
