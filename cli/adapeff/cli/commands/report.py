@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -104,17 +105,20 @@ _PICTURES = (".png", ".pdf", ".svg")
 
 
 def check_picture(path: Path) -> None:
-    """Refuse a place for a picture that cannot be written, before any work.
+    """Refuse a picture that cannot be drawn or written, before any work.
 
     Raises:
-        SpecError: if its folder does not exist.
+        SpecError: if its folder does not exist, or its ending is no picture's.
+        ConfigError: if matplotlib is not installed.
     """
-    from adapeff.service.errors import SpecError
+    from adapeff.service.errors import ConfigError, SpecError
 
     if not path.parent.is_dir():
         raise SpecError(f"the folder {path.parent} of --plot does not exist; make it, or name another")
     if path.suffix.lower() not in _PICTURES:
         raise SpecError(f"'{path}' names no picture; expected an ending .png, .svg or .pdf")
+    if find_spec("matplotlib") is None:
+        raise ConfigError("--plot needs matplotlib, which is not installed; run pip install 'adapeff[plot]'")
 
 
 def save_plot(built: Report, path: Path) -> None:

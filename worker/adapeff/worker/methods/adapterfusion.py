@@ -29,7 +29,8 @@ class AdapterFusion(Method):
     sources: tuple[str, ...] = Field(min_length=1)
     """Finished jobs that kept their weights, by id or job hash, or folders: of a run, or saved by PEFT."""
     value: bool = True
-    """Whether there is a value matrix ("dynamic" fusion), kept near the identity by a auxiliary_loss of 0.01 ||I - V||^2."""
+    """Whether there is a value matrix ("dynamic" fusion); the auxiliary loss 0.01 ||I - V||^2 keeps it near the
+    identity."""
 
     @field_validator("sources", mode="before")
     @classmethod
