@@ -50,7 +50,8 @@ def find_reruns(found: Sequence[Result], columns: Sequence[Column], metric: str,
     """What was done more than once among results of one model and task.
 
     Args:
-        metric, source: as in `choose_columns`.
+        metric: as in `choose_columns`.
+        source: as in `choose_columns`.
     """
     groups: dict[str, list[Result]] = {}
     for result in found:
