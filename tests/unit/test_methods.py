@@ -457,7 +457,7 @@ def test_member_of_a_fusion_is_not_deleted() -> None:
         ("lora[target_modules=[LayerNorm]]", "lora does not run on BertModel"),
         ("houlsby[reduction_factor={7: 4, default: 16}]", "reduction_factor names layer 7"),
         ("adapterdrop[adapter=peft:prompt_tuning,layers=1]", "adapts no layers"),
-        ("adapterdrop[adapter=peft:trainable_tokens,layers=1]", "lie in no layer"),
+        ("adapterdrop[adapter=peft:trainable_tokens,layers=1]", "in no layer"),
     ],
 )
 def test_method_that_does_not_fit_the_model_says_why(method: str, message: str) -> None:

@@ -7,7 +7,7 @@ Saving, loading and switching are PEFT's; what several layers share lives in the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -20,7 +20,7 @@ from peft.utils import set_additional_trainable_modules
 from torch import nn
 
 from adapeff.service.errors import ModelError
-from adapeff.worker.adapters.layers import AdapterLayer, SiteLayer, layer_kind
+from adapeff.worker.adapters.layers import AdapterLayer, LinearLayer
 from adapeff.worker.adapters.layouts import SITE_ROLES, Layout, find_layout
 from adapeff.worker.adapters.modules import Bottleneck, Fusion, Gate, LowRank, PhmRule, PrefixEncoder
 from adapeff.worker.adapters.parts import (
@@ -31,6 +31,8 @@ from adapeff.worker.adapters.parts import (
     LoraPart,
     PrefixPart,
 )
+from adapeff.worker.adapters.prefixed_attention import AttentionLayer, OutsideAttention, PreNormAttention
+from adapeff.worker.adapters.sites import AroundSite, InsideSite, OutsideSite, PreNormSite, SiteLayer
 
 
 class AdapterModel(BaseTuner):  # type: ignore[misc]  # peft ships no types
@@ -99,7 +101,7 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]  # peft ships no types
         roles = [other for other in layout.architecture.roles if layout.places[index, other] == place]
         parent, name = place
         norms = [layout.norms[index, other] for other in roles if other in SITE_ROLES]
-        wrapped = layer_kind(layout.architecture.residual, roles)(getattr(parent, name), index, *norms)
+        wrapped = _layer_kind(layout.architecture.residual, roles)(getattr(parent, name), index, *norms)
         setattr(parent, name, wrapped)
         self._layers |= {(index, other): wrapped for other in roles}
         return wrapped
@@ -252,3 +254,15 @@ def eject_prefixes(model: PeftModel) -> None:
 
 
 __all__ = ["AdapterConfig", "AdapterModel", "add_adapter", "eject_prefixes"]
+
+
+def _layer_kind(residual: Mapping[str, str], roles: Container[str]) -> type[AdapterLayer]:
+    """The class for a place that has these roles, in an architecture with these forms by site."""
+    site = next((role for role in SITE_ROLES if role in roles), None)
+    if site is not None and "attention" in roles:
+        return {"outside": OutsideAttention, "pre_norm": PreNormAttention}[residual[site]]
+    if site is not None:
+        return {"inside": InsideSite, "around": AroundSite, "outside": OutsideSite, "pre_norm": PreNormSite}[
+            residual[site]
+        ]
+    return AttentionLayer if "attention" in roles else LinearLayer

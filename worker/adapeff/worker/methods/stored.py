@@ -25,7 +25,7 @@ from adapeff.service.plugins.references import ADAPTER_FILE
 from adapeff.worker.adapters.parts import AdapterConfig
 from adapeff.worker.methods.adapterdrop import AdapterDropMethod
 from adapeff.worker.methods.hosted import HostedMethod
-from adapeff.worker.methods.peft_types import PeftTuner
+from adapeff.worker.methods.peft_tuner import PeftTuner
 from adapeff.worker.modeling.weights import WEIGHTS, read_weights
 
 _CONVERT = "have PEFT convert it to a plain LoRA (save_pretrained with path_initial_model_for_weight_conversion)"
