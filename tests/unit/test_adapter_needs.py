@@ -172,7 +172,7 @@ def test_adapter_that_rewrites_the_base_is_refused_and_nothing_is_changed(
         with torch.no_grad():
             before = host.use("one")(batch())
 
-    with pytest.raises(ModelError, match=r"adapters of one model share|that adapters share|rewrites"):
+    with pytest.raises(ModelError, match=r"adapters of a model share|that adapters share"):
         host.add("two", run_folder(tmp_path / "two", written, 2))
 
     if is_first:
@@ -273,7 +273,7 @@ def test_trained_modules_of_a_task_leave_with_it(tmp_path: Path) -> None:
 def test_layers_to_transform_beyond_the_model_are_named() -> None:
     with pytest.raises(ModelError, match="layers_to_transform names layer 7, but the model has the layers 0 to 1"):
         adapt("lora[layers_to_transform=[7]]", "bert")
-    with pytest.raises(SpecError, match="say the same thing"):
+    with pytest.raises(SpecError, match="both select layers"):
         method_of("lora[layers_to_transform=[0],leave_out=[1]]")
 
 

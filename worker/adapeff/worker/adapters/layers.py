@@ -1,4 +1,4 @@
-"""The base of all layers that put adapters into a model; inactive, each is the module it wraps, bit for bit."""
+"""The base of all layers that put adapters into a model; without an active adapter, outputs are bit-identical."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from adapeff.service.errors import ModelError
 
 
 class AdapterLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft ships no types
-    """A module of the model with adapters at it, one of them active at a time."""
+    """A wrapped module of the model with its adapters, of which one is active at a time."""
 
     active_adapters: list[str]
     adapter_layer_names: tuple[str, ...]
@@ -29,29 +29,31 @@ class AdapterLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft shi
             setattr(self, name, nn.ModuleDict({}))
 
     def put(self, kind: str, adapter_name: str, module: nn.Module) -> None:
-        """Add a module of an adapter, where and as precise as the base layer is."""
+        """Add a module of an adapter, on the base layer's device and in its precision."""
         reference = next(self.base_layer.parameters())
         if reference.device.type != "meta" and next(module.parameters()).device.type != "meta":
             module = module.to(device=reference.device, dtype=reference.dtype)
         getattr(self, kind)[adapter_name] = module
 
     def active(self, *kinds: nn.ModuleDict | dict[str, Any]) -> str | None:
-        """The adapter that acts here now, if it has something of one of these kinds."""
+        """The active adapter, if it has a module of one of these kinds here."""
         if self._disable_adapters:
             return None
         here = [name for name in self.active_adapters if any(name in kind for kind in kinds)]
         if len(here) > 1:
-            raise ModelError(f"these adapters act one at a time, but {', '.join(here)} are active; set one")
+            raise ModelError(
+                f"only one of these adapters can be active at a time, but {', '.join(here)} are; activate one"
+            )
         return here[0] if here else None
 
     def release(self) -> nn.Module:
-        """The wrapped module, as it was."""
+        """The wrapped module, unchanged."""
         base: nn.Module = self.base_layer
         return base
 
 
 class LinearLayer(AdapterLayer):
-    """A linear layer with low-rank updates that may be gated."""
+    """A linear layer with low-rank updates, optionally gated."""
 
     adapter_layer_names = ("adapeff_lora",)
     adapeff_lora: nn.ModuleDict

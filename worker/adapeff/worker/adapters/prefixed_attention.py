@@ -29,7 +29,7 @@ def _prefixed_attention(
     adapeff_prefix: tuple[torch.Tensor, torch.Tensor] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """SDPA with keys and values (batch x heads x length x head) put before the tokens' own, never masked."""
+    """SDPA with keys and values (batch x heads x length x head) prepended to the tokens' own and never masked."""
     if adapeff_prefix is not None:
         before_key, before_value = adapeff_prefix
         key = torch.cat([before_key.to(key.dtype), key], dim=2)
@@ -45,11 +45,11 @@ AttentionInterface.register(PREFIXED, _prefixed_attention)
 
 
 class _Prefixed(AdapterLayer):
-    """Prefixes in a self-attention; token positions are not shifted, and queries exist for the tokens only.
+    """A self-attention with prefixes; token positions are not shifted, and only tokens have queries.
 
-    Attention that goes through transformers' interface is given the prefix as an argument, and this one module is
-    switched to an SDPA that takes it. DeBERTa's disentangled attention and MPNet's are computed here; a prefix has no
-    position, so its scores are content to content alone.
+    Attention that uses transformers' attention interface gets the prefix as an argument, and this module alone is
+    switched to an SDPA that accepts it. DeBERTa's disentangled attention and MPNet's are computed here; a prefix has
+    no position, so its scores are content-to-content only.
     """
 
     adapter_layer_names: tuple[str, ...] = ("adapeff_prefix_gate",)
@@ -65,20 +65,20 @@ class _Prefixed(AdapterLayer):
             return
         if not hasattr(getattr(site, "config", None), "_attn_implementation"):
             raise ModelError(
-                f"prefix tuning needs attention that goes through transformers' interface, and {type(site).__name__} "
-                "does not"
+                f"prefix tuning needs attention that uses transformers' attention interface, but "
+                f"{type(site).__name__} does not use it; choose another method"
             )
         self._config = site.config
         if site.config._attn_implementation != "sdpa":
             raise ModelError(
-                f"prefix tuning needs the sdpa attention, but the model was loaded with "
-                f"{site.config._attn_implementation}"
+                f"prefix tuning needs the sdpa attention, but this model only supports "
+                f"{site.config._attn_implementation}; choose another method"
             )
         site.config = copy.copy(site.config)
         site.config._attn_implementation = PREFIXED
 
     def add_prefix(self, adapter_name: str, encoder: PrefixEncoder, number: int, gate: Gate | None) -> None:
-        """Take slice `number` of a prefix encoder that lives elsewhere."""
+        """Use slice `number` of a prefix encoder that several layers share."""
         self._prefixes[adapter_name] = (encoder, number)
         if gate is not None:
             self.put("adapeff_prefix_gate", adapter_name, gate)
@@ -87,19 +87,19 @@ class _Prefixed(AdapterLayer):
         return sorted({*super()._all_available_adapter_names(), *self._prefixes})
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Forget an adapter's prefix."""
+        """Remove an adapter's prefix."""
         self._prefixes.pop(adapter_name, None)
         super().delete_adapter(adapter_name)
 
     def release(self) -> nn.Module:
-        """The wrapped attention with its own configuration."""
+        """The wrapped attention, with its own configuration restored."""
         if not self._disentangled and not self._of_mpnet:
             site: Any = self.base_layer
             site.config = self._config
         return super().release()
 
     def sublayer(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Attention with the active prefix."""
+        """The attention's output with the active prefix."""
         if (name := self.active(self._prefixes)) is None:
             return self.base_layer(hidden_states, *args, **kwargs)
         prefix = self._prefix(name, hidden_states)
@@ -128,7 +128,7 @@ class _Prefixed(AdapterLayer):
         output_attentions: bool = False,
         **_kwargs: Any,
     ) -> tuple[torch.Tensor, ...]:
-        """MPNet's attention (Song et al. 2020, arXiv:2004.09297), its relative positions biases of the scores."""
+        """MPNet's attention (Song et al. 2020, arXiv:2004.09297), with relative positions as biases of the scores."""
         site: Any = self.base_layer
         query, key, value = (
             part(hidden_states).unflatten(-1, (-1, site.attention_head_size)).transpose(1, 2)
@@ -168,7 +168,7 @@ class _Prefixed(AdapterLayer):
         key, value = split(site.key_proj(hidden_states)), split(site.value_proj(hidden_states))
         terms = 1 + sum(kind in site.pos_att_type for kind in ("c2p", "p2c"))
         before_key, before_value = (part.reshape(batch * heads, -1, size).to(key.dtype) for part in prefix)
-        # the model computes its scale in float32 whatever it runs in, and so must this
+        # the model computes its scale in float32 in every precision, so this does too
         scale = torch.sqrt(torch.tensor(size * terms, dtype=torch.float)).to(device=key.device, dtype=key.dtype)
         scores = query @ (key.transpose(1, 2) / scale)
         if site.relative_attention:
@@ -185,19 +185,19 @@ class _Prefixed(AdapterLayer):
 
 
 class AttentionLayer(_Prefixed):
-    """A self-attention that is no site: its output goes through a module of its own."""
+    """A self-attention whose output goes through a separate module, which is the site."""
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         return self.sublayer(hidden_states, *args, **kwargs)
 
 
 class OutsideAttention(_Prefixed, OutsideSite):
-    """DistilBERT's attention, which is a site too."""
+    """DistilBERT's attention, which is also a site."""
 
     adapter_layer_names = (*OutsideSite.adapter_layer_names, *_Prefixed.adapter_layer_names)
 
 
 class PreNormAttention(_Prefixed, PreNormSite):
-    """ModernBERT's attention, which is a site too."""
+    """ModernBERT's attention, which is also a site."""
 
     adapter_layer_names = (*PreNormSite.adapter_layer_names, *_Prefixed.adapter_layer_names)

@@ -16,13 +16,13 @@ class SiteLayer(AdapterLayer):
     """Bottlenecks and fusion at the output of a sublayer.
 
     `x` is the residual input of the sublayer, `h` its output after dense and dropout, `LN` the site's LayerNorm. The
-    unadapted model goes on with LN(h + x) (post-norm) or h + x (pre-norm); the adapted one with o in h's place:
+    unadapted model continues with LN(h + x) (post-norm) or h + x (pre-norm); the adapted one uses o instead of h:
 
-    sequential: o = B(z) + r, z = LN(h + x) where `norm_before` is set, else h; r as `residual` says, h by default
+    sequential: o = B(z) + r, z = LN(h + x) if `norm_before`, else h; r as `residual` selects, h by default
     parallel:   o = h + B(x)
-    fusion:     o = Fusion(z, the members' B) + r, z and r as the last member says; parallel members: z = x, r = h + x
+    fusion:     o = Fusion(z, the members' B) + r, z and r as for the last member; parallel members: z = x, r = h + x
 
-    In a pre-norm model `x` is the sublayer's normed input for parallel adapters, and the residual stream in h + x.
+    In a pre-norm model `x` is the sublayer's normalised input for parallel adapters, and the residual stream in h + x.
     Source: the formulas of Houlsby et al. 2019 (arXiv:1902.00751), Pfeiffer et al. 2020 (arXiv:2007.07779) and He et
     al. 2022 (arXiv:2110.04366), with AdapterHub's options (Poth et al. 2023, arXiv:2311.11077).
     """
@@ -33,10 +33,10 @@ class SiteLayer(AdapterLayer):
 
     def __init__(self, base_layer: nn.Module, layer: int, norm: nn.Module) -> None:
         super().__init__(base_layer, layer)
-        self._norm = (norm,)  # in a tuple, so that it is not registered here as well
+        self._norm = (norm,)  # in a tuple, so that it is not registered twice
 
     def adapted(self, name: str, h: torch.Tensor, x: torch.Tensor, stream: torch.Tensor) -> torch.Tensor:
-        """o, given what a parallel adapter reads (`x`) and what h is added to (`stream`)."""
+        """o, given the input of parallel adapters (`x`) and the residual stream that h is added to (`stream`)."""
         if name in self.adapeff_fusion:
             return self._fused(name, h, x, stream)
         bottleneck: Any = self.adapeff_bottleneck[name]
@@ -57,11 +57,11 @@ class SiteLayer(AdapterLayer):
         return o
 
     def sublayer(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """What the wrapped sublayer gives."""
+        """The output of the wrapped sublayer."""
         return self.base_layer(hidden_states, *args, **kwargs)
 
     def replaced(self, output: Any, x: torch.Tensor, stream: torch.Tensor) -> Any:
-        """A sublayer's output with o in h's place, alone or first of a tuple."""
+        """A sublayer's output, a tensor or a tuple that starts with one, with o instead of h."""
         if (name := self.active(self.adapeff_bottleneck, self.adapeff_fusion)) is None:
             return output
         if isinstance(output, tuple):
@@ -75,7 +75,7 @@ class SiteLayer(AdapterLayer):
         z = x if part.parallel else self._norm[0](h + stream) if part.norm_before else h
         outputs = torch.stack([member.delta(z) for member in members])
         mixed: torch.Tensor = fusion(z, outputs)
-        # of parallel members AdapterHub adds the input once more than a single parallel adapter does; so do we
+        # for parallel members, AdapterHub adds the input once more than for a single parallel adapter; so do we
         return mixed + (h + x if part.parallel else _residual(part.residual, h, stream, z))
 
 
@@ -86,14 +86,14 @@ def _residual(kind: str, h: torch.Tensor, x: torch.Tensor, z: torch.Tensor) -> t
 
 
 class InsideSite(SiteLayer):
-    """BERT's form: the output module itself adds the residual and norms."""
+    """BERT's form: the output module itself adds the residual and applies the LayerNorm."""
 
     def __init__(self, base_layer: nn.Module, layer: int, norm: nn.Module) -> None:
         takes = inspect.signature(base_layer.forward).parameters
         if len(takes) != 2 or not all(hasattr(base_layer, part) for part in ("dense", "dropout", "LayerNorm")):
             raise ModelError(
-                f"adapters at a sublayer's output need BERT's form of it, LayerNorm(dropout(dense(h)) + x), which "
-                f"{type(base_layer).__name__} is not; lora and prefix_tuning may run"
+                f"adapters at a sublayer's output need BERT's form, LayerNorm(dropout(dense(h)) + x), which "
+                f"{type(base_layer).__name__} does not have; try lora or prefix_tuning"
             )
         super().__init__(base_layer, layer, norm)
 
@@ -108,7 +108,7 @@ class InsideSite(SiteLayer):
 
 
 class AroundSite(SiteLayer):
-    """MPNet's form: one module computes the attention, adds the residual and norms."""
+    """MPNet's form: one module computes the attention, adds the residual and applies the LayerNorm."""
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         site: Any = self.base_layer
@@ -120,31 +120,31 @@ class AroundSite(SiteLayer):
 
 
 class OutsideSite(SiteLayer):
-    """DistilBERT's form: the layer adds the residual, which is the sublayer's input, and norms."""
+    """DistilBERT's form: the layer adds the residual, which is the sublayer's input, and applies the LayerNorm."""
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         return self.replaced(self.sublayer(hidden_states, *args, **kwargs), hidden_states, hidden_states)
 
 
 class PreNormSite(SiteLayer):
-    """ModernBERT's form: the sublayer reads the normed residual stream, and the layer adds its output to the stream."""
+    """ModernBERT's form: the sublayer reads the normalised residual stream, and the layer adds its output to it."""
 
     def __init__(self, base_layer: nn.Module, layer: int, norm: nn.Module) -> None:
         super().__init__(base_layer, layer, norm)
         self._stream: torch.Tensor | None = None
-        self._listening = norm.register_forward_pre_hook(self._listen)
+        self._hook = norm.register_forward_pre_hook(self._record_stream)
 
-    def _listen(self, _norm: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+    def _record_stream(self, _norm: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
         self._stream = arguments[0]
 
     def release(self) -> nn.Module:
-        """The wrapped module, with nobody listening to its norm."""
-        self._listening.remove()
+        """The wrapped module, without the hook on its LayerNorm."""
+        self._hook.remove()
         return super().release()
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         stream, self._stream = self._stream, None
         assert stream is not None
         output = self.replaced(self.sublayer(hidden_states, *args, **kwargs), hidden_states, stream)
-        self._stream = None  # an adapter that uses the norm is heard too
+        self._stream = None  # an adapter that calls the LayerNorm triggers the hook too
         return output
