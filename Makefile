@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := worker,postgres,parquet,demo,dev
 
-.PHONY: venv demo test servers check format
+.PHONY: venv demo test servers check format docs
 
 venv: $(VENV)/.installed
 
@@ -42,6 +42,14 @@ check: venv
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The documentation as a site: build/site/index.html. A broken link fails the build.
+docs: $(VENV)/.docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
+
+$(VENV)/.docs-installed: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS) --editable '.[docs]'
+	@touch $@
 
 format: venv
 	$(BIN)/ruff format .

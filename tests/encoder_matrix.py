@@ -218,7 +218,7 @@ def _of_any(said: str, model_type: str) -> str:
     """A reason without the names of the type and of its classes, so that it is told once."""
     told = said.replace(f"'{model_type}' is of type {model_type},", "'...' is of a type")
     told = re.sub(r"(?<=not )\w+Model;", "this one;", told)
-    return re.sub(r"(?<=(?:and|ich) )\w+(Attention|SelfOutput)(?= (?:does|is) not)", r"this \1", told)
+    return re.sub(r"(?<=(?:but|ich) )\w+(Attention|SelfOutput)(?= (?:does|is) not)", r"this \1", told)
 
 
 def main() -> int:

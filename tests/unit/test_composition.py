@@ -93,9 +93,9 @@ def test_what_cannot_be_composed_is_named(tmp_path: Path) -> None:
 
     for name, folder, message in (
         ("task", "houlsby", "there is an adapter 'task' already"),
-        ("second", "lora", "holds a LORA adapter, but the model has ADAPEFF ones"),
-        ("second", "full", "holds full, which is no adapter that can share a model"),
-        ("second", "prompt", "holds peft:prompt_tuning, which is no adapter that can share a model"),
+        ("second", "lora", "contains a LORA adapter, but the model has ADAPEFF ones"),
+        ("second", "full", "contains full, which cannot share a model"),
+        ("second", "prompt", "contains peft:prompt_tuning, which cannot share a model"),
         ("a.b", "houlsby", "'a.b' cannot name an adapter"),
         ("second", "nowhere", "holds no weights.safetensors"),
     ):

@@ -20,7 +20,7 @@ REFUSED: dict[tuple[str, str], str] = {
     **{(name, "modernbert"): "ModernBertModel: it needs attention that takes a cache" for name in NEEDS_A_CACHE},
     **{(name, "mpnet"): "MPNetModel: it needs attention that takes a cache" for name in NEEDS_A_CACHE},
     ("bitfit", "modernbert"): "ModernBertModel has no biases to train",
-    ("peft:poly", "deberta-v2"): "does not run on DebertaV2Model: it routes by example",
+    ("peft:poly", "deberta-v2"): "does not run on DebertaV2Model: it routes per example",
     ("peft:shadow", "distilbert"): "does not run on DistilBertModel: it copies a stack of layers",
 }
 """Method and architecture -> what the refusal says; everything else runs."""

@@ -282,7 +282,7 @@ def test_folder_that_peft_saved_is_a_source_of_a_fusion(tmp_path: Path) -> None:
 def test_adapters_per_example_are_refused() -> None:
     model, _ = adapt("houlsby", "bert")
 
-    with pytest.raises(ModelError, match="one at a time"):
+    with pytest.raises(ModelError, match="only one of these adapters can be active"):
         model.eval().encoder(**batch(), adapter_names=["default"] * 4)
 
 
@@ -448,16 +448,16 @@ def test_member_of_a_fusion_is_not_deleted() -> None:
         ("houlsby[leave_out=[7]]", "leave_out names layer 7, but the model has the layers 0 to 1"),
         ("houlsby[leave_out=[0,1]]", "leave_out names every layer"),
         ("lora[leave_out=[0,1]]", "leave_out names every layer"),
-        ("compacter", "phm_dim 4 divides not both"),
-        ("top_k_layers[layers=5]", "train 5 layers, but the model has 2"),
+        ("compacter", "phm_dim is 4, but it must divide both"),
+        ("top_k_layers[layers=5]", "layers is 5, but the model has 2 layers"),
         ("adapterdrop[layers=2]", "layers is 2, but the model has 2 layers"),
-        ("adapterdrop[adapter=peft:prompt_tuning]", "needs an adapter that lies in the encoder's layers"),
+        ("adapterdrop[adapter=peft:prompt_tuning]", "needs an adapter in the encoder's layers"),
         ("adapterfusion[sources=[./nowhere]]", "holds no weights.safetensors"),
         ("peft:road[group_size=7]", "peft:road does not run on BertModel"),
         ("lora[target_modules=[LayerNorm]]", "lora does not run on BertModel"),
         ("houlsby[reduction_factor={7: 4, default: 16}]", "reduction_factor names layer 7"),
         ("adapterdrop[adapter=peft:prompt_tuning,layers=1]", "adapts no layers"),
-        ("adapterdrop[adapter=peft:trainable_tokens,layers=1]", "lie in no layer"),
+        ("adapterdrop[adapter=peft:trainable_tokens,layers=1]", "in no layer"),
     ],
 )
 def test_method_that_does_not_fit_the_model_says_why(method: str, message: str) -> None:
@@ -504,17 +504,17 @@ def test_unfit_architecture_is_named() -> None:
     [
         ("lora", {"rnak": 8}, "no parameter 'rnak'; did you mean 'rank'"),
         ("lora", {"target_modules": []}, "at least one"),
-        ("houlsby", {"reduction_factor": {"a": 4, "default": 16}}, "'a' is no layer"),
+        ("houlsby", {"reduction_factor": {"a": 4, "default": 16}}, "'a' is not a layer"),
         ("houlsby", {"reduction_factor": "abc"}, "^method 'houlsby': 'reduction_factor' is 'abc'"),
         ("houlsby", {"reduction_factor": {0: 4}}, "`default` is missing"),
         ("compacter", {"init": "houlsby"}, "no parameter 'init'"),
         ("houlsby", {"leave_out": [-1]}, "'leave_out.0' is -1: input should be greater than or equal to 0"),
-        ("adapterfusion", {"sources": [3, "3"]}, "'3' stands twice"),
+        ("adapterfusion", {"sources": [3, "3"]}, "'3' appears twice"),
         ("peft:xlora", {}, "'peft:xlora': does not run on encoders"),
         ("adapterdrop", {"adapter": "full"}, "puts no adapters into the layers"),
         ("adapterdrop", {"adapter": "hulsby"}, "unknown method 'hulsby'"),
         ("adapterdrop", {"layers": 2, "most": 3}, "give one of them"),
-        ("adapterdrop", {"adapter": "houlsby[leave_out=[3]]", "layers": 2}, "leave_out is free"),
+        ("adapterdrop", {"adapter": "houlsby[leave_out=[3]]", "layers": 2}, "sets the adapter's leave_out"),
         ("adapterfusion", {}, "'sources' is missing"),
         ("adapterfusion", {"sources": []}, "at least one"),
         ("peft:vera", {"rank": 8}, "no parameter 'rank'"),

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ import yaml
 from adapeff.cli.lazy import CommandEntry
 from adapeff.cli.main import COMMANDS as TABLE
 from adapeff.cli.main import app
+from adapeff.cli.output import check_plot
+from adapeff.service.errors import ConfigError
 from adapeff.service.plugins import catalog
 from adapeff.service.settings import PREFIX, Settings
 from adapeff.service.specs.sweep_file import ready_made_sweeps
@@ -337,8 +340,6 @@ def test_compose_file_fits_the_schema_and_the_commands() -> None:
 
 
 def test_dockerfile_copies_what_exists_and_installs_extras_that_exist() -> None:
-    import tomllib
-
     text = (ROOT / "Dockerfile").read_text()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -347,6 +348,20 @@ def test_dockerfile_copies_what_exists_and_installs_extras_that_exist() -> None:
             assert (ROOT / source).exists(), source
     (extras,) = re.findall(r"^ARG EXTRAS=(.*)$", text, re.MULTILINE)
     assert set(extras.split(",")) <= set(project["optional-dependencies"])
+
+
+def test_picture_without_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
+
+    with pytest.raises(ConfigError, match=r"pip install 'adapeff\[plot\]'"):
+        check_plot(tmp_path / "report.png")
+
+
+def test_no_dependency_asks_for_a_prerelease() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+
+    assert not [text for group in groups for text in group if re.search(r"\d(a|b|rc)\d|dev", text)]
 
 
 def test_plugins_are_found_as_a_strangers_are() -> None:

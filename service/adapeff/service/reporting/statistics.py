@@ -93,7 +93,8 @@ def paired_ratio(of: Sequence[float], to: Sequence[float], *, seed: int = 0) -> 
     """The median over blocks of the ratio within a block, with its 95 % percentile-bootstrap interval over blocks.
 
     Args:
-        of, to: one value per block each, measured within the same block.
+        of: one value per block.
+        to: one value per block, measured within the same block.
 
     Raises:
         ValueError: if the blocks do not match, or there are none.

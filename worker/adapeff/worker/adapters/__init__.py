@@ -1,5 +1,6 @@
-"""Adapters of our own, hosted by PEFT: bottlenecks, prefixes, gated LoRA, their unions, and AdapterFusion.
+"""adapeff's own adapters, hosted by PEFT: bottlenecks, prefixes, gated LoRA, their unions, and AdapterFusion.
 
-`parts` says what an adapter is made of, `layouts` where it acts in each architecture, `modules` holds the formulas,
-`layers` puts them into a model's layers, `tuner` is what PEFT calls, `drop` skips adapters in lower layers.
+`parts` defines what an adapter consists of, `layouts` where it acts in each architecture, and `modules` its formulas.
+`sites`, `prefixed_attention` and `layers` wrap a model's modules, `tuner` is what PEFT calls, and `drop` skips the
+adapters of lower layers. `prompts` and `precision` adapt PEFT's own tuners to encoders.
 """

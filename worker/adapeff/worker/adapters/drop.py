@@ -1,6 +1,6 @@
-"""AdapterDrop: forward passes without the adapters of some layers, for any tuner that PEFT hosts, ours or its own.
+"""AdapterDrop: forward passes without the adapters of some layers, for any tuner hosted by PEFT.
 
-A layer whose adapters are skipped runs as in the unadapted model. When these are the lowest layers, nothing in them is
+A layer whose adapters are skipped runs as in the unadapted model. If these are the lowest layers, nothing in them is
 trained, so the backward pass ends above them. Source: Rücklé et al. 2021, AdapterDrop, arXiv:2010.11918, section 3.
 """
 
@@ -22,17 +22,17 @@ _LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
 
 
 def adapted_layers(model: nn.Module) -> dict[int, list[BaseTunerLayer]]:
-    """The adapters' places by index of the encoder layer they lie in."""
-    found: dict[int, list[BaseTunerLayer]] = {}
+    """The adapted modules by the index of their encoder layer."""
+    modules: dict[int, list[BaseTunerLayer]] = {}
     for name, module in model.named_modules():
         if isinstance(module, BaseTunerLayer) and (match := _LAYER.search(name)):
-            found.setdefault(int(match[1]), []).append(module)
-    return found
+            modules.setdefault(int(match[1]), []).append(module)
+    return modules
 
 
 @contextmanager
 def skipping(places: dict[int, list[BaseTunerLayer]], layers: set[int]) -> Iterator[None]:
-    """Within the context, the adapters of `layers` do not act; those switched off already stay so afterwards."""
+    """Disable the adapters of `layers` within the context; those that were disabled before stay disabled after it."""
     skipped = [place for index in layers for place in places.get(index, []) if not place._disable_adapters]
     for place in skipped:
         place._disable_adapters = True
@@ -44,11 +44,10 @@ def skipping(places: dict[int, list[BaseTunerLayer]], layers: set[int]) -> Itera
 
 
 class AdapterDrop(nn.Module):
-    """An adapted encoder that in training skips the adapters of layers 0 to n - 1, n drawn anew for each pass.
+    """An adapted encoder that skips the adapters of layers 0 to n - 1 in training, with a new n for each pass.
 
-    n is uniform on 0..`most`. In evaluation nothing is drawn: `depth` layers are
-    skipped, 0 unless set. What a pass skips stays skipped until the next one, so that a backward pass that computes
-    activations again does so as the forward pass did.
+    n is uniform on 0..`most`. In evaluation, `depth` layers are skipped, 0 by default. What a pass skips stays skipped
+    until the next one, so that activation checkpointing recomputes the same forward pass.
     """
 
     def __init__(self, adapted: nn.Module, most: int) -> None:
@@ -57,18 +56,20 @@ class AdapterDrop(nn.Module):
         self.most = most
         self.depth = 0
         self.drawn: int | None = None
-        """Takes the place of the draw in training, where it is set."""
+        """Replaces the draw in training if set."""
         self._places = adapted_layers(adapted)
         self._skipped: list[BaseTunerLayer] = []
         self._draw = random.Random(torch.initial_seed())
         if not self._places:
-            raise ModelError("adapterdrop needs an adapter that lies in the encoder's layers; this one does not")
+            raise ModelError(
+                "adapterdrop needs an adapter in the encoder's layers, but this one has none there; choose another"
+            )
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiled graph would keep the first draw for ever
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiled graph would keep the first draw
     def _skip(self) -> None:
         top = self._places[max(self._places)]
         if all(place._disable_adapters and place not in self._skipped for place in top):
-            return  # all adapters are switched off, and stay so
+            return  # all adapters are disabled, and stay so
         for place in self._skipped:
             place._disable_adapters = False
         depth = self.depth

@@ -3,8 +3,8 @@
 | role | module |
 | --- | --- |
 | attention_output, ffn_output | the sublayer whose output, after dense and dropout, joins the residual stream |
-| attention | the self-attention itself, keys and values made inside |
-| query, key, value | that linear layer of the attention |
+| attention | the self-attention itself, which computes keys and values |
+| query, key, value | the linear layer of the attention with that name |
 | intermediate, ffn_dense | the first and the second linear layer of the feed-forward |
 """
 
@@ -30,18 +30,18 @@ _LAYER = re.compile(r"(?:.*\.)?layers?\.(?P<index>\d+)")
 
 @dataclass(frozen=True)
 class Architecture:
-    """A family of encoders: how the residual stream is normed, and the path of each role inside a layer."""
+    """A type of encoder: where the residual stream is normalised, and the path of each role inside a layer."""
 
     name: str
     residual: dict[str, Literal["inside", "around", "outside", "pre_norm"]]
-    """Site role -> what adds the residual and norms: the output module (`inside`), a module around the whole sublayer
-    (`around`), the layer (`outside`); or the layer adds, and norms first (`pre_norm`)."""
+    """Site role -> what adds the residual and applies the LayerNorm: the output module (`inside`), a module around the
+    whole sublayer (`around`) or the layer (`outside`); `pre_norm`: the layer, which normalises first."""
     roles: dict[str, str]
     norms: dict[str, str]
     """Site role -> the LayerNorm of that sublayer."""
 
     def fits(self, layer: nn.Module) -> bool:
-        """Whether every module of the family is found in a layer."""
+        """Whether a layer has every module of this architecture."""
         return all(_submodule(layer, path) is not None for path in (*self.roles.values(), *self.norms.values()))
 
 
@@ -116,14 +116,14 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 
 @dataclass(frozen=True)
 class Layout:
-    """The layers of one model, by index, and the architecture they are of."""
+    """The layers of one model, by index, and their architecture."""
 
     architecture: Architecture
     layers: dict[int, nn.Module]
     prefix: str
     """Path of the list of layers, such as `encoder.layer`."""
     places: dict[tuple[int, str], tuple[nn.Module, str]]
-    """Layer and role -> the module that holds it, and the attribute's name there; as they were without adapters."""
+    """Layer and role -> the parent module and the attribute's name in it, as in the unadapted model."""
     norms: dict[tuple[int, str], nn.Module]
     """Layer and site role -> the sublayer's LayerNorm."""
 
@@ -146,34 +146,34 @@ class Layout:
         return kept
 
     def pattern(self, roles: Iterable[str], leave_out: Sequence[int] = ()) -> str:
-        """A regular expression for the full paths of `roles` in the layers that are not left out, as PEFT takes it."""
+        """A regular expression for the full paths of `roles` in the layers that are not left out, in PEFT's form."""
         indices = "|".join(str(index) for index in self.kept_layers(leave_out))
         paths = sorted({re.escape(self.architecture.roles[role]) for role in roles})
         return rf"(?:.*\.)?{re.escape(self.prefix)}\.(?:{indices})\.(?:{'|'.join(paths)})"
 
 
 def find_layout(encoder: nn.Module) -> Layout:
-    """Recognise an encoder by the modules in its layers, whatever its class is called.
+    """Recognise an encoder by the modules in its layers, whatever the name of its class.
 
     Raises:
-        ModelError: if the layers are of no known form.
+        ModelError: if the layers have no known form.
     """
-    found: dict[str, dict[int, nn.Module]] = {}
+    stacks: dict[str, dict[int, nn.Module]] = {}
     for path, module in encoder.named_modules():
         if match := _LAYER.fullmatch(path):
-            found.setdefault(path.rpartition(".")[0], {})[int(match["index"])] = module
-    for prefix, layers in found.items():
+            stacks.setdefault(path.rpartition(".")[0], {})[int(match["index"])] = module
+    for prefix, layers in stacks.items():
         for architecture in ARCHITECTURES:
             if all(architecture.fits(layer) for layer in layers.values()):
                 return _layout(architecture, layers, prefix)
     if hasattr(encoder, "encoder") and hasattr(encoder.encoder, "albert_layer_groups"):
         raise ModelError(
-            "this method changes single layers, and all of ALBERT's layers are one and the same; full, head, bitfit, "
-            "layernorm, and lora with target_modules by name run on it"
+            "this method changes single layers, but ALBERT's layers all share their weights; use full, head, bitfit, "
+            "layernorm, or lora with target_modules by name"
         )
     raise ModelError(
-        f"this method knows BERT, RoBERTa, XLM-R, ELECTRA, DeBERTa-v2, MPNet, DistilBERT and ModernBERT type encoders, "
-        f"not {type(encoder).__name__}; full, head and bitfit run on it, and lora with target_modules by name"
+        f"this method supports BERT, RoBERTa, XLM-R, ELECTRA, DeBERTa-v2, MPNet, DistilBERT and ModernBERT type "
+        f"encoders, not {type(encoder).__name__}; use full, head, bitfit, or lora with target_modules by name"
     )
 
 
@@ -192,10 +192,10 @@ def _layout(architecture: Architecture, layers: dict[int, nn.Module], prefix: st
 
 
 def _submodule(layer: nn.Module, path: str) -> nn.Module | None:
-    """The module at a path, looked for inside tuner layers where these are in the way."""
-    found: Any = layer
+    """The module at a path, seen through tuner layers that wrap modules on the way."""
+    module: Any = layer
     for name in filter(None, path.split(".")):
-        while not hasattr(found, name) and hasattr(found, "base_layer"):
-            found = found.base_layer
-        found = getattr(found, name, None)
-    return found if isinstance(found, nn.Module) else None
+        while not hasattr(module, name) and hasattr(module, "base_layer"):
+            module = module.base_layer
+        module = getattr(module, name, None)
+    return module if isinstance(module, nn.Module) else None

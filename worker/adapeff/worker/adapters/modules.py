@@ -1,4 +1,4 @@
-"""The formulas of the adapters, as plain modules that know nothing of the model around them.
+"""The formulas of the adapters, as plain modules that are independent of the model around them.
 
 Shapes: hidden states are batch x length x hidden. Weights of linear layers are out x in.
 """
@@ -27,7 +27,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 class Gate(nn.Linear):
     """One number per example: the mean over all positions, padding included, of sigmoid(w.z + b).
 
-    Source: Mao et al. 2022, UniPELT, arXiv:2110.07577, section 3.2; the mean over padding as AdapterHub has it.
+    Source: Mao et al. 2022, UniPELT, arXiv:2110.07577, section 3.2; the mean includes padding as in AdapterHub.
     """
 
     def __init__(self, hidden_size: int, *, zero_bias: bool) -> None:
@@ -63,8 +63,8 @@ class PhmRule(nn.Module):
 class PhmLinear(nn.Module):
     """y = x M + b with M = sum_i kron(R_i, W_i), in x out, W_i = left_i right_i of rank `rank` or whole.
 
-    Source: Karimi Mahabadi et al. 2021, Compacter, arXiv:2106.04647, equations 4 to 6; W from Xavier, b zero, a rule of
-    its own from N(0, 0.01^2).
+    Source: Karimi Mahabadi et al. 2021, Compacter, arXiv:2106.04647, equations 4 to 6; W from Xavier, b zero, an
+    unshared rule from N(0, 0.01^2).
     """
 
     def __init__(self, in_features: int, out_features: int, part: PhmPart, shared: PhmRule | None) -> None:
@@ -72,7 +72,7 @@ class PhmLinear(nn.Module):
         n = part.dim
         if in_features % n or out_features % n:
             raise ModelError(
-                f"compacter's phm_dim {n} divides not both the hidden size and the bottleneck size "
+                f"compacter's phm_dim is {n}, but it must divide both the hidden size and the bottleneck size "
                 f"({in_features} and {out_features}); choose another phm_dim or reduction_factor"
             )
         rows, columns = in_features // n, out_features // n
@@ -88,21 +88,21 @@ class PhmLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_features))
         if shared is None:
             self.rule = PhmRule(part, std=0.01)
-        self._shared = (shared,)  # in a tuple, so that it is not registered here as well
+        self._shared = (shared,)  # in a tuple, so that it is not registered twice
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shared = self._shared[0]
         rule: torch.Tensor = (self.rule if shared is None else shared)()
         blocks = torch.bmm(self.left, self.right) if hasattr(self, "left") else self.weight
         n, rows, columns = blocks.shape
-        # sum_i R_i[a, c] W_i[p, q] as one matrix product; transposed to out x in, as functional.linear takes it
+        # sum_i R_i[a, c] W_i[p, q] as one matrix product; transposed to out x in for functional.linear
         products = rule.reshape(n, n * n).T @ blocks.reshape(n, rows * columns)
         weight = products.view(n, n, rows, columns).permute(1, 3, 0, 2).reshape(n * columns, n * rows)
         return functional.linear(x, weight, self.bias)
 
 
 class Bottleneck(nn.Module):
-    """B(z) = dropout(gate(z) * s * (U a(D z' + b_D) + b_U)), z' = ln_before(z) where there is one, else z.
+    """B(z) = dropout(gate(z) * s * (U a(D z' + b_D) + b_U)), z' = ln_before(z) if set, else z.
 
     D is bottleneck x hidden, U hidden x bottleneck, bottleneck = max(1, floor(hidden / reduction_factor)).
     Source: Houlsby et al. 2019, arXiv:1902.00751, section 2.1; options as AdapterHub's (Poth et al. 2023,
@@ -133,16 +133,17 @@ class Bottleneck(nn.Module):
         self.dropout = nn.Dropout(part.dropout)
 
     def delta(self, z: torch.Tensor) -> torch.Tensor:
-        """s * (U a(D z' + b_D) + b_U): what fusion reads."""
+        """s * (U a(D z' + b_D) + b_U), which is what fusion reads."""
         hidden = z if self.ln_before is None else self.ln_before(z)
-        made: torch.Tensor = self.up(self.activation(self.down(hidden)))
-        return made * self.scaling if isinstance(self.scaling, nn.Parameter) or self.scaling != 1.0 else made
+        projected: torch.Tensor = self.up(self.activation(self.down(hidden)))
+        is_scaled = isinstance(self.scaling, nn.Parameter) or self.scaling != 1.0
+        return projected * self.scaling if is_scaled else projected
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        made = self.delta(z)
+        output = self.delta(z)
         if self.gate is not None:
-            made = made * self.gate(z)
-        dropped: torch.Tensor = self.dropout(made)
+            output = output * self.gate(z)
+        dropped: torch.Tensor = self.dropout(output)
         return dropped
 
 
@@ -161,8 +162,8 @@ def _initialise(down: nn.Linear, up: nn.Linear, init: str) -> None:
 class PrefixEncoder(nn.Module):
     """The keys and values of all layers' prefixes: T = W_out tanh(W_in E + b_in) + b_out, or T itself ("flat").
 
-    T is length x (2 * layers * hidden), viewed as length x 2 layers x hidden; layer number l of those that have a
-    prefix takes K = T[:, 2l] and V = T[:, 2l + 1]. E is drawn from N(0, 1), as is a flat T.
+    T is length x (2 * layers * hidden), viewed as length x 2 layers x hidden; the l-th layer that has a prefix
+    takes K = T[:, 2l] and V = T[:, 2l + 1]. E is drawn from N(0, 1), as is a flat T.
     Source: Li & Liang 2021, Prefix-Tuning, arXiv:2101.00190, section 4.3.
     """
 
@@ -179,33 +180,33 @@ class PrefixEncoder(nn.Module):
 
     @property
     def is_flat(self) -> bool:
-        """Whether there is no MLP, from the start or since it was ejected."""
+        """Whether there is no MLP, because there never was one or it was ejected."""
         return hasattr(self, "flat")
 
     def forward(self, number: int) -> torch.Tensor:
-        """Keys and values of one layer, length x 2 hidden; each layer computes its own slice, nothing is kept."""
+        """Keys and values of one layer, length x 2 hidden; each layer computes its own slice, and nothing is cached."""
         start, end = 2 * number * self.hidden_size, 2 * (number + 1) * self.hidden_size
         if self.is_flat:
-            made = self.flat[:, start:end]
+            both = self.flat[:, start:end]
         else:
             hidden = torch.tanh(self.mlp_in(self.embedding))
-            made = functional.linear(hidden, self.mlp_out.weight[start:end], self.mlp_out.bias[start:end])
-        dropped: torch.Tensor = self.dropout(made)
+            both = functional.linear(hidden, self.mlp_out.weight[start:end], self.mlp_out.bias[start:end])
+        dropped: torch.Tensor = self.dropout(both)
         return dropped
 
     @torch.no_grad()
     def eject(self) -> None:
-        """Replace the MLP by what it makes: the same function with far fewer weights to keep."""
+        """Replace the MLP by its output: the same function with far fewer weights to store."""
         if self.is_flat:
             return
-        made = self.mlp_out(torch.tanh(self.mlp_in(self.embedding)))
+        both = self.mlp_out(torch.tanh(self.mlp_in(self.embedding)))
         trainable = self.embedding.requires_grad
         del self.embedding, self.mlp_in, self.mlp_out
-        self.flat = nn.Parameter(made, requires_grad=trainable)
+        self.flat = nn.Parameter(both, requires_grad=trainable)
 
 
 class LowRank(nn.Module):
-    """s * B A x with A rank x in (Kaiming uniform, a = sqrt 5) and B out x rank (zero); s = alpha / rank, or a gate's.
+    """s * B A x with A rank x in (Kaiming uniform, a = sqrt 5) and B out x rank (zero); s = alpha / rank, or a gate.
 
     Source: Hu et al. 2021, arXiv:2106.09685, section 4.1; the gate: Mao et al. 2022, arXiv:2110.07577.
     """
@@ -230,13 +231,13 @@ class Fusion(nn.Module):
     """sum_i a_i v_i with a = softmax_i(q . k_i), q = Wq z + bq, k_i = Wk u_i + bk, v_i = Wv u_i (or u_i: "static").
 
     No 1 / sqrt(hidden). Wq and Wk from N(0, 0.02^2), biases zero, Wv 1e-6 with ones on the diagonal.
-    Source: Pfeiffer et al. 2021, AdapterFusion, arXiv:2005.00247, section 3.2; dropout on the scores as AdapterHub's.
+    Source: Pfeiffer et al. 2021, AdapterFusion, arXiv:2005.00247, section 3.2; dropout on the scores as in AdapterHub.
     """
 
     def __init__(self, hidden_size: int, part: FusionPart, dropout: float) -> None:
         super().__init__()
         self.members: tuple[str, ...] = ()
-        """Names of the adapters at this place that are mixed."""
+        """Names of the adapters that are mixed here."""
         self.query = nn.Linear(hidden_size, hidden_size)
         self.key = nn.Linear(hidden_size, hidden_size)
         for linear in (self.query, self.key):
@@ -257,7 +258,7 @@ class Fusion(nn.Module):
         return mixed
 
     def auxiliary_loss(self) -> torch.Tensor:
-        """||I - Wv||^2 (Frobenius), which training adds 0.01 times: the values stay near the members' outputs."""
+        """||I - Wv||^2 (Frobenius): keeps the values near the members' outputs; training adds it with weight 0.01."""
         if self.value is None:
             return torch.zeros((), device=self.query.weight.device)
         weight = self.value.weight

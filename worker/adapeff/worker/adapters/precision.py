@@ -1,4 +1,4 @@
-"""Mixed precision where a tuner and a model disagree about it."""
+"""Mixed precision for tuners that do not follow autocast."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import nn
 
 
 def follow_autocast(model: nn.Module) -> None:
-    """Have adapted query layers of DeBERTa answer in autocast's precision.
+    """Make adapted query layers of DeBERTa return autocast's precision.
 
-    Many of PEFT's tuners answer in float32 there. DeBERTa takes the smallest number of the query's precision to mask
-    scores that are bfloat16 by then, and float32's does not fit.
+    Many of PEFT's tuners return float32 there. DeBERTa masks its scores with the smallest number of the query's
+    precision, but the scores are bfloat16 by then, and float32's smallest number is out of range.
     """
     for name, module in model.named_modules():
         if name.endswith(".query_proj") and isinstance(module, BaseTunerLayer):

@@ -1,4 +1,4 @@
-"""Prompt tuning as an encoder: the same outputs as the others give, one state per token of the text."""
+"""Wrappers that give PEFT's prompt tuning an encoder's outputs: one hidden state per token of the text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from adapeff.worker.modeling.encoders import position_count
 
 
 class OneTaskPrompt(PeftModelForFeatureExtraction):  # type: ignore[misc]  # peft ships no types
-    """Multi-task prompt tuning with one task, which PEFT's own class for encoders does not name."""
+    """Multi-task prompt tuning with one task; PEFT's own class for encoders passes no task on."""
 
     def get_prompt(self, batch_size: int, **options: Any) -> torch.Tensor:
         """The prompt of task 0 for every example."""
@@ -23,7 +23,7 @@ class OneTaskPrompt(PeftModelForFeatureExtraction):  # type: ignore[misc]  # pef
 
 
 class OneTask(nn.Module):
-    """A tuner that routes by task, with its one task named for every example."""
+    """A tuner that routes by task, with task 0 for every example."""
 
     def __init__(self, adapted: nn.Module) -> None:
         super().__init__()
@@ -34,9 +34,9 @@ class OneTask(nn.Module):
 
 
 class WithoutPrompt(nn.Module):
-    """PEFT's prompt learning with the virtual tokens' states cut off, so that position 0 is the text's first token.
+    """PEFT's prompt learning without the virtual tokens' states, so that position 0 is the text's first token.
 
-    PEFT gives such models no segment ids: the two texts of a pair are told apart by their separator alone.
+    PEFT passes no segment ids to such models: only the separator tells the two texts of a pair apart.
     """
 
     def __init__(self, adapted: Any, *, adds_tokens: bool) -> None:
@@ -49,8 +49,8 @@ class WithoutPrompt(nn.Module):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **inputs: Any) -> Any:
         if input_ids.shape[1] + self._virtual > self._positions:
             raise ModelError(
-                f"{self._virtual} virtual tokens take up positions, so inputs may have "
-                f"{self._positions - self._virtual} tokens, but one has {input_ids.shape[1]}; set max_length lower"
+                f"an input has {input_ids.shape[1]} tokens, but with {self._virtual} virtual tokens at most "
+                f"{self._positions - self._virtual} fit the model's positions; lower max_length"
             )
         inputs.pop("token_type_ids", None)
         output = self.adapted(input_ids=input_ids, attention_mask=attention_mask, **inputs)

@@ -1,13 +1,13 @@
-"""The tuner that PEFT calls: it puts the parts of an adapter into a model, and takes them out again.
+"""The tuner that PEFT calls: it puts the parts of an adapter into a model, and removes them.
 
-PEFT's `register_peft_method` takes only names of its closed enum, so the type is entered in PEFT's own tables instead.
-Saving, loading and switching are PEFT's; what several layers share lives in the tuner itself, under `adapeff_shared`.
+PEFT's `register_peft_method` only accepts names of its closed enum, so the type is added to PEFT's own tables instead.
+Saving, loading and switching are PEFT's. Modules that several layers share are in the tuner, under `adapeff_shared`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -20,7 +20,7 @@ from peft.utils import set_additional_trainable_modules
 from torch import nn
 
 from adapeff.service.errors import ModelError
-from adapeff.worker.adapters.layers import AdapterLayer, SiteLayer, layer_kind
+from adapeff.worker.adapters.layers import AdapterLayer, LinearLayer
 from adapeff.worker.adapters.layouts import SITE_ROLES, Layout, find_layout
 from adapeff.worker.adapters.modules import Bottleneck, Fusion, Gate, LowRank, PhmRule, PrefixEncoder
 from adapeff.worker.adapters.parts import (
@@ -31,10 +31,12 @@ from adapeff.worker.adapters.parts import (
     LoraPart,
     PrefixPart,
 )
+from adapeff.worker.adapters.prefixed_attention import AttentionLayer, OutsideAttention, PreNormAttention
+from adapeff.worker.adapters.sites import AroundSite, InsideSite, OutsideSite, PreNormSite, SiteLayer
 
 
 class AdapterModel(BaseTuner):  # type: ignore[misc]  # peft ships no types
-    """A model with adapters of ours in it; several may live side by side, one is active."""
+    """A model with adapeff's adapters; it may have several, of which one is active."""
 
     prefix = "adapeff_"
     tuner_layer_cls = AdapterLayer
@@ -48,7 +50,7 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]  # peft ships no types
         low_cpu_mem_usage: bool = False,
         state_dict: dict[str, torch.Tensor] | None = None,
     ) -> None:
-        """Put the adapter `adapter_name` into the model, as its configuration says.
+        """Put the adapter `adapter_name` into the model, according to its configuration.
 
         Raises:
             ModelError: if the architecture is unknown, or the configuration does not fit the model.
@@ -59,7 +61,7 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]  # peft ships no types
             self.adapeff_shared = nn.ModuleDict({})
             self._layout = (find_layout(model),)
             self._layers: dict[tuple[int, str], AdapterLayer] = {}
-        others = [(parameter, parameter.requires_grad) for parameter in model.parameters()] if self._layers else []
+        before = [(parameter, parameter.requires_grad) for parameter in model.parameters()] if self._layers else []
         with init_empty_weights() if low_cpu_mem_usage else nullcontext():
             self._build(adapter_name, config)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
@@ -71,7 +73,7 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]  # peft ships no types
             adapter_name=adapter_name,
             activate_adapter=adapter_name in self.active_adapters,
         )
-        for parameter, trainable in others:  # a new adapter changes nothing of the others
+        for parameter, trainable in before:  # a new adapter does not change the others
             parameter.requires_grad_(trainable)
 
     def _build(self, name: str, config: AdapterConfig) -> None:
@@ -91,7 +93,7 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]  # peft ships no types
             self.adapeff_shared[name] = shared
 
     def _layer(self, index: int, role: str) -> Any:
-        """The adapter layer at a role of a layer, put there now if there is none."""
+        """The adapter layer at a role of a layer, created if needed."""
         if (index, role) in self._layers:
             return self._layers[index, role]
         layout = self.layout
@@ -99,14 +101,14 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]  # peft ships no types
         roles = [other for other in layout.architecture.roles if layout.places[index, other] == place]
         parent, name = place
         norms = [layout.norms[index, other] for other in roles if other in SITE_ROLES]
-        wrapped = layer_kind(layout.architecture.residual, roles)(getattr(parent, name), index, *norms)
+        wrapped = _layer_kind(layout.architecture.residual, roles)(getattr(parent, name), index, *norms)
         setattr(parent, name, wrapped)
         self._layers |= {(index, other): wrapped for other in roles}
         return wrapped
 
     @property
     def layout(self) -> Layout:
-        """Where the roles are in this model."""
+        """Where this model has each role."""
         return self._layout[0]
 
     def _add_bottlenecks(self, name: str, part: BottleneckPart, shared: nn.Module) -> None:
@@ -142,11 +144,11 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]  # peft ships no types
 
     def _add_fusion(self, name: str, part: FusionPart) -> None:
         if missing := [member for member in part.members if member not in self.peft_config]:
-            raise ModelError(f"fusion names the adapter '{missing[0]}', which the model does not have; add it first")
+            raise ModelError(f"fusion needs the adapter '{missing[0]}', which the model does not have; add it first")
         for member in part.members:
             config = self.peft_config[member]
             if config.bottleneck is None or config.prefix is not None or config.lora is not None:
-                raise ModelError(f"fusion mixes bottleneck adapters, but '{member}' is more or something else")
+                raise ModelError(f"fusion mixes plain bottleneck adapters, but '{member}' is not one; leave it out")
         dropout = float(getattr(self.model.config, "attention_probs_dropout_prob", 0.0))
         for layer in dict.fromkeys(self._layers.values()):
             if not isinstance(layer, SiteLayer):
@@ -157,7 +159,7 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]  # peft ships no types
                 layer.put("adapeff_fusion", name, fusion)
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
-        """Make an adapter the active one, and the only one that is trained."""
+        """Activate an adapter, and make it the only trainable one."""
         super().set_adapter(adapter_name, inference_mode=inference_mode)
         active = [adapter_name] if isinstance(adapter_name, str) else adapter_name
         for name, shared in self.adapeff_shared.items():
@@ -169,7 +171,7 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]  # peft ships no types
             shared.requires_grad_(enabled and name in self.active_adapters)
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Remove an adapter; if it was the active one, the first of the others becomes that.
+        """Remove an adapter; if it was active, activate the first of the others.
 
         Raises:
             ModelError: if a fusion uses it.
@@ -197,21 +199,23 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]  # peft ships no types
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        """The key of a stored adapter, which has no name; it stands right after the kind, deep inside of our keys."""
+        """The key without the adapter's name, which follows the kind of module in adapeff's keys."""
         plain = re.sub(rf"(adapeff_\w+)\.{re.escape(adapter_name)}(?=\.|$)", r"\1", key)
         return plain if plain != key else super()._remove_adapter_name_from_key(key, adapter_name)
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
-        """Adapters stay in the base model's precision, whatever that is: they read and write its hidden states."""
+        """Keep adapters in the base model's precision, because they read and write its hidden states."""
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         if kwargs.get("adapter_names") is not None:
-            raise ModelError("these adapters act one at a time: adapter_names, one per example, is not taken")
+            raise ModelError("only one of these adapters can be active at a time; adapter_names is not supported")
         yield
 
     def _check_merge_allowed(self) -> None:
-        raise ModelError("these adapters are no linear maps of the weights, so they cannot be merged; unload instead")
+        raise ModelError(
+            "these adapters cannot be merged, because they are not linear updates of the weights; unload them instead"
+        )
 
     def _prepare_adapter_config(self, peft_config: AdapterConfig, model_config: dict[str, Any]) -> AdapterConfig:
         return peft_config
@@ -221,7 +225,7 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]  # peft ships no types
         return False
 
     def _create_and_replace(self, *args: Any, **kwargs: Any) -> None:
-        raise NotImplementedError("adapters are put in place by inject_adapter")
+        raise NotImplementedError("inject_adapter puts adapters in place")
 
 
 PEFT_TYPE_TO_CONFIG_MAPPING[AdapeffPeftType.ADAPEFF] = AdapterConfig
@@ -230,7 +234,7 @@ PEFT_TYPE_TO_PREFIX_MAPPING[AdapeffPeftType.ADAPEFF] = AdapterModel.prefix
 
 
 def add_adapter(model: nn.Module, config: AdapterConfig, name: str = "default") -> PeftModel:
-    """Put an adapter of ours into an encoder, or one more into one that has some, which then stays inactive.
+    """Add an adapter to an encoder; a further one stays inactive.
 
     Raises:
         ModelError: if the architecture is unknown, or the configuration does not fit the model.
@@ -242,7 +246,7 @@ def add_adapter(model: nn.Module, config: AdapterConfig, name: str = "default") 
 
 
 def eject_prefixes(model: PeftModel) -> None:
-    """Replace the MLPs of all prefixes by the keys and values they make, for serving."""
+    """Replace the MLPs of all prefixes by the keys and values they compute, for inference."""
     for module in model.modules():
         if isinstance(module, PrefixEncoder):
             module.eject()
@@ -252,3 +256,15 @@ def eject_prefixes(model: PeftModel) -> None:
 
 
 __all__ = ["AdapterConfig", "AdapterModel", "add_adapter", "eject_prefixes"]
+
+
+def _layer_kind(residual: Mapping[str, str], roles: Container[str]) -> type[AdapterLayer]:
+    """The class for a module that has these roles, in an architecture with this form of residual for each site."""
+    site = next((role for role in SITE_ROLES if role in roles), None)
+    if site is not None and "attention" in roles:
+        return {"outside": OutsideAttention, "pre_norm": PreNormAttention}[residual[site]]
+    if site is not None:
+        return {"inside": InsideSite, "around": AroundSite, "outside": OutsideSite, "pre_norm": PreNormSite}[
+            residual[site]
+        ]
+    return AttentionLayer if "attention" in roles else LinearLayer

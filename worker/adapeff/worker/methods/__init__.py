@@ -1,4 +1,4 @@
-"""Our methods, registered as anyone's are: one entry point that points at `METHODS`."""
+"""The built-in methods, registered as a plug-in's are: one entry point that refers to `METHODS`."""
 
 from __future__ import annotations
 

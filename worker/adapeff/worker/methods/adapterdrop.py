@@ -1,4 +1,4 @@
-"""AdapterDrop on any adapter: robust to a depth drawn anew in each training step, or without the lowest adapters."""
+"""AdapterDrop on any adapter: robust to a random depth in each training step, or without the lowest adapters."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 class AdapterDropMethod(Method):
     """Leave out the adapters of the lowest layers (Rücklé et al. 2021, AdapterDrop, arXiv:2010.11918).
 
-    Robust, unless `layers` is set: each training step skips layers 0 to n - 1, n uniform on 0..`most`; validation and
-    test skip none, and with `variants: true` each depth is measured. With `layers` these have no adapter from the start
-    ("specialised" in the paper). Layers below the lowest adapter get no backward pass.
+    By default it is robust: each training step skips layers 0 to n - 1, n uniform on 0..`most`; validation and test
+    skip none, and with `variants: true` each depth is measured. With `layers`, the lowest layers never have an adapter
+    ("specialised" in the paper). Layers below the lowest adapter have no backward pass.
     """
 
     paper: ClassVar[str] = "Rücklé et al. 2021, AdapterDrop, arXiv:2010.11918"
     default_learning_rate: ClassVar[float] = 3e-4
-    learning_rate_source: ClassVar[str] = "that of the adapter it is used on; for houlsby: Houlsby et al. 2019"
+    learning_rate_source: ClassVar[str] = "the adapter's; for houlsby: Houlsby et al. 2019"
 
     adapter: str = "houlsby"
-    """The method to drop from, such as `pfeiffer` or `lora[rank=4]`."""
+    """The method whose adapters are dropped, such as `pfeiffer` or `lora[rank=4]`."""
     layers: PositiveInt | None = None
-    """How many of the lowest layers have no adapter, in training and after it."""
+    """The number of lowest layers without an adapter, in training and after it."""
     most: int | None = Field(default=None, ge=0)
-    """The largest depth that is drawn; None: all layers but the last, as the paper's 0 to 11 of 12."""
+    """The largest depth that is drawn; None: all layers but the last, as in the paper (0 to 11 of 12)."""
 
     @field_validator("adapter")
     @classmethod
@@ -46,10 +46,10 @@ class AdapterDropMethod(Method):
         except SpecError as error:
             raise ValueError(str(error)) from error
         if not isinstance(method, HostedMethod):
-            raise ValueError(f"'{reference.name}' puts no adapters into the layers; name one that does, e.g. houlsby")
+            raise ValueError(f"'{reference.name}' puts no adapters into the layers; use one that does, such as houlsby")
         if getattr(method, "rewrites_base", False):
             raise ValueError(
-                f"'{text}' rewrites the model's own weights, so that a layer without it is not the model's"
+                f"'{text}' changes the model's own weights, so no layer can drop it; choose another adapter"
             )
         return str(
             PluginReference(name=reference.name, parameters=method.model_dump(mode="json", exclude_defaults=True))
@@ -60,9 +60,11 @@ class AdapterDropMethod(Method):
         if self.layers is None:
             return self
         if self.most is not None:
-            raise ValueError("`layers` fixes the depth and `most` bounds one that is drawn; give one of them")
+            raise ValueError("`layers` fixes the depth and `most` limits a random one; give one of them")
         if getattr(self._inner(), "leave_out", None) != ():
-            raise ValueError(f"`layers` needs an adapter whose leave_out is free, not '{self.adapter}'")
+            raise ValueError(
+                f"`layers` sets the adapter's leave_out, which '{self.adapter}' sets itself or does not have"
+            )
         return self
 
     def _inner(self) -> Any:
@@ -73,18 +75,18 @@ class AdapterDropMethod(Method):
         return get_method(reference.name, reference.parameters)
 
     def adapter_method(self) -> Any:
-        """The adapter's method, without the layers that never have one."""
+        """The adapter's method, leaving out the layers that never have an adapter."""
         if self.layers is None:
             return self._inner()
         return self._inner().model_copy(update={"leave_out": tuple(range(self.layers))})
 
     def learning_rate(self) -> tuple[float, str]:
-        """That of the adapter."""
+        """The adapter's."""
         rate: tuple[float, str] = self._inner().learning_rate()
         return rate
 
     def attach(self, encoder: nn.Module) -> nn.Module:
-        """Attach the adapter, and drop from it.
+        """Attach the adapter so that it can be dropped.
 
         Raises:
             ModelError: if the adapter does not run on the model, or the model has fewer layers than are dropped.
@@ -95,8 +97,8 @@ class AdapterDropMethod(Method):
 
         depth = len(find_layout(encoder).layers)
         for name in ("layers", "most"):
-            if (asked := getattr(self, name)) is not None and asked >= depth:
-                raise ModelError(f"adapterdrop: {name} is {asked}, but the model has {depth} layers; drop fewer")
+            if (dropped := getattr(self, name)) is not None and dropped >= depth:
+                raise ModelError(f"adapterdrop: {name} is {dropped}, but the model has {depth} layers; drop fewer")
         adapted: nn.Module = self.adapter_method().attach(encoder)
         if self.layers is not None:
             return adapted
@@ -115,7 +117,7 @@ class AdapterDropMethod(Method):
         adapted.drawn = None
 
     def variants(self, adapted: nn.Module) -> Iterator[tuple[dict[str, Any], nn.Module]]:
-        """Each depth that was drawn in training, 0 apart."""
+        """Each depth that training could draw, except 0."""
         from adapeff.worker.adapters.drop import AdapterDrop
 
         if not isinstance(adapted, AdapterDrop):

@@ -1,4 +1,4 @@
-"""AdapterFusion: attention over adapters that were trained before, on this task or on others."""
+"""AdapterFusion: attention over adapters trained beforehand, on this task or on others."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class AdapterFusion(Method):
-    """Mix frozen adapters by attention at each of their places (Pfeiffer et al. 2021, arXiv:2005.00247, section 3.2).
+    """Mix frozen adapters by attention wherever they are (Pfeiffer et al. 2021, arXiv:2005.00247, section 3.2).
 
-    The fusion layers and the head are trained. Whether the target task's own adapter is among the sources is for the
-    user to choose: it is one more source.
+    The fusion layers and the head are trained. The target task's own adapter is not added automatically: list it as one
+    of the sources to include it.
     """
 
     paper: ClassVar[str] = "Pfeiffer et al. 2021, AdapterFusion, arXiv:2005.00247"
@@ -27,9 +27,10 @@ class AdapterFusion(Method):
     learning_rate_source: ClassVar[str] = "Pfeiffer et al. 2021 (AdapterFusion, 5e-5)"
 
     sources: tuple[str, ...] = Field(min_length=1)
-    """Finished jobs that kept their weights, by id or job hash, or folders: of a run, or saved by PEFT."""
+    """Finished jobs that kept their weights, by id or job hash, or folders of a run or saved by PEFT."""
     value: bool = True
-    """Whether there is a value matrix ("dynamic" fusion), kept near the identity by a loss of 0.01 ||I - V||^2."""
+    """Whether there is a value matrix ("dynamic" fusion); the auxiliary loss 0.01 ||I - V||^2 keeps it near the
+    identity."""
 
     @field_validator("sources", mode="before")
     @classmethod
@@ -37,8 +38,8 @@ class AdapterFusion(Method):
         if not isinstance(value, list | tuple):
             return value
         names = [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"'{twice[0]}' stands twice; name each source once")
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"'{repeated[0]}' appears twice; list each source once")
         return names
 
     def source_names(self) -> tuple[str, ...]:
@@ -46,20 +47,20 @@ class AdapterFusion(Method):
         return self.sources
 
     def check_source(self, method: Method) -> None:
-        """Take bottleneck adapters alone.
+        """Accept bottleneck adapters only.
 
         Raises:
-            ValueError: naming what would do.
+            ValueError: if it is another method; the message names valid ones.
         """
         inner = method.adapter_method() if isinstance(method, AdapterDropMethod) else method
         if not isinstance(inner, BottleneckMethod):
-            raise ValueError("adapterfusion mixes bottleneck adapters, such as houlsby, pfeiffer and compacter")
+            raise ValueError("adapterfusion only mixes bottleneck adapters, such as houlsby, pfeiffer and compacter")
 
     def attach(self, encoder: nn.Module) -> nn.Module:
         """Load the sources' adapters, freeze them, and add the fusion layers.
 
         Raises:
-            ModelError: if a source is missing, is no bottleneck adapter, or does not fit the model.
+            ModelError: if a source is missing, is not a bottleneck adapter, or does not fit the model.
         """
         from adapeff.worker.adapters.parts import AdapterConfig, FusionPart
         from adapeff.worker.methods.stored import load_adapter

@@ -1,4 +1,4 @@
-"""Baselines that add nothing to the model: all of it, none of it, or a part of what is there is trained."""
+"""Baselines that add nothing to the model: they train all of it, none of it, or a part of it."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ class Full(Method):
     learning_rate_source: ClassVar[str] = "Devlin et al. 2019, appendix A.3 (largest of 5e-5, 3e-5, 2e-5)"
 
     def attach(self, encoder: nn.Module) -> nn.Module:
-        """Leave the encoder as it is, all of it trainable."""
+        """Make the whole encoder trainable."""
         return encoder.requires_grad_(True)
 
 
 class Head(Method):
-    """Train the head alone on frozen features (Peters et al. 2019, "To Tune or Not to Tune?", arXiv:1903.05987)."""
+    """Train only the head, on frozen features (Peters et al. 2019, "To Tune or Not to Tune?", arXiv:1903.05987)."""
 
     paper: ClassVar[str] = "Peters et al. 2019, To Tune or Not to Tune?, arXiv:1903.05987"
     default_learning_rate: ClassVar[float] = 1e-3
     learning_rate_source: ClassVar[str] = "Kingma & Ba 2015, Adam, algorithm 1 (suggested default)"
 
     def attach(self, encoder: nn.Module) -> nn.Module:
-        """Freeze all of the encoder."""
+        """Freeze the whole encoder."""
         return encoder.requires_grad_(False)
 
 
 class BitFit(Method):
-    """Train the bias terms of the encoder alone (Ben Zaken et al. 2022, "BitFit", arXiv:2106.10199)."""
+    """Train only the encoder's biases (Ben Zaken et al. 2022, "BitFit", arXiv:2106.10199)."""
 
     paper: ClassVar[str] = "Ben Zaken et al. 2022, BitFit, arXiv:2106.10199"
     default_learning_rate: ClassVar[float] = 1e-3
     learning_rate_source: ClassVar[str] = "Ben Zaken et al. 2022 (largest of 1e-4, 4e-4, 7e-4, 1e-3)"
 
     def attach(self, encoder: nn.Module) -> nn.Module:
-        """Train what is called a bias, LayerNorms' included.
+        """Train every parameter named bias, including those of LayerNorms.
 
         Raises:
-            ModelError: if the encoder has no biases, as ModernBERT has none.
+            ModelError: if the encoder has no biases, such as ModernBERT.
         """
         return _train_only(encoder, [name for name, _ in encoder.named_parameters() if name.endswith("bias")], "biases")
 
 
 class LayerNorms(Method):
-    """Train the LayerNorms alone (Qi et al. 2022, "Parameter-Efficient Tuning on Layer Normalization")."""
+    """Train only the LayerNorms (Qi et al. 2022, "Parameter-Efficient Tuning on Layer Normalization")."""
 
     paper: ClassVar[str] = "Qi et al. 2022, Parameter-Efficient Tuning on Layer Normalization, arXiv:2211.08682"
     default_learning_rate: ClassVar[float] = 1e-3
@@ -81,10 +81,10 @@ class TopKLayers(Method):
     learning_rate_source: ClassVar[str] = "as `full`: Devlin et al. 2019, appendix A.3"
 
     layers: PositiveInt = 3
-    """How many; a quarter of a 12-layer model is what the paper finds to reach about 90 % of full fine-tuning."""
+    """How many; the paper finds that a quarter of a 12-layer model reaches about 90 % of full fine-tuning."""
 
     def attach(self, encoder: nn.Module) -> nn.Module:
-        """Train the last `layers` layers, and a norm that comes after them.
+        """Train the last `layers` layers, and a LayerNorm after them if there is one.
 
         Raises:
             ModelError: if the encoder has fewer layers.
@@ -94,7 +94,7 @@ class TopKLayers(Method):
         layout = find_layout(encoder)
         if self.layers > len(layout.layers):
             raise ModelError(
-                f"top_k_layers is to train {self.layers} layers, but the model has {len(layout.layers)}; set fewer"
+                f"top_k_layers: layers is {self.layers}, but the model has {len(layout.layers)} layers; train fewer"
             )
         top = sorted(layout.layers)[-self.layers :]
         inside = tuple(f"{layout.prefix}.{index}." for index in top)

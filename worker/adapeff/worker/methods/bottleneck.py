@@ -17,20 +17,20 @@ FFN_SITE = ("ffn_output",)
 
 
 class BottleneckMethod(HostedMethod):
-    """What the family shares; a method fixes where its adapters sit, what they read and how they start."""
+    """The base of bottleneck methods; a subclass sets where its adapters are, what they read and how they start."""
 
     sites: ClassVar[tuple[str, ...]]
     parallel: ClassVar[bool] = False
     norm_before: ClassVar[bool] = False
 
     reduction_factor: PositiveFloat | dict[str, PositiveFloat] = 16
-    """Hidden size over bottleneck size; or a mapping from layer (from 0) to it, `default` for the others."""
+    """Hidden size divided by bottleneck size; or a mapping from layer (from 0), with `default` for the other layers."""
     non_linearity: Activation = "swish"
     scaling: float | Literal["learned", "channel"] = 1.0
-    """Factor of the adapter's output: a number, one learned scalar, or one learned number per hidden unit."""
+    """Factor of the adapter's output: a number, a learned scalar, or a learned number per hidden unit."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     leave_out: tuple[NonNegativeInt, ...] = ()
-    """Layers, counted from 0, that get no adapter."""
+    """Layers without an adapter, counted from 0."""
 
     @field_validator("reduction_factor", mode="before")
     @classmethod
@@ -38,12 +38,14 @@ class BottleneckMethod(HostedMethod):
         if not isinstance(value, dict):
             return value
         by_layer = {str(key): factor for key, factor in value.items()}
-        if odd := [key for key in by_layer if key != "default" and not key.isdecimal()]:
+        if invalid := [key for key in by_layer if key != "default" and not key.isdecimal()]:
             raise ValueError(
-                f"'{odd[0]}' is no layer; expected layers from 0 and `default`, such as {{0: 8, default: 16}}"
+                f"'{invalid[0]}' is not a layer; expected layers from 0 and `default`, such as {{0: 8, default: 16}}"
             )
         if "default" not in by_layer:
-            raise ValueError("`default` is missing, for the layers that are not named; such as {0: 8, default: 16}")
+            raise ValueError(
+                "`default` is missing, for the layers that are not listed; write for example {0: 8, default: 16}"
+            )
         return by_layer
 
     def peft_config(self, encoder: nn.Module) -> Any:
@@ -53,7 +55,7 @@ class BottleneckMethod(HostedMethod):
         return AdapterConfig(bottleneck=self.part())
 
     def part(self) -> Any:
-        """The `BottleneckPart` this method is."""
+        """The `BottleneckPart` of this method."""
         from adapeff.worker.adapters.parts import BottleneckPart
 
         return BottleneckPart(
@@ -69,10 +71,10 @@ class BottleneckMethod(HostedMethod):
 
 
 class LinearBottleneck(BottleneckMethod):
-    """A bottleneck of two linear layers, whose weights may start in several ways."""
+    """A bottleneck of two linear layers, with a choice of initialisations."""
 
     init: Literal["bert", "lora", "houlsby"] = "bert"
-    """Weights from N(0, 0.02^2); up zero and down Kaiming uniform; or a truncated normal of std 0.01."""
+    """Weights from N(0, 0.02^2); up zero and down Kaiming uniform; or a truncated normal with std 0.01."""
 
     def part(self) -> Any:
         """The bottleneck with its initialisation."""
@@ -94,7 +96,7 @@ class Houlsby(LinearBottleneck):
 
 
 class Pfeiffer(LinearBottleneck):
-    """One bottleneck a layer, after the feed-forward and its LayerNorm (Pfeiffer et al. 2021, AdapterFusion)."""
+    """One bottleneck per layer, after the feed-forward and its LayerNorm (Pfeiffer et al. 2021, AdapterFusion)."""
 
     paper: ClassVar[str] = "Pfeiffer et al. 2021, AdapterFusion, arXiv:2005.00247"
     default_learning_rate: ClassVar[float] = 1e-4
@@ -116,7 +118,7 @@ class HoulsbyParallel(LinearBottleneck):
 
 
 class PfeifferParallel(LinearBottleneck):
-    """One bottleneck a layer, parallel to the feed-forward (He et al. 2022, section 4.1)."""
+    """One bottleneck per layer, parallel to the feed-forward (He et al. 2022, section 4.1)."""
 
     paper: ClassVar[str] = "He et al. 2022, Towards a Unified View, arXiv:2110.04366 (on Pfeiffer et al. 2021)"
     default_learning_rate: ClassVar[float] = 1e-4
@@ -128,7 +130,7 @@ class PfeifferParallel(LinearBottleneck):
 
 
 class ParallelScaled(LinearBottleneck):
-    """The scaled parallel adapter as published (He et al. 2022, section 4.6): wide, scaled by 4, started as LoRA."""
+    """The scaled parallel adapter as published (He et al. 2022, section 4.6): wide, scaled by 4, LoRA's init."""
 
     paper: ClassVar[str] = "He et al. 2022, Towards a Unified View, arXiv:2110.04366"
     default_learning_rate: ClassVar[float] = 1e-4
@@ -143,7 +145,7 @@ class ParallelScaled(LinearBottleneck):
 
 
 class Compacter(BottleneckMethod):
-    """Houlsby's places with hypercomplex, low-rank, shared weights (Karimi Mahabadi et al. 2021, arXiv:2106.04647)."""
+    """Houlsby's sites with hypercomplex, low-rank, shared weights (Karimi Mahabadi et al. 2021, arXiv:2106.04647)."""
 
     paper: ClassVar[str] = "Karimi Mahabadi et al. 2021, Compacter, arXiv:2106.04647"
     default_learning_rate: ClassVar[float] = 3e-3
@@ -153,17 +155,17 @@ class Compacter(BottleneckMethod):
     reduction_factor: PositiveFloat | dict[str, PositiveFloat] = 32
     non_linearity: Activation = "gelu"
     phm_dim: PositiveInt = 4
-    """n: a weight is a sum of n Kronecker products; it must divide the hidden and the bottleneck size."""
+    """n: a weight is a sum of n Kronecker products; n must divide the hidden and the bottleneck size."""
     phm_rank: PositiveInt = 1
     shared_rule: bool = True
-    """One n x n x n rule for all of the model's projections."""
+    """One n x n x n rule for all projections of the model."""
     factorised_rule: bool = False
     factorised_weight: bool = True
     weight_init: Literal["xavier_normal", "xavier_uniform"] = "xavier_normal"
-    """AdapterHub draws normal since its release 3.2.1, uniform before."""
+    """AdapterHub uses normal since its release 3.2.1, uniform before."""
 
     def part(self) -> Any:
-        """The bottleneck with PHM layers in place of its linear ones."""
+        """The bottleneck with PHM layers instead of linear ones."""
         from adapeff.worker.adapters.parts import PhmPart
 
         part = super().part()
@@ -179,7 +181,7 @@ class Compacter(BottleneckMethod):
 
 
 class CompacterPlusPlus(Compacter):
-    """Compacter with one adapter a layer, in Pfeiffer's place (Karimi Mahabadi et al. 2021, section 4)."""
+    """Compacter with one adapter per layer, at Pfeiffer's site (Karimi Mahabadi et al. 2021, section 4)."""
 
     sites: ClassVar[tuple[str, ...]] = FFN_SITE
     norm_before: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Methods that PEFT hosts: a configuration is all they need to say."""
+"""Methods hosted by PEFT, which only have to provide a configuration."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class HostedMethod(Method):
-    """A method that is a PEFT tuner, ours or PEFT's own."""
+    """A method that is a PEFT tuner, adapeff's or PEFT's own."""
 
     refusals: ClassVar[tuple[type[Exception], ...]] = (ValueError,)
-    """What PEFT raises when a tuner does not run on a model; anything else is a fault, and shown as one."""
+    """What PEFT raises if a tuner does not run on a model; any other exception is a bug and is shown as one."""
 
     @abstractmethod
     def peft_config(self, encoder: nn.Module) -> Any:
@@ -27,7 +27,7 @@ class HostedMethod(Method):
         """
 
     def attach(self, encoder: nn.Module) -> nn.Module:
-        """Put the tuner into the encoder and freeze the rest; what PEFT says against it becomes one line.
+        """Put the tuner into the encoder and freeze the rest; an error of PEFT becomes one line.
 
         Raises:
             ModelError: if the tuner does not run on this model.
@@ -36,24 +36,26 @@ class HostedMethod(Method):
         try:
             return self.host(encoder)
         except ImportError as error:
-            raise ResourceError(f"{self.label()} needs a package that is absent: {_first_line(error)}") from error
+            raise ResourceError(
+                f"{self.label()} needs a package that is not installed: {_first_line(error)}"
+            ) from error
         except self.refusals as error:
             if "out of memory" in str(error) or "allocate memory" in str(error):
-                raise  # the machine's refusal, not the tuner's
-            what = type(encoder).__name__
-            raise ModelError(f"{self.label()} does not run on {what}: {_first_line(error)}") from error
+                raise  # the device's limit, not the tuner's
+            model = type(encoder).__name__
+            raise ModelError(f"{self.label()} does not run on {model}: {_first_line(error)}") from error
 
     def host(self, encoder: nn.Module) -> nn.Module:
-        """Have PEFT put the tuner into the encoder."""
+        """Let PEFT put the tuner into the encoder."""
         from peft import get_peft_model
 
-        import adapeff.worker.adapters.tuner  # noqa: F401  # enters our tuner in PEFT's tables
+        import adapeff.worker.adapters.tuner  # noqa: F401  # registers adapeff's tuner with PEFT
 
         adapted: nn.Module = get_peft_model(encoder, self.peft_config(encoder))
         return adapted
 
     def label(self) -> str:
-        """What to call the method in a message."""
+        """The method's name in messages."""
         return type(self).__name__.lower()
 
 

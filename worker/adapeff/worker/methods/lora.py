@@ -1,4 +1,4 @@
-"""LoRA and (IA)^3, as PEFT implements them, on the layers that the papers name."""
+"""LoRA and (IA)^3, as PEFT implements them, on the layers that the papers adapt."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ALL_LINEAR = "all-linear"
 
 
 def one_as_list(value: Any) -> Any:
-    """A single module or layer as a list of one; `all-linear` stays a word."""
+    """A single module or layer as a tuple of one; `all-linear` stays a string."""
     is_one = isinstance(value, str | int) and not isinstance(value, bool) and value != ALL_LINEAR
     return (value,) if is_one else value
 
 
 def left_out(encoder: nn.Module, leave_out: Sequence[int], layers_to_transform: Sequence[int] | None) -> Sequence[int]:
-    """The layers that are not adapted, whichever way they are given.
+    """The layers that are not adapted, from either of the two settings.
 
     Raises:
         ModelError: if the model does not have such layers.
@@ -46,7 +46,7 @@ def target_pattern(encoder: nn.Module, targets: Sequence[str] | str, leave_out: 
     """A regular expression for linear layers, given by role (query, ffn_dense ...) or by the end of their names.
 
     Args:
-        targets: or `all-linear`: every linear layer of the model's layers.
+        targets: roles or names, or `all-linear` for every linear layer of the model's layers.
 
     Raises:
         ModelError: if a name is neither a role nor a module of the model.
@@ -63,7 +63,7 @@ def target_pattern(encoder: nn.Module, targets: Sequence[str] | str, leave_out: 
     for name in names:
         if not any(path == name or path.endswith(f".{name}") for path in paths):
             raise ModelError(
-                f"{method}: {type(encoder).__name__} has no module '{name}' to adapt; name linear layers of the model "
+                f"{method}: {type(encoder).__name__} has no module '{name}' to adapt; list linear layers of the model "
                 f"or roles ({', '.join(LINEAR_ROLES)})"
             )
     kept = r"(?:.*\.)?"
@@ -86,12 +86,12 @@ def _every_linear(encoder: nn.Module, leave_out: Sequence[int]) -> str:
 
     layout = find_layout(encoder)
     inside = tuple(f"{layout.prefix}.{index}." for index in layout.kept_layers(leave_out))
-    found = [name for name in own_modules(encoder, layers.Linear) if name.startswith(inside)]
-    return "|".join(re.escape(name) for name in found)
+    linears = [name for name in own_modules(encoder, layers.Linear) if name.startswith(inside)]
+    return "|".join(re.escape(name) for name in linears)
 
 
 def own_modules(encoder: nn.Module, kind: type[nn.Module]) -> list[str]:
-    """The paths of an encoder's own modules of a kind, whatever adapters lie around or beside them."""
+    """The paths of an encoder's own modules of a kind, without those of adapters."""
     from torch import nn as layers
 
     modules = dict(encoder.named_modules())
@@ -110,17 +110,17 @@ class Lora(HostedMethod):
     learning_rate_source: ClassVar[str] = "Hu et al. 2021, table 9 (RoBERTa base: MNLI, SST-2)"
 
     rank: PositiveInt = 8
-    """r in the paper; 8 is what its table 9 uses."""
+    """r in the paper; its table 9 uses 8."""
     alpha: PositiveFloat = 16
-    """The update is scaled by alpha / rank; 16 is the study's, arXiv:2305.07491 (the paper's table 9: 8)."""
+    """The update is scaled by alpha / rank; 16 as in the study arXiv:2305.07491 (the paper's table 9 uses 8)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: tuple[str, ...] | Literal["all-linear"] | None = None
     """Linear layers to adapt, by role (query, key, value, intermediate, ffn_dense) or name, or `all-linear` for all of
     the model's layers; None: query and value."""
     leave_out: tuple[NonNegativeInt, ...] = ()
-    """Layers, counted from 0, that are not adapted."""
+    """Layers that are not adapted, counted from 0."""
     layers_to_transform: tuple[NonNegativeInt, ...] | None = None
-    """The layers that are adapted, where they are fewer than those that are not; in place of `leave_out`."""
+    """The layers that are adapted; use it instead of `leave_out`."""
     bias: Literal["none", "all", "lora_only"] = "none"
     """Train the model's own biases too: all, or those of the adapted layers."""
     dora: bool = False
@@ -136,9 +136,9 @@ class Lora(HostedMethod):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.target_modules == () or self.layers_to_transform == ():
-            raise ValueError("target_modules or layers_to_transform is empty; name at least one, or leave it out")
+            raise ValueError("target_modules or layers_to_transform is empty; list at least one, or leave it out")
         if self.leave_out and self.layers_to_transform is not None:
-            raise ValueError("leave_out and layers_to_transform say the same thing; give one of them")
+            raise ValueError("leave_out and layers_to_transform both select layers; give one of them")
         return self
 
     def peft_config(self, encoder: nn.Module) -> Any:
@@ -158,7 +158,7 @@ class Lora(HostedMethod):
         )
 
     def variants(self, adapted: nn.Module) -> Iterator[tuple[dict[str, Any], nn.Module]]:
-        """The model with the updates merged into its weights: as large and as fast as the base."""
+        """The model with the updates merged into its weights, which is as large and as fast as the base."""
         merged: Any = copy.deepcopy(adapted)
         yield {"merged": True}, merged.merge_and_unload()
 
@@ -175,7 +175,7 @@ class IA3(HostedMethod):
     learning_rate_source: ClassVar[str] = "Liu et al. 2022, T-Few (3e-3)"
 
     leave_out: tuple[NonNegativeInt, ...] = ()
-    """Layers, counted from 0, that are not adapted."""
+    """Layers that are not adapted, counted from 0."""
 
     def peft_config(self, encoder: nn.Module) -> Any:
         """PEFT's `IA3Config` with the targets of this architecture."""

@@ -1,6 +1,6 @@
-"""Which tuners PEFT has, and their fields: `python -m adapeff.worker.methods.peft_table` writes the table anew.
+"""The table of PEFT's tuners and their fields; `python -m adapeff.worker.methods.peft_table` regenerates it.
 
-The table lets a laptop without torch check `peft:vera[r=64]`; the runner, which has PEFT, checks again.
+With the table, a machine without torch can check `peft:vera[r=64]`; the runner, which has PEFT, checks again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 _ARXIV = re.compile(r"(?:arxiv\.org/(?:abs|pdf)/|huggingface\.co/papers/|arXiv:)(\d{4}\.\d{4,5})", re.IGNORECASE)
 TABLE = Path(__file__).with_name("peft_table.json")
-_OURS = {
+_NOT_SETTABLE = {
     "task_type",
     "peft_type",
     "auto_mapping",
@@ -36,11 +36,11 @@ _OURS = {
     "runtime_config",
     "tokenizer_kwargs",
 }
-"""Fields that the harness or the model decides."""
+"""Fields that the harness sets or that depend on the model."""
 
 
 def read_peft() -> dict[str, Any]:
-    """The table as the installed PEFT gives it."""
+    """The table for the installed PEFT."""
     import peft
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
     from peft.utils import PeftType
@@ -54,7 +54,7 @@ def read_peft() -> dict[str, Any]:
             "fields": {
                 item.name: _field(item, hints.get(item.name))
                 for item in dataclasses.fields(config)
-                if item.name not in _OURS
+                if item.name not in _NOT_SETTABLE
             },
         }
     return {"peft": peft.__version__, "types": types}
@@ -81,7 +81,7 @@ def _field(item: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
 
 
 def _kind(hint: Any, default: Any) -> str:
-    """bool, int, float or text where only that is taken, else any."""
+    """bool, int, float or text if only that is accepted, else any."""
     options = [kind for kind in (typing.get_args(hint) or (hint,)) if kind is not type(None)]
     names = {bool: "bool", int: "int", float: "float", str: "text"}
     if len(options) == 1 and options[0] in names:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class PrefixTuning(HostedMethod):
-    """Learned keys and values before those of the tokens, made by an MLP (Li & Liang 2021, arXiv:2101.00190).
+    """Learned keys and values in front of those of the tokens, computed by an MLP (Li & Liang 2021, arXiv:2101.00190).
 
-    The MLP can be ejected after training: the same function with 2 x layers x length x hidden weights to keep.
+    The MLP can be ejected after training, which leaves 2 x layers x length x hidden weights to store.
     """
 
     paper: ClassVar[str] = "Li & Liang 2021, Prefix-Tuning, arXiv:2101.00190"
@@ -31,7 +31,7 @@ class PrefixTuning(HostedMethod):
     """Train the keys and values themselves, without an MLP."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     leave_out: tuple[NonNegativeInt, ...] = ()
-    """Layers, counted from 0, that get no prefix."""
+    """Layers without a prefix, counted from 0."""
 
     def peft_config(self, encoder: nn.Module) -> Any:
         """The tuner's configuration; the same for every architecture."""
@@ -48,7 +48,7 @@ class PrefixTuning(HostedMethod):
         )
 
     def variants(self, adapted: nn.Module) -> Iterator[tuple[dict[str, Any], nn.Module]]:
-        """The model with the MLP replaced by the keys and values it makes."""
+        """The model with the MLP replaced by the keys and values it computes."""
         if self.flat:
             return
         from adapeff.worker.adapters.tuner import eject_prefixes

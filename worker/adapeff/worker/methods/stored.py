@@ -1,7 +1,7 @@
-"""Load adapters from what a run leaves behind, or from a folder that PEFT saved.
+"""Load adapters from a run's folder, or from a folder saved by PEFT.
 
-Adapters of one model share its weights, so one that changes them is refused, and after any error the model is as it
-was. What cannot be told from a configuration is found by comparing: whatever an addition has changed is put back.
+Adapters of one model share its weights, so an adapter that changes them is refused, and any error leaves the model
+unchanged. What a configuration does not show is found by comparison: changes made by an addition are reverted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.utils import load_peft_weights
 from torch import nn
 
-import adapeff.worker.adapters.tuner  # noqa: F401  # enters our tuner in PEFT's tables
+import adapeff.worker.adapters.tuner  # noqa: F401  # registers adapeff's tuner with PEFT
 from adapeff.service.errors import AdapeffError, ModelError
 from adapeff.service.paths import expanded
 from adapeff.service.plugins import catalog
@@ -25,45 +25,45 @@ from adapeff.service.specs.model_reference import ADAPTER_FILE
 from adapeff.worker.adapters.parts import AdapterConfig
 from adapeff.worker.methods.adapterdrop import AdapterDropMethod
 from adapeff.worker.methods.hosted import HostedMethod
-from adapeff.worker.methods.peft_types import PeftTuner
+from adapeff.worker.methods.peft_tuner import PeftTuner
 from adapeff.worker.modeling.weights import WEIGHTS, read_weights
 
-_CONVERT = "have PEFT convert it to a plain LoRA (save_pretrained with path_initial_model_for_weight_conversion)"
+_CONVERT = "convert it to a plain LoRA with PEFT (save_pretrained with path_initial_model_for_weight_conversion)"
 Biases = dict[str, torch.Tensor]
-"""Path in the bare encoder -> a bias of the model's own, as an adapter has trained it."""
+"""Path in the bare encoder -> one of the model's own biases, as trained with an adapter."""
 
 
 def load_adapter(model: nn.Module, source: str | Path, name: str, *, biases: Biases | None = None) -> PeftModel:
-    """Put a stored adapter into an encoder under a name; beside others it stays inactive until it is set.
+    """Add a stored adapter to an encoder under a name; if it has others, the new one stays inactive until it is set.
 
     Args:
-        model: an encoder, or one that has adapters of the same tuner already.
-        source: a run's folder with `weights.safetensors`, or a folder that PEFT saved.
-        biases: gets the model's own biases as the adapter was trained with; None: an adapter that has such is refused.
+        model: an encoder, with or without adapters of the same tuner.
+        source: a run's folder with `weights.safetensors`, or a folder saved by PEFT.
+        biases: receives the model's own biases that were trained with the adapter; None: such an adapter is refused.
 
     Raises:
-        ModelError: if there is none, PEFT does not host it, it does not fit the model, or it changes weights that the
-            adapters of one model share; the model is as it was then.
+        ModelError: if there is no adapter, PEFT does not host it, it does not fit the model, or it changes weights
+            that adapters share. The model is left unchanged.
     """
     folder = expanded(source)
     stored = _read_pefts(folder) if _is_pefts(folder) else _read_ours(folder, model)
-    _refuse_what_is_shared(stored.config, folder, takes_biases=biases is not None)
-    found = _without_biases(stored, biases if biases is not None else {})
+    _refuse_shared_weights(stored.config, folder, takes_biases=biases is not None)
+    tensors = _without_biases(stored, biases if biases is not None else {})
     kept = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
     before = _bare_output(model)
     adapted: PeftModel | None = None
     try:
         adapted = _add(model, stored.config, name, folder)
-        stored.put(adapted, found, name, folder)
+        stored.put(adapted, tensors, name, folder)
         changed = [(tensor, value) for tensor, value in kept if not torch.equal(tensor, value)]
         for tensor, value in changed:
             tensor.data = value
         if changed or not _equal(_bare_output(adapted), before):
             raise ModelError(
-                f"the adapter in '{folder}' rewrites weights that the adapters of one model share; {_CONVERT}"
+                f"the adapter in '{folder}' changes weights that the adapters of a model share; {_CONVERT}"
             )
     except Exception as error:
-        _take_out(model, adapted, name)
+        _remove(model, adapted, name)
         if isinstance(error, AdapeffError):
             raise
         if isinstance(error, OSError | ValueError | RuntimeError | KeyError | TypeError | AttributeError):
@@ -75,28 +75,30 @@ def load_adapter(model: nn.Module, source: str | Path, name: str, *, biases: Bia
 
 @dataclass(frozen=True)
 class _Stored:
-    """An adapter as it was stored: its configuration, its tensors, and how they are put into a model."""
+    """A stored adapter: its configuration, its tensors, and how to put them into a model."""
 
     config: PeftConfig
     tensors: Mapping[str, torch.Tensor]
     put: Callable[[PeftModel, Mapping[str, torch.Tensor], str, Path], None]
 
 
-def _refuse_what_is_shared(config: PeftConfig, folder: Path, *, takes_biases: bool) -> None:
-    """Refuse what is known to change the model itself."""
-    start = getattr(config, "init_lora_weights", None)
-    if isinstance(start, str) and start.lower() not in ("gaussian", "orthogonal", "mica"):
+def _refuse_shared_weights(config: PeftConfig, folder: Path, *, takes_biases: bool) -> None:
+    """Refuse configurations that are known to change the model itself."""
+    init = getattr(config, "init_lora_weights", None)
+    if isinstance(init, str) and init.lower() not in ("gaussian", "orthogonal", "mica"):
         raise ModelError(
-            f"the adapter in '{folder}' was started with init_lora_weights={start}, which rewrites weights that the "
-            f"adapters of one model share; {_CONVERT}"
+            f"the adapter in '{folder}' was initialised with init_lora_weights={init}, which changes weights that "
+            f"the adapters of a model share; {_CONVERT}"
         )
     for field in ("kasa_config", "layer_replication"):
         if getattr(config, field, None):
-            raise ModelError(f"the adapter in '{folder}' has {field}, which changes the model that adapters share")
+            raise ModelError(
+                f"the adapter in '{folder}' has {field}, which changes weights that adapters share; train it without"
+            )
     if getattr(config, "bias", "none") != "none" and not takes_biases:
         raise ModelError(
-            f"the adapter in '{folder}' was trained with bias={config.bias}: the model's own biases, which adapters "
-            "that act together share; train it with bias=none"
+            f"the adapter in '{folder}' was trained with bias={config.bias}, which changes the model's own biases, but "
+            "adapters that are active together share them; train it with bias=none"
         )
 
 
@@ -104,7 +106,7 @@ _BIAS = re.compile(r"\.bias$")
 
 
 def _without_biases(stored: _Stored, biases: Biases) -> dict[str, torch.Tensor]:
-    """The adapter's own tensors; the model's own biases among them are moved to `biases`."""
+    """The adapter's own tensors; biases of the model among them are moved to `biases`."""
     if getattr(stored.config, "bias", "none") == "none":
         return dict(stored.tensors)
     stored.config.bias = "none"
@@ -118,36 +120,36 @@ def _without_biases(stored: _Stored, biases: Biases) -> dict[str, torch.Tensor]:
 
 
 def plain_path(path: str) -> str:
-    """The path in the bare encoder of one of its own parameters in an adapted one."""
+    """The path in the bare encoder of a parameter of an adapted one."""
     return path.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
 @torch.no_grad()
 def _bare_output(model: nn.Module) -> torch.Tensor | None:
-    """What the model gives without adapters for a few tokens; None where it cannot be asked."""
-    some = next(model.parameters())
-    if some.device.type == "meta":
+    """The model's output for a few tokens without adapters; None on the meta device."""
+    parameter = next(model.parameters())
+    if parameter.device.type == "meta":
         return None
     was_training = model.training
     model.eval()
-    inputs = {"input_ids": torch.arange(1, 9, device=some.device).view(2, 4)}
+    inputs = {"input_ids": torch.arange(1, 9, device=parameter.device).view(2, 4)}
     try:
         if isinstance(model, PeftModel):
             with model.disable_adapter():
-                found: torch.Tensor = model(**inputs).last_hidden_state
+                output: torch.Tensor = model(**inputs).last_hidden_state
         else:
-            found = model(**inputs).last_hidden_state
+            output = model(**inputs).last_hidden_state
     finally:
         model.train(was_training)
-    return found
+    return output
 
 
 def _equal(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
     return one is None or other is None or torch.equal(one, other)
 
 
-def _take_out(model: nn.Module, adapted: PeftModel | None, name: str) -> None:
-    """Undo an addition as far as it came."""
+def _remove(model: nn.Module, adapted: PeftModel | None, name: str) -> None:
+    """Undo a complete or partial addition."""
     if isinstance(model, PeftModel):
         if name in model.peft_config:
             active = [other for other in model.active_adapters if other != name]
@@ -159,19 +161,21 @@ def _take_out(model: nn.Module, adapted: PeftModel | None, name: str) -> None:
 
 
 def _is_pefts(folder: Path) -> bool:
-    """Whether a folder holds what PEFT saved, with a run's head beside it at most.
+    """Whether a folder was saved by PEFT; a run's weights next to it may only contain the head.
 
     Raises:
-        ModelError: if it holds an adapter of each kind.
+        ModelError: if it contains two adapters, or one that cannot be read.
     """
     if not (folder / ADAPTER_FILE).is_file():
         return False
     if (folder / WEIGHTS).is_file() and any(not key.startswith("head.") for key in read_weights(folder)[1]):
         raise ModelError(
-            f"'{folder}' holds {ADAPTER_FILE} beside a run's {WEIGHTS}: two adapters; move one of them away"
+            f"'{folder}' contains two adapters, {ADAPTER_FILE} and a run's {WEIGHTS}; move one of them away"
         )
     if not (folder / "adapter_model.safetensors").is_file():
-        raise ModelError(f"'{folder}' holds {ADAPTER_FILE} without adapter_model.safetensors; save it as safetensors")
+        raise ModelError(
+            f"'{folder}' contains {ADAPTER_FILE} without adapter_model.safetensors; save it as safetensors"
+        )
     return True
 
 
@@ -184,24 +188,24 @@ def _read_ours(folder: Path, model: nn.Module) -> _Stored:
     }
     config = _configuration(description, model, folder)
 
-    def put(adapted: PeftModel, found: Mapping[str, torch.Tensor], name: str, folder: Path) -> None:
-        of_adapter = re.compile(rf"\.{re.escape(name)}(\.|$)")
-        wanted = {key: p for key, p in adapted.named_parameters() if of_adapter.search(key)}
-        named = {_our_key(key, name): tensor for key, tensor in found.items()}
-        unfit = [key for key in named if key not in wanted or named[key].shape != wanted[key].shape]
-        if unfit or not named:
+    def put(adapted: PeftModel, tensors: Mapping[str, torch.Tensor], name: str, folder: Path) -> None:
+        in_adapter = re.compile(rf"\.{re.escape(name)}(\.|$)")
+        expected = {key: p for key, p in adapted.named_parameters() if in_adapter.search(key)}
+        renamed = {_our_key(key, name): tensor for key, tensor in tensors.items()}
+        unfit = [key for key in renamed if key not in expected or renamed[key].shape != expected[key].shape]
+        if unfit or not renamed:
             raise ModelError(f"the adapter in '{folder}' was trained on another model ({description['model'][:60]})")
         active = adapted.active_adapters
         adapted.set_adapter(name)
-        absent = [key for key, parameter in wanted.items() if parameter.requires_grad and key not in named]
+        missing = [key for key, parameter in expected.items() if parameter.requires_grad and key not in renamed]
         adapted.set_adapter(active[0])
-        if absent:
+        if missing:
             raise ModelError(
-                f"the adapter in '{folder}' cannot share a model with others: {absent[0]} is none of its own tensors"
+                f"the adapter in '{folder}' cannot share a model with others, because it does not contain {missing[0]}"
             )
         with torch.no_grad():
-            for key, tensor in named.items():
-                wanted[key].copy_(tensor)
+            for key, tensor in renamed.items():
+                expected[key].copy_(tensor)
 
     return _Stored(config, own, put)
 
@@ -215,32 +219,32 @@ def _read_pefts(folder: Path) -> _Stored:
         raise ModelError(f"the adapter in '{folder}' cannot be read: {line}") from error
     if config.is_prompt_learning or config.peft_type.value == "POLY":
         raise ModelError(
-            f"'{folder}' holds {config.peft_type.value.lower()}, which is no adapter that can share a model with others"
+            f"'{folder}' contains {config.peft_type.value.lower()}, which cannot share a model with other adapters"
         )
 
-    def put(adapted: PeftModel, found: Mapping[str, torch.Tensor], name: str, folder: Path) -> None:
-        loaded = set_peft_model_state_dict(adapted, dict(found), adapter_name=name)
-        wanted = get_peft_model_state_dict(adapted, adapter_name=name)
-        if unfit := [*loaded.unexpected_keys, *(key for key in wanted if key not in found)]:
+    def put(adapted: PeftModel, tensors: Mapping[str, torch.Tensor], name: str, folder: Path) -> None:
+        loaded = set_peft_model_state_dict(adapted, dict(tensors), adapter_name=name)
+        expected = get_peft_model_state_dict(adapted, adapter_name=name)
+        if unfit := [*loaded.unexpected_keys, *(key for key in expected if key not in tensors)]:
             raise ModelError(f"the adapter in '{folder}' was trained on another model ({unfit[0]})")
 
     return _Stored(config, tensors, put)
 
 
 def _our_key(key: str, name: str) -> str:
-    """A stored tensor's name in a model where the adapter has another name."""
+    """A stored tensor's key in a model where the adapter has another name."""
     return re.sub(r"\.default(?=\.|$)", f".{name}", key)
 
 
 def _add(model: nn.Module, config: PeftConfig, name: str, folder: Path) -> PeftModel:
     if not isinstance(config, AdapterConfig):
-        config.inference_mode = True  # some tuners take a second adapter only where it is not trained
+        config.inference_mode = True  # some tuners only accept a second adapter that is not trained
     if not isinstance(model, PeftModel):
         return get_peft_model(model, config, adapter_name=name)
-    kinds = {kept.peft_type for kept in model.peft_config.values()}
+    kinds = {present.peft_type for present in model.peft_config.values()}
     if config.peft_type not in kinds:
         raise ModelError(
-            f"'{folder}' holds a {config.peft_type.value} adapter, but the model has {kinds.pop().value} ones; "
+            f"'{folder}' contains a {config.peft_type.value} adapter, but the model has {kinds.pop().value} ones; "
             "adapters of different tuners cannot share a model"
         )
     model.add_adapter(name, config)
@@ -255,6 +259,6 @@ def _configuration(description: Mapping[str, Any], model: nn.Module, folder: Pat
     if isinstance(method, AdapterDropMethod):
         method = method.adapter_method()
     if not isinstance(method, HostedMethod) or (isinstance(method, PeftTuner) and method.is_wrapped):
-        raise ModelError(f"'{folder}' holds {description['method']}, which is no adapter that can share a model")
+        raise ModelError(f"'{folder}' contains {description['method']}, which cannot share a model with other adapters")
     plain = model.get_base_model() if isinstance(model, PeftModel) else model
     return method.peft_config(plain)

@@ -1,4 +1,4 @@
-"""Methods that are several adapters at once: MAM and UniPELT."""
+"""Methods that combine several adapters: MAM and UniPELT."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Mam(HostedMethod):
     reduction_factor: PositiveFloat = 2
     scaling: float = 4.0
     leave_out: tuple[NonNegativeInt, ...] = ()
-    """Layers, counted from 0, that get neither."""
+    """Layers with neither, counted from 0."""
 
     def peft_config(self, encoder: nn.Module) -> Any:
         """The union's configuration; the same for every architecture."""
@@ -47,7 +47,7 @@ class Mam(HostedMethod):
 
 
 class UniPelt(HostedMethod):
-    """Prefix tuning, a Pfeiffer adapter and LoRA, each behind a gate that is learned (Mao et al. 2022)."""
+    """Prefix tuning, a Pfeiffer adapter and LoRA, each behind a learned gate (Mao et al. 2022)."""
 
     paper: ClassVar[str] = "Mao et al. 2022, UniPELT, arXiv:2110.07577"
     default_learning_rate: ClassVar[float] = 5e-4
@@ -58,7 +58,7 @@ class UniPelt(HostedMethod):
     reduction_factor: PositiveFloat = 16
     rank: PositiveInt = 8
     leave_out: tuple[NonNegativeInt, ...] = ()
-    """Layers, counted from 0, that get none of the three."""
+    """Layers with none of the three, counted from 0."""
 
     def peft_config(self, encoder: nn.Module) -> Any:
         """The union's configuration; the same for every architecture."""
