@@ -160,6 +160,7 @@ def test_overview_loads_no_command_and_no_library_but_that_of_the_command_line(o
     assert {name for name in loaded if name.startswith("adapeff.")} == {
         *("adapeff.cli", "adapeff.cli.main", "adapeff.cli.lazy", "adapeff.cli.messages"),
         *("adapeff.cli.render", "adapeff.cli.render.text", "adapeff.service", "adapeff.service.errors"),
+        "adapeff.service.masking",
         *(("adapeff.cli.commands",) if option == "--help" else ()),
     }
 
