@@ -34,10 +34,10 @@ def job_ids(incomplete: str) -> list[str]:
     """Numbers of jobs, what runs and what failed first."""
     with suppress(Exception):
         from adapeff.cli import context
-        from adapeff.service.store import jobs
+        from adapeff.service.store import job_queries
 
         with context.database() as database, database.session(read_only=True) as session:
-            return _beginning([str(job.id) for job in jobs.list_jobs(session, limit=MAX)], incomplete)
+            return _beginning([str(job.id) for job in job_queries.list_jobs(session, limit=MAX)], incomplete)
     return []
 
 

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from adapeff.cli import context
 from adapeff.service.errors import AdapeffError, ExitCode, JobsFailedError, UnreachableError
-from adapeff.service.store import jobs
+from adapeff.service.store import job_queries
 from adapeff.service.store.tables import FINAL_STATES
 
 if TYPE_CHECKING:
@@ -41,10 +41,12 @@ def wait_for(database: Database, job_ids: Sequence[int], *, workers: Workers = (
         while True:
             ended = [(process, log) for process, log in workers if process.poll() is not None]
             with database.session(read_only=True) as session:
-                found = jobs.list_jobs(session, ids=job_ids)
+                found = job_queries.list_jobs(session, ids=job_ids)
                 running = [job.id for job in found if job.state == "running"]
                 runs = {
-                    job_id: attempts[-1] for job_id, attempts in jobs.list_runs(session, running).items() if attempts
+                    job_id: attempts[-1]
+                    for job_id, attempts in job_queries.list_runs(session, running).items()
+                    if attempts
                 }
             view.show(found, runs)
             if all(job.state in FINAL_STATES for job in found):
@@ -71,7 +73,7 @@ def raise_for_failures(database: Database, job_ids: Sequence[int]) -> None:
         JobsFailedError: naming the first one and its cause.
     """
     with database.session(read_only=True) as session:
-        bad = jobs.list_jobs(session, ids=job_ids, states=("failed", "cancelled"))
+        bad = job_queries.list_jobs(session, ids=job_ids, states=("failed", "cancelled"))
     if bad:
         first = bad[0]
         raise JobsFailedError(

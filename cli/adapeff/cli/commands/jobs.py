@@ -38,11 +38,11 @@ def show(job: JobId, as_json: Json = False) -> None:
 
 def job_view(job_id: int) -> dict[str, Any]:
     """Everything stored about a job, as plain data."""
-    from adapeff.service.store import jobs, results
+    from adapeff.service.store import job_queries, results
 
     with context.database() as database, database.session(read_only=True) as session:
-        job = jobs.get_job(session, job_id)
-        runs = jobs.list_runs(session, [job_id])[job_id]
+        job = job_queries.get_job(session, job_id)
+        runs = job_queries.list_runs(session, [job_id])[job_id]
         counted = next((run for run in reversed(runs) if run.outcome == "succeeded"), None)
         measured = results.list_measurements(session, [counted.id])[counted.id] if counted else []
         environments = results.list_environments(session, [run.environment_id for run in runs if run.environment_id])
@@ -127,11 +127,11 @@ def logs(
 
 def _find_run(job_id: int, attempt: int | None) -> tuple[Run, bool]:
     from adapeff.service.errors import JobError
-    from adapeff.service.store import jobs
+    from adapeff.service.store import job_queries
 
     with context.database() as database, database.session(read_only=True) as session:
-        job = jobs.get_job(session, job_id)
-        runs = jobs.list_runs(session, [job_id])[job_id]
+        job = job_queries.get_job(session, job_id)
+        runs = job_queries.list_runs(session, [job_id])[job_id]
         chosen = [run for run in runs if attempt is None or run.token == attempt]
         if not chosen:
             what = f"no run {attempt}" if runs else f"not run yet (it is {job.state})"
@@ -158,13 +158,13 @@ def cancel(
         adapeff cancel --sweep demo
     """
     from adapeff.service.errors import JobError
-    from adapeff.service.store import jobs, sweeps
+    from adapeff.service.store import job_queries, jobs, sweeps
 
     with context.database() as database, database.session() as session:
         ids = list(jobs_given or [])
         if sweep is not None:
             sweep_ids = sweeps.find_sweep_ids(session, sweep)
-            ids += [job.id for job in jobs.list_jobs(session, sweep_ids=sweep_ids, states=("queued", "running"))]
+            ids += [job.id for job in job_queries.list_jobs(session, sweep_ids=sweep_ids, states=("queued", "running"))]
         if not ids and sweep is None:
             raise JobError("name the jobs to cancel, or a sweep with --sweep")
         done = [(job_id, jobs.request_cancel(session, job_id)) for job_id in ids]
@@ -188,13 +188,13 @@ def retry(
     """
     from adapeff.cli.commands.submit import send
     from adapeff.service.errors import JobError
-    from adapeff.service.store import jobs
+    from adapeff.service.store import job_queries, jobs
 
     with context.database() as database:
         with database.session() as session:
             ids = list(jobs_given or [])
             if failed:
-                ids += [job.id for job in jobs.list_jobs(session, states=("failed",))]
+                ids += [job.id for job in job_queries.list_jobs(session, states=("failed",))]
             if not ids and not failed:
                 raise JobError("name the jobs to retry, or take all failed ones with --failed")
             for job_id in dict.fromkeys(ids):

@@ -92,20 +92,20 @@ def run(
 
 def has_finished(database: Database, job_ids: list[int]) -> bool:
     """Whether any of the jobs has ended, so that there is something to show."""
-    from adapeff.service.store import jobs
+    from adapeff.service.store import job_queries
     from adapeff.service.store.tables import FINAL_STATES
 
     with database.session(read_only=True) as session:
-        return any(job.state in FINAL_STATES for job in jobs.list_jobs(session, ids=job_ids))
+        return any(job.state in FINAL_STATES for job in job_queries.list_jobs(session, ids=job_ids))
 
 
 def was_tried(database: Database, job_ids: list[int]) -> bool:
     """Whether any of the jobs that have not ended has run, so that it is a job that failed and not the start."""
-    from adapeff.service.store import jobs
+    from adapeff.service.store import job_queries
 
     with database.session(read_only=True) as session:
-        left = [job.id for job in jobs.list_jobs(session, ids=job_ids, states=("queued", "running"))]
-        return any(jobs.list_runs(session, left).values())
+        left = [job.id for job in job_queries.list_jobs(session, ids=job_ids, states=("queued", "running"))]
+        return any(job_queries.list_runs(session, left).values())
 
 
 def work_off(
@@ -143,11 +143,12 @@ def work_off(
 
 
 def _pending_devices(database: Database, job_ids: list[int]) -> set[str]:
-    from adapeff.service.store import jobs
+    from adapeff.service.lanes import device_of
+    from adapeff.service.store import job_queries
 
     with database.session(read_only=True) as session:
-        found = jobs.list_jobs(session, ids=job_ids, states=("queued", "running"))
-        return {job.lane.removeprefix("adapeff-") for job in found}
+        found = job_queries.list_jobs(session, ids=job_ids, states=("queued", "running"))
+        return {device_of(job.lane) for job in found}
 
 
 def _serving(devices: str, pending: set[str]) -> str:

@@ -79,14 +79,14 @@ def _watch(database: Database, sweep: str | None, states: list[str], limit: int)
 def snapshot(database: Database, sweep: str | None, states: list[str], limit: int) -> dict[str, Any]:
     """Counts by state, and jobs with their last run: what runs, what failed, then the newest."""
     from adapeff.service.reporting.variation import settings_of, varied_settings
-    from adapeff.service.store import jobs, sweeps
+    from adapeff.service.store import job_queries, sweeps
     from adapeff.service.store.database import now
 
     with database.session(read_only=True) as session:
         sweep_ids = sweeps.find_sweep_ids(session, sweep) if sweep is not None else None
-        found = jobs.list_jobs(session, sweep_ids=sweep_ids, states=states, limit=limit)
-        runs = jobs.list_runs(session, [job.id for job in found])
-        counts = jobs.count_by_state(session, sweep_ids=sweep_ids)
+        found = job_queries.list_jobs(session, sweep_ids=sweep_ids, states=states, limit=limit)
+        runs = job_queries.list_runs(session, [job.id for job in found])
+        counts = job_queries.count_by_state(session, sweep_ids=sweep_ids)
         named = sweeps.names_of(session, [job.id for job in found])
         moment = now(session)
     varied = varied_settings(job.spec for job in found)

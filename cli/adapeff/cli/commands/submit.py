@@ -124,7 +124,7 @@ def _print_plan(database: Database, spec: SweepSpec, jobs: list[JobSpec], *, for
     from adapeff.service.reporting.variation import in_words, settings_of, varied_settings
     from adapeff.service.specs.hub import current_revisions
     from adapeff.service.store import sweeps
-    from adapeff.service.store.jobs import states_by_hash
+    from adapeff.service.store.job_queries import states_by_hash
 
     revisions = {} if force else current_revisions(jobs)
     with database.session(read_only=True) as session:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from adapeff.service.reporting.reruns import Spread
 from adapeff.service.reporting.runs import ALIKE
 from adapeff.service.specs.profile import ProfileSpec
-from adapeff.service.store import jobs, results
+from adapeff.service.store import job_queries, results
 from adapeff.service.store.tables import Job, Measurement, Run
 
 
@@ -125,12 +125,12 @@ class _Found:
 
 def build_profiles(session: Session, *, sweep_ids: Sequence[int] | None = None) -> tuple[ProfileTable, ...]:
     """The tables of a sweep's finished profile jobs, or of all; of the repeats of a profile the newest."""
-    asked = jobs.list_jobs(session, sweep_ids=sweep_ids, states=("succeeded",), kinds=("profile",))
+    asked = job_queries.list_jobs(session, sweep_ids=sweep_ids, states=("succeeded",), kinds=("profile",))
     if not asked:
         return ()
     profiled = list({job.train_hash for job in asked})
-    repeats = jobs.list_jobs(session, states=("succeeded",), train_hashes=profiled)
-    runs = jobs.list_runs(session, [job.id for job in repeats])
+    repeats = job_queries.list_jobs(session, states=("succeeded",), train_hashes=profiled)
+    runs = job_queries.list_runs(session, [job.id for job in repeats])
     counted = [(job, run) for job in repeats for run in runs[job.id] if run.outcome == "succeeded"]
     measured = results.list_measurements(session, [run.id for _, run in counted])
     environments = results.list_environments(session, [run.environment_id for _, run in counted if run.environment_id])

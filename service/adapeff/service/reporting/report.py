@@ -44,7 +44,7 @@ from adapeff.service.reporting.runs import (
 from adapeff.service.reporting.statistics import Summary, summarise, within_noise
 from adapeff.service.reporting.variation import in_words, settings_of, varied_settings
 from adapeff.service.specs.job import JobSpec
-from adapeff.service.store import jobs, sweeps
+from adapeff.service.store import job_queries, sweeps
 
 REFERENCE = "full"
 
@@ -145,7 +145,9 @@ def build_report(
         allow_mixed: put runs of one model and task into one table whatever else differs; the table says what does.
     """
     asked = [
-        job for job in jobs.list_jobs(session, sweep_ids=sweep_ids) if job.kind == "train" or job.state != "succeeded"
+        job
+        for job in job_queries.list_jobs(session, sweep_ids=sweep_ids)
+        if job.kind == "train" or job.state != "succeeded"
     ]
     unfinished: dict[str, int] = {}
     for job in asked:
@@ -202,7 +204,9 @@ def _repeats(session: Session, found: Sequence[Result]) -> list[Result]:
     """The results, and those of the same trainings that other sweeps asked for."""
     trained = list({result.job.train_hash for result in found})
     return (
-        load_results(session, jobs.list_jobs(session, train_hashes=trained, states=("succeeded",))) if trained else []
+        load_results(session, job_queries.list_jobs(session, train_hashes=trained, states=("succeeded",)))
+        if trained
+        else []
     )
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from adapeff.service.reporting.convergence import CURVES, Curves
 from adapeff.service.specs.job import JobSpec
-from adapeff.service.store import jobs, results
+from adapeff.service.store import job_queries, results
 from adapeff.service.store.tables import Job, Measurement, Run
 
 ALIKE = (
@@ -41,7 +41,7 @@ class Result:
 
 def load_results(session: Session, succeeded: Sequence[Job]) -> list[Result]:
     """The results of jobs that succeeded, in their order."""
-    runs = jobs.list_runs(session, [job.id for job in succeeded])
+    runs = job_queries.list_runs(session, [job.id for job in succeeded])
     counted = {job.id: run for job in succeeded for run in runs[job.id] if run.outcome == "succeeded"}
     measured = results.list_measurements(session, [run.id for run in counted.values()])
     names = {m.name for found in measured.values() for m in found if m.split == "validation"}

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from adapeff.service.specs.job import canonical_json
 from adapeff.service.store import jobs
 from adapeff.service.store.database import insert_ignoring
+from adapeff.service.store.in_list import is_one_of
 from adapeff.service.store.tables import Artifact, Curve, Environment, Job, JobSource, Measurement, Run
 
 _CHUNK = 500
@@ -137,19 +138,17 @@ def list_measurements(
 ) -> dict[int, list[Measurement]]:
     """The measurements of each run, all or those with the given names."""
     found: dict[int, list[Measurement]] = {run_id: [] for run_id in run_ids}
-    wanted_names = sorted(names) if names is not None else None
-    for start in range(0, len(run_ids), _CHUNK):
-        wanted = select(Measurement).where(Measurement.run_id.in_(run_ids[start : start + _CHUNK]))
-        if wanted_names is not None:
-            wanted = wanted.where(Measurement.name.in_(wanted_names))
-        for row in session.scalars(wanted.order_by(Measurement.run_id, Measurement.id)):
-            found[row.run_id].append(row)
+    wanted = select(Measurement).where(is_one_of(session, Measurement.run_id, run_ids))
+    if names is not None:
+        wanted = wanted.where(is_one_of(session, Measurement.name, names))
+    for row in session.scalars(wanted.order_by(Measurement.run_id, Measurement.id)):
+        found[row.run_id].append(row)
     return found
 
 
 def list_environments(session: Session, ids: Iterable[int]) -> dict[int, dict[str, Any]]:
     """The environments with these ids."""
-    wanted = select(Environment).where(Environment.id.in_(sorted(set(ids))))
+    wanted = select(Environment).where(is_one_of(session, Environment.id, ids))
     return {row.id: row.values for row in session.scalars(wanted)}
 
 
@@ -173,12 +172,9 @@ def source_folders(session: Session, job_id: int) -> dict[str, tuple[str, str]]:
 def list_curves_of(session: Session, run_ids: Sequence[int], names: Iterable[str]) -> dict[int, dict[str, list[Any]]]:
     """The curves with these names of many runs: run -> name -> points."""
     found: dict[int, dict[str, list[Any]]] = {run_id: {} for run_id in run_ids}
-    wanted_names = sorted(names)
-    for start in range(0, len(run_ids), _CHUNK):
-        chunk = run_ids[start : start + _CHUNK]
-        wanted = select(Curve).where(Curve.run_id.in_(chunk), Curve.name.in_(wanted_names))
-        for row in session.scalars(wanted):
-            found[row.run_id][row.name] = row.points
+    wanted = select(Curve).where(is_one_of(session, Curve.run_id, run_ids), is_one_of(session, Curve.name, names))
+    for row in session.scalars(wanted):
+        found[row.run_id][row.name] = row.points
     return found
 
 
