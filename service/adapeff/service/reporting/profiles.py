@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from adapeff.service.reporting.reruns import Spread
 from adapeff.service.reporting.runs import ALIKE
+from adapeff.service.specs.job import STORED
 from adapeff.service.specs.profile import ProfileSpec
 from adapeff.service.store import job_queries, results
 from adapeff.service.store.tables import Job, Measurement, Run
@@ -164,7 +165,7 @@ def _again(table: ProfileTable, repeats: Sequence[ProfileTable]) -> dict[str, di
 
 
 def _table(job: Job, run: Run, measured: Sequence[Measurement], environment: dict[str, Any]) -> ProfileTable:
-    spec = ProfileSpec.model_validate(job.spec)
+    spec = ProfileSpec.model_validate(job.spec, context=STORED)
     found = _Found(measured)
     reference = str(spec.methods[0])
     training = [_training(found, str(method), reference) for method in spec.methods]

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from adapeff.service.reporting.convergence import CURVES, Curves
-from adapeff.service.specs.job import JobSpec
+from adapeff.service.specs.job import STORED, JobSpec
 from adapeff.service.store import job_queries, results
 from adapeff.service.store.tables import Job, Measurement, Run
 
@@ -53,7 +53,7 @@ def load_results(session: Session, succeeded: Sequence[Job]) -> list[Result]:
         Result(
             job,
             run,
-            JobSpec.model_validate(job.spec),
+            JobSpec.model_validate(job.spec, context=STORED),
             measured[run.id],
             environments.get(run.environment_id or 0, {}),
             curves[run.id],
