@@ -21,8 +21,8 @@ from typing import Any
 
 import redis
 
-from adapeff.service.broker.queue import LANES
-from adapeff.service.store import jobs
+from adapeff.service.lanes import all_lanes
+from adapeff.service.store import job_queries
 from adapeff.service.store.database import Database, upgrade
 from tests.conftest import RedisServer, _postgres
 
@@ -103,7 +103,7 @@ class World:
     def states(self) -> dict[str, int]:
         """State -> jobs."""
         with self.database.session(read_only=True) as session:
-            return jobs.count_by_state(session)
+            return job_queries.count_by_state(session)
 
     def wait_for(self, succeeded: int) -> float:
         """Seconds until so many jobs have succeeded.
@@ -121,7 +121,7 @@ class World:
     def counted_twice(self) -> int:
         """Jobs with more than one run that counts."""
         with self.database.session(read_only=True) as session:
-            every = jobs.list_runs(session, [job.id for job in jobs.list_jobs(session)])
+            every = job_queries.list_runs(session, [job.id for job in job_queries.list_jobs(session)])
         return sum(sum(run.outcome == "succeeded" for run in runs) > 1 for runs in every.values())
 
 
@@ -150,7 +150,7 @@ def malformed(world: World, count: int) -> float:
     with world.worker("cpu:0") as worker:
         client = redis.Redis.from_url(world.server.url)
         for number in range(count):
-            client.lpush(LANES[number % 2], MALFORMED[number % len(MALFORMED)])
+            client.lpush(all_lanes()[number % 2], MALFORMED[number % len(MALFORMED)])
         world.submit(range(2))
         seconds = world.wait_for(done + 2)
         if worker.poll() is not None:

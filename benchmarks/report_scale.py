@@ -23,7 +23,7 @@ from adapeff.service.measured import Key
 from adapeff.service.specs.expansion import expand
 from adapeff.service.specs.job import JobSpec
 from adapeff.service.specs.sweep_file import parse_sweep
-from adapeff.service.store import jobs
+from adapeff.service.store import job_creation, job_queries
 from adapeff.service.store.database import Database, now, upgrade
 from adapeff.service.store.tables import Environment, Job, Measurement, Run
 
@@ -56,7 +56,7 @@ def measure(url: str) -> dict[str, Any]:
 
     database = Database(url)
     with database.session(read_only=True) as session:
-        jobs.count_by_state(session)  # what a first query imports is not the report's
+        job_queries.count_by_state(session)  # what a first query imports is not the report's
         before = _status("VmRSS")
         started = time.process_time()
         report = build_report(session)
@@ -88,7 +88,7 @@ def fill(url: str, runs: int, measurements: int) -> None:
         session.execute(insert(Environment).values(id=1, fingerprint="x", values={"device_name": "CPU"}))
         for start in range(0, len(specs), 500):
             chunk = specs[start : start + 500]
-            ids, _ = jobs.create_jobs(session, chunk, priority=5, max_failures=3)
+            ids, _ = job_creation.create_jobs(session, chunk, priority=5, max_failures=3)
             session.execute(
                 insert(Run),
                 [

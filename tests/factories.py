@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from adapeff.service.lanes import ANY, lane_of
 from adapeff.service.specs.expansion import expand
 from adapeff.service.specs.job import JobSpec
 from adapeff.service.specs.sweep_file import parse_sweep
-from adapeff.service.store import jobs
+from adapeff.service.store import job_creation, jobs
 from adapeff.service.store.database import Database
 
 
@@ -22,7 +23,7 @@ def queue_jobs(database: Database, count: int = 1, *, max_failures: int = 3, **c
     """Store queued jobs."""
     with database.session() as session:
         specs = [spec(seed, **changes) for seed in range(count)]
-        return jobs.create_jobs(session, specs, priority=5, max_failures=max_failures)[0]
+        return job_creation.create_jobs(session, specs, priority=5, max_failures=max_failures)[0]
 
 
 def claimer(database: Database, owner: str = "w1", lease_seconds: float = 60) -> Callable[[int], jobs.Claim | None]:
@@ -37,7 +38,7 @@ def claimer(database: Database, owner: str = "w1", lease_seconds: float = 60) ->
                 slot="cpu:0",
                 folder="/runs",
                 lease_seconds=lease_seconds,
-                lanes=("adapeff-any", "adapeff-cpu"),
+                lanes=(lane_of(ANY), lane_of("cpu")),
             )
 
     return claim

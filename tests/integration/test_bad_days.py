@@ -19,13 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from adapeff.service.broker.queue import Reconciler, make_app, receive, send_unsent
+from adapeff.service.broker.queue import make_app, receive, send_unsent
+from adapeff.service.broker.reconciler import Reconciler
 from adapeff.service.errors import ResourceError, SpecError, UnreachableError
 from adapeff.service.settings import Settings
 from adapeff.service.specs.expansion import expand
 from adapeff.service.specs.fingerprints import file_fingerprint
 from adapeff.service.specs.sweep_file import parse_sweep
-from adapeff.service.store import jobs, results, sweeps
+from adapeff.service.store import job_creation, job_queries, jobs, results, sweeps
 from adapeff.service.store.database import Database, open_database
 from adapeff.service.store.jobs import RunOutcome
 from adapeff.worker.daemon.host_faults import EXCLUDED_SECONDS, IN_A_ROW, PAUSES, HostFaults
@@ -244,7 +245,7 @@ def test_database_that_is_read_only_for_now_is_an_outage(any_database_url: str) 
 
     with pytest.raises((UnreachableError, ResourceError), match=r"read-?only"), database.session() as session:
         session.execute(text(read_only))
-        jobs.create_jobs(session, [spec()], priority=5, max_failures=3)
+        job_creation.create_jobs(session, [spec()], priority=5, max_failures=3)
     database.close()
 
 
@@ -298,7 +299,7 @@ def test_what_databases_cannot_hold_is_written_out_and_the_run_is_stored(
     with database.session(read_only=True) as session:
         kept = results.list_measurements(session, [claim.run_id])[claim.run_id]
         assert {m.reason for m in kept if m.key.split == "x"} == {stored}
-        assert jobs.list_runs(session, [job_id])[job_id][0].message == stored
+        assert job_queries.list_runs(session, [job_id])[job_id][0].message == stored
     database.close()
 
 

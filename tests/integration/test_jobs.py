@@ -19,7 +19,7 @@ from adapeff.service.plugins.plugin_reference import PluginReference
 from adapeff.service.reporting.report import build_report
 from adapeff.service.specs.profile import plan_profile
 from adapeff.service.specs.sweep_file import parse_sweep
-from adapeff.service.store import jobs, results, sweeps
+from adapeff.service.store import job_creation, job_queries, jobs, results, sweeps
 from adapeff.service.store.database import Database, upgrade
 from adapeff.service.store.jobs import Claim, RunOutcome
 from adapeff.service.store.results import RunResults
@@ -37,7 +37,7 @@ def database(any_database_url: str) -> Iterator[Database]:
 
 def state_of(database: Database, job_id: int) -> str:
     with database.session(read_only=True) as session:
-        return jobs.get_job(session, job_id).state
+        return job_queries.get_job(session, job_id).state
 
 
 def age_lease(database: Database, job_id: int) -> None:
@@ -71,8 +71,8 @@ def take(database: Database, job_id: int, owner: str = "w1") -> Claim:
 
 def test_same_job_is_stored_once(database: Database) -> None:
     with database.session() as session:
-        first, fresh = jobs.create_jobs(session, [spec(0), spec(1)], priority=5, max_failures=3)
-        again, fresh_again = jobs.create_jobs(session, [spec(1), spec(2)], priority=5, max_failures=3)
+        first, fresh = job_creation.create_jobs(session, [spec(0), spec(1)], priority=5, max_failures=3)
+        again, fresh_again = job_creation.create_jobs(session, [spec(1), spec(2)], priority=5, max_failures=3)
 
     assert fresh == first
     assert again[0] == first[1]
@@ -94,14 +94,16 @@ def test_task_called_profile_is_a_task_and_a_profile_is_no_run_of_the_report(dat
     trained = spec().model_copy(update={"task": PluginReference(name="profile")})
     profile = plan_profile("org/model", ["lora"])
     with database.session() as session:
-        ids, _ = jobs.create_jobs(session, [trained], priority=5, max_failures=3)
+        ids, _ = job_creation.create_jobs(session, [trained], priority=5, max_failures=3)
         ids += sweeps.submit(session, profile, [profile.spec], max_failures=3).job_ids
     for job_id in ids:
         finish(database, take(database, job_id), RunOutcome("succeeded"), run_results())
 
     with database.session(read_only=True) as session:
         report = build_report(session)
-        kinds = {kind: [job.id for job in jobs.list_jobs(session, kinds=[kind])] for kind in ("train", "profile")}
+        kinds = {
+            kind: [job.id for job in job_queries.list_jobs(session, kinds=[kind])] for kind in ("train", "profile")
+        }
 
     assert [(table.task, table.runs) for table in report.tables] == [("profile", 1)]
     assert [table.job_id for table in report.profiles] == ids[1:]
@@ -147,7 +149,7 @@ def test_results_are_stored_with_the_ending(database: Database) -> None:
         assert (
             artifact.uri.startswith("/runs/") and artifact.uri.endswith("p.gz") and f"/{claim.token}-" in artifact.uri
         )
-        run = jobs.list_runs(session, [job_id])[job_id][0]
+        run = job_queries.list_runs(session, [job_id])[job_id][0]
         assert results.list_environments(session, [run.environment_id or 0]) == {
             run.environment_id: {"device_name": "test"}
         }
@@ -172,7 +174,7 @@ def test_run_taken_back_may_neither_renew_nor_write(database: Database) -> None:
 
     with database.session(read_only=True) as session:
         assert [m.value for m in session.scalars(select(Measurement).where(Measurement.name == "accuracy"))] == [0.9]
-        runs = jobs.list_runs(session, [job_id])[job_id]
+        runs = job_queries.list_runs(session, [job_id])[job_id]
         assert [(run.outcome, run.token) for run in runs] == [("lost", 1), ("succeeded", 2)]
         assert "no heartbeat from worker stopped" in runs[0].message
         for table in (Measurement, Curve, Artifact):
@@ -195,14 +197,14 @@ def test_progress_between_heartbeats_leaves_the_lease_alone(database: Database) 
     (job_id,) = queue_jobs(database)
     claim = take(database, job_id)
     with database.session(read_only=True) as session:
-        before = jobs.get_job(session, job_id).lease_until
+        before = job_queries.get_job(session, job_id).lease_until
 
     with database.session() as session:
         jobs.heartbeat(session, claim, lease_seconds=None, stage="train", progress={"step": 7})
 
     with database.session(read_only=True) as session:
-        assert jobs.get_job(session, job_id).lease_until == before
-        assert jobs.list_runs(session, [job_id])[job_id][0].progress == {"step": 7}
+        assert job_queries.get_job(session, job_id).lease_until == before
+        assert job_queries.list_runs(session, [job_id])[job_id][0].progress == {"step": 7}
 
 
 @pytest.mark.parametrize("outcome", ["killed", "lost"])
@@ -213,7 +215,7 @@ def test_job_that_keeps_dying_fails_after_its_budget(database: Database, outcome
 
     assert states == ["queued", "queued", "failed"]
     with database.session(read_only=True) as session:
-        assert jobs.get_job(session, job_id).cause == f"{outcome} (3 of 3 failures): signal 9"
+        assert job_queries.get_job(session, job_id).cause == f"{outcome} (3 of 3 failures): signal 9"
 
 
 def test_job_handed_back_burns_no_budget(database: Database) -> None:
@@ -223,7 +225,7 @@ def test_job_handed_back_burns_no_budget(database: Database) -> None:
 
     assert states == ["queued"] * 4
     with database.session(read_only=True) as session:
-        job = jobs.get_job(session, job_id)
+        job = job_queries.get_job(session, job_id)
         assert (job.failures, job.token) == (0, 4)
 
 
@@ -234,7 +236,7 @@ def test_failure_that_would_happen_again_is_final(database: Database, outcome: A
     assert finish(database, take(database, job_id), RunOutcome(outcome, "because")) == "failed"
 
     with database.session(read_only=True) as session:
-        assert jobs.get_job(session, job_id).cause == f"{outcome}: because"
+        assert job_queries.get_job(session, job_id).cause == f"{outcome}: because"
 
 
 def test_cancelled_job_is_not_claimed(database: Database) -> None:
@@ -285,10 +287,10 @@ def test_limits_of_a_job_that_has_not_succeeded_follow_the_last_submission(datab
 
     with database.session() as session:
         longer = spec(0).model_copy(update={"time_limit_minutes": 90.0})
-        jobs.create_jobs(session, [longer], priority=1, max_failures=7)
+        job_creation.create_jobs(session, [longer], priority=1, max_failures=7)
 
     with database.session(read_only=True) as session:
-        job = jobs.get_job(session, job_id)
+        job = job_queries.get_job(session, job_id)
         assert (job.spec["time_limit_minutes"], job.priority, job.max_failures) == (90.0, 1, 7)
 
 
@@ -312,7 +314,7 @@ def test_retry_gives_a_fresh_budget(database: Database) -> None:
         jobs.retry_job(session, job_id)
 
     with database.session(read_only=True) as session:
-        job = jobs.get_job(session, job_id)
+        job = job_queries.get_job(session, job_id)
         assert (job.state, job.failures, job.cause) == ("queued", 0, "")
 
 
@@ -330,8 +332,10 @@ def test_job_waits_for_its_sources(database: Database) -> None:
     source = spec(0)
     dependent = spec(1).model_copy(update={"sources": (source.job_hash,)})
     with database.session() as session:
-        (source_id, dependent_id), _ = jobs.create_jobs(session, [source, dependent], priority=5, max_failures=3)
-        assert [job.id for job in jobs.list_unsent(session)] == [source_id]
+        (source_id, dependent_id), _ = job_creation.create_jobs(
+            session, [source, dependent], priority=5, max_failures=3
+        )
+        assert [job.id for job in job_queries.list_unsent(session)] == [source_id]
     assert claimer(database)(dependent_id) is None
 
     finish(database, take(database, source_id), RunOutcome("succeeded"))
@@ -350,14 +354,14 @@ def test_job_waits_for_its_time(database: Database) -> None:
 
 def test_outbox_holds_what_was_never_sent_by_priority(database: Database) -> None:
     with database.session() as session:
-        jobs.create_jobs(session, [spec(0), spec(1)], priority=5, max_failures=3)
-        jobs.create_jobs(session, [spec(2)], priority=0, max_failures=3)
+        job_creation.create_jobs(session, [spec(0), spec(1)], priority=5, max_failures=3)
+        job_creation.create_jobs(session, [spec(2)], priority=0, max_failures=3)
     with database.session() as session:
-        waiting = [job.id for job in jobs.list_unsent(session)]
+        waiting = [job.id for job in job_queries.list_unsent(session)]
         jobs.mark_sent(session, waiting[:1])
     with database.session(read_only=True) as session:
         assert waiting == [3, 1, 2]
-        assert [job.id for job in jobs.list_unsent(session)] == [1, 2]
+        assert [job.id for job in job_queries.list_unsent(session)] == [1, 2]
 
 
 def test_ten_thousand_jobs_are_stored_in_one_transaction(database: Database) -> None:
@@ -365,9 +369,34 @@ def test_ten_thousand_jobs_are_stored_in_one_transaction(database: Database) -> 
     specs = [model.model_copy(update={"seed": seed}) for seed in range(10_000)]
 
     with database.session() as session:
-        ids, fresh = jobs.create_jobs(session, specs, priority=5, max_failures=3)
+        ids, fresh = job_creation.create_jobs(session, specs, priority=5, max_failures=3)
 
     assert len(set(ids)) == len(fresh) == 10_000
+
+
+def test_lists_of_ids_and_hashes_may_be_longer_than_a_statement_has_room_for(database: Database) -> None:
+    """SQLite binds at most 32,766 values, PostgreSQL 65,535."""
+    ids = queue_jobs(database, 2)
+    claim = take(database, ids[0])
+    finish(database, claim, RunOutcome("succeeded"), run_results())
+    many = [*ids, *range(1000, 71_000)]
+    hashes = [spec(0).job_hash, *(f"{number:064}" for number in range(70_000))]
+
+    with database.session() as session:
+        assert [job.id for job in job_queries.list_jobs(session, ids=many)] == ids
+        assert [job.id for job in job_queries.list_jobs(session, ids=many, limit=1)] == ids[1:]
+        assert [job.id for job in job_queries.list_jobs(session, train_hashes=[spec(1).train_hash, *hashes])] == ids[1:]
+        assert not job_queries.list_jobs(session, ids=[]) and not job_queries.list_jobs(session, train_hashes=[])
+        assert not job_queries.count_by_state(session, sweep_ids=many)
+        assert sum(map(len, job_queries.list_runs(session, many).values())) == 1
+        assert job_queries.states_by_hash(session, hashes) == {spec(0).job_hash: "succeeded"}
+        assert job_queries.ids_by_hash(session, hashes) == {spec(0).job_hash: ids[0]}
+        assert not any(sweeps.names_of(session, many).values())
+        assert len(results.list_measurements(session, [claim.run_id, *many[2:]], ["accuracy"])[claim.run_id]) == 1
+        assert results.list_curves_of(session, [claim.run_id, *many[2:]], ["train_loss"])[claim.run_id]
+        assert len(results.list_environments(session, many)) == 1
+        jobs.mark_sent(session, many)
+        assert [job.id for job in job_queries.list_unsent(session)] == []
 
 
 class JobMachine(RuleBasedStateMachine):
@@ -437,7 +466,7 @@ class JobMachine(RuleBasedStateMachine):
     @invariant()
     def the_row_is_sound(self) -> None:
         with self.database.session(read_only=True) as session:
-            job = jobs.get_job(session, self.job_id)
+            job = job_queries.get_job(session, self.job_id)
             counted = session.scalar(select(func.count()).select_from(Run).where(Run.outcome == "succeeded"))
             stored = session.scalar(select(func.count()).select_from(Measurement).where(Measurement.name == "accuracy"))
             running = session.scalar(select(func.count()).select_from(Run).where(Run.outcome == "running"))

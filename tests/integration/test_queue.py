@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from adapeff.service.broker.queue import Reconciler, broker_problem, make_app, send_unsent
+from adapeff.service.broker.queue import broker_problem, make_app, send_unsent
+from adapeff.service.broker.reconciler import Reconciler
 from adapeff.service.errors import UnreachableError
 from adapeff.service.settings import Settings
-from adapeff.service.store import jobs
+from adapeff.service.store import job_creation, job_queries
 from adapeff.service.store.database import Database, open_database
 from tests.conftest import RedisServer, eventually
 from tests.factories import claimer, queue_jobs
@@ -102,7 +103,7 @@ def test_urgent_jobs_are_served_first(redis_url: str, tmp_path: Path) -> None:
     app = make_app(settings)
     for priority, seed in ((9, 0), (5, 1), (0, 2)):
         with database.session() as session:
-            jobs.create_jobs(session, [spec(seed)], priority=priority, max_failures=3)
+            job_creation.create_jobs(session, [spec(seed)], priority=priority, max_failures=3)
         send_unsent(database, app)
 
     assert [args[0] for args, _, _ in drain(settings)] == [3, 2, 1]
@@ -137,10 +138,10 @@ def test_reconciler_takes_nothing_back_until_it_has_been_calm_for_a_lease(
     reconciler.send()
 
     with database.session(read_only=True) as session:
-        assert jobs.get_job(session, job_id).state == "running"
+        assert job_queries.get_job(session, job_id).state == "running"
     reconciler.take_back(allowed=True)
     with database.session(read_only=True) as session:
-        assert jobs.get_job(session, job_id).state == "queued"
+        assert job_queries.get_job(session, job_id).state == "queued"
 
 
 def test_consumed_message_files_are_forgotten_only_when_old(tmp_path: Path) -> None:

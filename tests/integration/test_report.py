@@ -17,7 +17,7 @@ from adapeff.service.reporting.report import Report, build_report
 from adapeff.service.reporting.rows import report_rows
 from adapeff.service.specs.expansion import expand
 from adapeff.service.specs.sweep_file import parse_sweep
-from adapeff.service.store import jobs, results, sweeps
+from adapeff.service.store import job_creation, job_queries, results, sweeps
 from adapeff.service.store.database import Database, upgrade
 from adapeff.service.store.jobs import RunOutcome
 from adapeff.service.store.results import RunResults
@@ -46,7 +46,7 @@ def store(database: Database, method: str, seed: int, accuracy: float, seconds: 
     wanted = spec(seed, methods=[method], **{"settings": {"test_languages": ["en", "de"]}, **changes})
     wanted = wanted.model_copy(update={"repeat": repeat})
     with database.session() as session:
-        (job_id,), _ = jobs.create_jobs(session, [wanted], priority=5, max_failures=3)
+        (job_id,), _ = job_creation.create_jobs(session, [wanted], priority=5, max_failures=3)
     claim = claimer(database)(job_id)
     assert claim is not None
     found = RunResults(environment={"device_name": device, "precision": "fp32", "torch": "2.13.0", "torch_threads": 1})
@@ -255,7 +255,7 @@ def test_sweeps_name_stands_for_all_its_submissions(database: Database) -> None:
         ids = sweeps.find_sweep_ids(session, "mine")
         assert ids == [1, 2] == sweeps.find_sweep_ids(session, None)
         assert sweeps.find_sweep_ids(session, "1") == [1]
-        assert len(jobs.list_jobs(session, sweep_ids=ids)) == 2
+        assert len(job_queries.list_jobs(session, sweep_ids=ids)) == 2
         (record,) = sweeps.list_sweeps(session)
         assert (record.name, record.submissions, record.states) == ("mine", [1, 2], {"queued": 2})
         assert sweeps.names_of(session, [1, 2]) == {1: ["mine"], 2: ["mine"]}
@@ -338,7 +338,7 @@ def test_missing_figure_says_why(database: Database) -> None:
 def test_unfinished_jobs_are_counted(database: Database) -> None:
     store(database, "full", 0, 0.8, 100)
     with database.session() as session:
-        jobs.create_jobs(session, [spec(5), spec(6)], priority=5, max_failures=3)
+        job_creation.create_jobs(session, [spec(5), spec(6)], priority=5, max_failures=3)
 
     assert report(database).unfinished == {"queued": 2}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from adapeff.service.specs.hub import moving_sources
 from adapeff.service.specs.job import JobSpec
-from adapeff.service.store import jobs, results, sweeps
+from adapeff.service.store import job_creation, results, sweeps
 from adapeff.service.store.database import Database, upgrade
 from adapeff.service.store.jobs import RunOutcome
 from adapeff.service.store.results import RunResults
@@ -16,7 +16,7 @@ OLD, NEW = "a" * 40, "b" * 40
 def finished(database: Database, job: JobSpec, **resolved: str) -> None:
     """Store the job as done with these revisions."""
     with database.session() as session:
-        (job_id,), _ = jobs.create_jobs(session, [job], priority=5, max_failures=3)
+        (job_id,), _ = job_creation.create_jobs(session, [job], priority=5, max_failures=3)
     claim = claimer(database)(job_id)
     assert claim is not None
     with database.session() as session:

@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapeff.service.errors import SpecError
+from adapeff.service.lanes import all_lanes, device_kinds, device_of, lane_of
 from adapeff.service.plugins.catalog import get_suite
 from adapeff.service.plugins.plugin_reference import PluginReference, parse_plugin, split_list
 from adapeff.service.specs.expansion import expand
 from adapeff.service.specs.job import JobSpec, canonical_json
 from adapeff.service.specs.model_reference import resolve_model
+from adapeff.service.specs.profile import plan_profile, read_spec
 from adapeff.service.specs.sweep_file import find_sweep, load_sweep, parse_sweep, ready_made_sweeps
 
 HUB_MODEL = "org/model@v1"
@@ -211,6 +213,24 @@ def test_numbers_such_as_1e_4_are_numbers(tmp_path: Path) -> None:
     found = expand(load_sweep(file), data_root=None)
 
     assert [job.training.learning_rate for job in found] == [1e-4, 3e-4]
+
+
+def test_unknown_device_is_refused_and_a_stored_one_stays_readable() -> None:
+    with pytest.raises(SpecError, match=r"'device' is 'cudaa': unknown device; did you mean 'cuda'\?  known: any, cpu"):
+        jobs(settings={"device": "cudaa"})
+    with pytest.raises(SpecError, match="unknown device"):
+        plan_profile(HUB_MODEL, ["lora"], settings={"device": "cudaa"})
+
+    (job,) = jobs()
+    stored = job.model_dump(mode="json")
+    stored["training"]["device"] = "npu"
+
+    assert read_spec(stored).device == "npu"
+
+
+def test_lanes_tell_the_kinds_of_device_apart() -> None:
+    assert [device_of(lane) for lane in all_lanes()] == ["any", *device_kinds()]
+    assert lane_of("cpu") == "adapeff-cpu"  # jobs in databases and messages in brokers name it
 
 
 @pytest.mark.parametrize("name", ready_made_sweeps())

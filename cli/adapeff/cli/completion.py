@@ -10,7 +10,7 @@ import typer
 from adapeff.cli.invocation import Invocation
 from adapeff.service.plugins import catalog
 from adapeff.service.specs.sweep_file import ready_made_sweeps
-from adapeff.service.store import jobs, sweeps
+from adapeff.service.store import job_queries, sweeps
 
 MAX = 200
 
@@ -38,7 +38,7 @@ def job_ids(context: typer.Context, incomplete: str) -> list[str]:
         Invocation.of(context).database() as database,
         database.session(read_only=True) as session,
     ):
-        return _matching([str(job.id) for job in jobs.list_jobs(session, limit=MAX)], incomplete)
+        return _matching([str(job.id) for job in job_queries.list_jobs(session, limit=MAX)], incomplete)
     return []
 
 

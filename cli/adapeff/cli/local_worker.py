@@ -8,7 +8,7 @@ from adapeff.cli.progress import wait_for
 from adapeff.cli.submission import send
 from adapeff.cli.worker_client import WorkerClient
 from adapeff.service.errors import ResourceError
-from adapeff.service.store import jobs
+from adapeff.service.store import job_queries
 from adapeff.service.store.database import Database
 from adapeff.service.store.sweeps import Submission
 
@@ -49,7 +49,7 @@ def run_submission(
 def _pending_kinds(database: Database, job_ids: list[int]) -> set[str]:
     """The kinds of device, `any` among them, that unfinished jobs ask for."""
     with database.session(read_only=True) as session:
-        pending = jobs.list_jobs(session, ids=job_ids, states=("queued", "running"))
+        pending = job_queries.list_jobs(session, ids=job_ids, states=("queued", "running"))
         return {job.lane.removeprefix("adapeff-") for job in pending}
 
 

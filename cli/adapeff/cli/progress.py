@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from adapeff.cli.messages import note
 from adapeff.cli.worker_client import LocalWorker
 from adapeff.service.errors import JobsFailedError
-from adapeff.service.store import jobs
+from adapeff.service.store import job_queries
 from adapeff.service.store.database import Database
 from adapeff.service.store.tables import FINAL_STATES, Job, Run
 
@@ -55,8 +55,8 @@ def wait_for(database: Database, job_ids: Sequence[int], *, workers: Sequence[Lo
 def _poll(database: Database, job_ids: Sequence[int]) -> tuple[Sequence[Job], dict[int, Run]]:
     """The jobs, and the current run of each one that is running."""
     with database.session(read_only=True) as session:
-        found = jobs.list_jobs(session, ids=job_ids)
-        attempts = jobs.list_runs(session, [job.id for job in found if job.state == "running"])
+        found = job_queries.list_jobs(session, ids=job_ids)
+        attempts = job_queries.list_runs(session, [job.id for job in found if job.state == "running"])
     return found, {job_id: runs[-1] for job_id, runs in attempts.items() if runs}
 
 
@@ -67,7 +67,7 @@ def raise_for_failures(database: Database, job_ids: Sequence[int]) -> None:
         JobsFailedError: naming the first one that did not, and its cause.
     """
     with database.session(read_only=True) as session:
-        bad = jobs.list_jobs(session, ids=job_ids, states=("failed", "cancelled"))
+        bad = job_queries.list_jobs(session, ids=job_ids, states=("failed", "cancelled"))
     if bad:
         first = bad[0]
         raise JobsFailedError(

@@ -16,7 +16,7 @@ from adapeff.cli.options import JobId, JobIds, Json
 from adapeff.cli.render.tables import print_job
 from adapeff.cli.submission import send
 from adapeff.service.errors import JobError
-from adapeff.service.store import jobs, results, sweeps
+from adapeff.service.store import job_queries, jobs, results, sweeps
 from adapeff.service.store.database import Database
 from adapeff.service.store.tables import Run
 
@@ -43,8 +43,8 @@ def show(context: typer.Context, job: JobId, as_json: Json = False) -> None:
 def job_view(database: Database, job_id: int) -> dict[str, Any]:
     """Everything stored about a job, as plain data."""
     with database.session(read_only=True) as session:
-        job = jobs.get_job(session, job_id)
-        runs = jobs.list_runs(session, [job_id])[job_id]
+        job = job_queries.get_job(session, job_id)
+        runs = job_queries.list_runs(session, [job_id])[job_id]
         counted = next((run for run in reversed(runs) if run.outcome == "succeeded"), None)
         measured = results.list_measurements(session, [counted.id])[counted.id] if counted else []
         environments = results.list_environments(session, [run.environment_id for run in runs if run.environment_id])
@@ -129,8 +129,8 @@ def logs(
 
 def _find_run(invocation: Invocation, job_id: int, attempt: int | None) -> tuple[Run, bool]:
     with invocation.database() as database, database.session(read_only=True) as session:
-        job = jobs.get_job(session, job_id)
-        runs = jobs.list_runs(session, [job_id])[job_id]
+        job = job_queries.get_job(session, job_id)
+        runs = job_queries.list_runs(session, [job_id])[job_id]
         chosen = [run for run in runs if attempt is None or run.token == attempt]
         if not chosen:
             if not runs:
@@ -163,7 +163,7 @@ def cancel(
         ids = list(jobs_given or [])
         if sweep is not None:
             sweep_ids = sweeps.find_sweep_ids(session, sweep)
-            ids += [job.id for job in jobs.list_jobs(session, sweep_ids=sweep_ids, states=("queued", "running"))]
+            ids += [job.id for job in job_queries.list_jobs(session, sweep_ids=sweep_ids, states=("queued", "running"))]
         if not ids and sweep is None:
             raise JobError("no job to cancel is given; name job ids, or a sweep with --sweep")
         done = [(job_id, jobs.request_cancel(session, job_id)) for job_id in ids]
@@ -191,7 +191,7 @@ def retry(
         with database.session() as session:
             ids = list(jobs_given or [])
             if failed:
-                ids += [job.id for job in jobs.list_jobs(session, states=("failed",))]
+                ids += [job.id for job in job_queries.list_jobs(session, states=("failed",))]
             if not ids and not failed:
                 raise JobError("no job to retry is given; name job ids, or select all failed jobs with --failed")
             for job_id in dict.fromkeys(ids):

@@ -16,7 +16,7 @@ from adapeff.cli.progress import raise_for_failures
 from adapeff.cli.submission import describe, expand_sweep, store
 from adapeff.service.errors import AdapeffError, JobsFailedError, UnreachableError
 from adapeff.service.reporting.report import build_report
-from adapeff.service.store import jobs
+from adapeff.service.store import job_queries
 from adapeff.service.store.database import Database
 from adapeff.service.store.tables import FINAL_STATES
 
@@ -87,11 +87,11 @@ def run(
 def _has_finished(database: Database, job_ids: list[int]) -> bool:
     """Whether any of the jobs has ended, so that there is something to show."""
     with database.session(read_only=True) as session:
-        return any(job.state in FINAL_STATES for job in jobs.list_jobs(session, ids=job_ids))
+        return any(job.state in FINAL_STATES for job in job_queries.list_jobs(session, ids=job_ids))
 
 
 def _was_tried(database: Database, job_ids: list[int]) -> bool:
     """Whether any of the unfinished jobs has run: then a job failed, not the worker's start."""
     with database.session(read_only=True) as session:
-        unfinished = [job.id for job in jobs.list_jobs(session, ids=job_ids, states=("queued", "running"))]
-        return any(jobs.list_runs(session, unfinished).values())
+        unfinished = [job.id for job in job_queries.list_jobs(session, ids=job_ids, states=("queued", "running"))]
+        return any(job_queries.list_runs(session, unfinished).values())

@@ -15,7 +15,7 @@ from adapeff.cli.options import Json
 from adapeff.cli.render.tables import jobs_table, stdout
 from adapeff.service.errors import JobError, suggest
 from adapeff.service.reporting.variation import settings_of, varied_settings
-from adapeff.service.store import jobs, sweeps
+from adapeff.service.store import job_queries, sweeps
 from adapeff.service.store.database import Database, now
 from adapeff.service.store.tables import JOB_STATES
 
@@ -81,9 +81,9 @@ def snapshot(database: Database, sweep: str | None, states: list[str], limit: in
     """Counts by state, and jobs with their last run: running ones, failed ones, then the newest."""
     with database.session(read_only=True) as session:
         sweep_ids = sweeps.find_sweep_ids(session, sweep) if sweep is not None else None
-        found = jobs.list_jobs(session, sweep_ids=sweep_ids, states=states, limit=limit)
-        runs = jobs.list_runs(session, [job.id for job in found])
-        counts = jobs.count_by_state(session, sweep_ids=sweep_ids)
+        found = job_queries.list_jobs(session, sweep_ids=sweep_ids, states=states, limit=limit)
+        runs = job_queries.list_runs(session, [job.id for job in found])
+        counts = job_queries.count_by_state(session, sweep_ids=sweep_ids)
         named = sweeps.names_of(session, [job.id for job in found])
         moment = now(session)
     varied = varied_settings(job.spec for job in found)

@@ -19,7 +19,7 @@ from adapeff.service.specs.job import JobSpec
 from adapeff.service.specs.sweep_file import SweepSpec
 from adapeff.service.store import sweeps
 from adapeff.service.store.database import Database
-from adapeff.service.store.jobs import states_by_hash
+from adapeff.service.store.job_queries import states_by_hash
 
 
 def submit(

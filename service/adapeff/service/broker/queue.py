@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
 from typing import Any
 
 from celery import Celery
@@ -23,21 +21,19 @@ from kombu import Consumer, Queue
 from kombu.exceptions import OperationalError as BrokerError
 
 from adapeff.service.broker.file_transport import SCHEME
-from adapeff.service.errors import AdapeffError, ResourceError, UnreachableError
+from adapeff.service.errors import AdapeffError, ResourceError, UnreachableError, first_line
+from adapeff.service.lanes import ANY, all_lanes, lane_of
 from adapeff.service.masking import mask
 from adapeff.service.paths import make_private
 from adapeff.service.settings import Settings
-from adapeff.service.store import jobs
-from adapeff.service.store.database import Database, now
+from adapeff.service.store import job_queries, jobs
+from adapeff.service.store.database import Database
 from adapeff.service.store.tables import Job
 
 logger = logging.getLogger(__name__)
 
 TASK_NAME = "adapeff.run_job"
-LANES = ("adapeff-any", "adapeff-cpu", "adapeff-cuda")
 RETRY_SECONDS = (0.5, 1, 2, 5, 10)
-_CONSUMED_SECONDS = 60
-_QUICK_SECONDS = 0.5
 _QUIET_SECONDS = 60
 
 
@@ -53,8 +49,8 @@ def make_app(settings: Settings) -> Celery:
         accept_content=["json"],
         task_serializer="json",
         task_ignore_result=True,
-        task_default_queue=LANES[0],
-        task_queues=[Queue(lane) for lane in LANES],
+        task_default_queue=lane_of(ANY),
+        task_queues=[Queue(lane) for lane in all_lanes()],
         task_create_missing_queues=False,
         broker_connection_timeout=5,
         broker_transport_options=_transport_options(settings),
@@ -108,7 +104,7 @@ def _connection(app: Celery) -> Iterator[Any]:
             yield connection
     except (BrokerError, *_broker_errors(connection)) as error:
         raise UnreachableError(
-            f"the broker {mask(app.conf.broker_url)} cannot be reached: {_one_line(error)}"
+            f"the broker {mask(app.conf.broker_url)} cannot be reached: {first_line(error)}"
         ) from error
     except OSError as error:
         raise ResourceError(f"the queue cannot be used: {error.strerror or error}") from error
@@ -133,7 +129,7 @@ def send(app: Celery, waiting: Iterable[Job]) -> list[int]:
     with _connection(app) as connection:
         producer = app.amqp.Producer(connection)
         for job in waiting:
-            app.send_task(TASK_NAME, args=[job.id], queue=job.lane, priority=job.priority, producer=producer)
+            app.send_task(TASK_NAME, args=[job.id], queue=Queue(job.lane), priority=job.priority, producer=producer)
             sent.append(job.id)
     return sent
 
@@ -187,7 +183,7 @@ def _listen(connection: Any, lanes: Sequence[str]) -> Iterator[int | None]:
             except failures:
                 raise
             except Exception as error:  # noqa: BLE001 - what a message that others put there provokes may be anything
-                logger.warning("dropped a message that is none of ours: %s: %s", type(error).__name__, _one_line(error))
+                logger.warning("dropped a foreign message: %s: %s", type(error).__name__, first_line(error))
                 return  # whatever it did to the connection, the next one is new
             else:
                 quiet_since = time.monotonic()  # before a run, so that no connection is used that slept through one
@@ -212,7 +208,7 @@ def send_unsent(database: Database, app: Celery) -> int:
         UnreachableError: if the broker does not answer.
     """
     with database.session(read_only=True) as session:
-        waiting = jobs.list_unsent(session)
+        waiting = job_queries.list_unsent(session)
     if not waiting:
         return 0
     sent = send(app, waiting)
@@ -227,129 +223,10 @@ def broker_problem(app: Celery) -> str:
         with _connection(app):
             return ""
     except AdapeffError as error:
-        return _one_line(error.__cause__ or error)
+        return first_line(error.__cause__ or error)
 
 
-def _one_line(error: BaseException) -> str:
-    text = mask(str(error)).strip().splitlines()
-    return text[0] if text else type(error).__name__
-
-
-def _messages_waiting(app: Celery, lane: str) -> int:
+def messages_waiting(app: Celery, lane: str) -> int:
     with _connection(app) as connection:
         declared = connection.default_channel.queue_declare(queue=lane, durable=True, auto_delete=False)
         return int(declared.message_count)
-
-
-def _tell(error: Exception) -> None:
-    if isinstance(error, AdapeffError):
-        logger.warning("reconciler: %s", error)
-    else:
-        logger.error("reconciler: unexpected error, going on", exc_info=error)
-
-
-class Reconciler(threading.Thread):
-    """Sends what is queued and unsent, sends again what was lost, and takes back leases that ran out.
-
-    A database that was away or blocked for longer than a lease makes healthy runs look lost, and so does a machine that
-    slept; so after any error of the database, after a slow write, after a gap between sweeps, and after its own start,
-    it takes nothing back for one lease.
-
-    Args:
-        app: None: nothing is sent.
-    """
-
-    def __init__(self, database: Database, app: Celery | None, settings: Settings, stop: threading.Event) -> None:
-        super().__init__(name="reconciler", daemon=True)
-        self._database = database
-        self._app = app
-        self._settings = settings
-        self._stop_asked = stop
-        self._calm_sweeps = 0
-        self._last_sweep: datetime | None = None
-
-    def run(self) -> None:
-        """Sweep until asked to stop."""
-        needed = max(1, round(self._settings.lease_seconds / self._settings.reconcile_seconds))
-        while not self._stop_asked.is_set():
-            try:
-                if self._slept():
-                    self._calm_sweeps = 0
-                is_calm = self.take_back(allowed=self._calm_sweeps >= needed)
-                self._calm_sweeps = self._calm_sweeps + 1 if is_calm else 0
-            except Exception as error:  # noqa: BLE001 - must outlive whatever comes; `_tell` keeps the traceback
-                self._calm_sweeps = 0
-                _tell(error)
-            try:
-                self.send()
-            except Exception as error:  # noqa: BLE001 - as above; a broker that is away says nothing of the database
-                _tell(error)
-            self._stop_asked.wait(self._settings.reconcile_seconds)
-
-    def _slept(self) -> bool:
-        """Whether the last sweep is later than planned by more than half a lease, by the database's clock."""
-        with self._database.session(read_only=True) as session:
-            moment = now(session)
-        last, self._last_sweep = self._last_sweep, moment
-        planned = self._settings.reconcile_seconds
-        return last is not None and (moment - last).total_seconds() > planned + self._settings.lease_seconds / 2
-
-    def take_back(self, *, allowed: bool) -> bool:
-        """Take back leases that ran out, if that is allowed and writes go through at once.
-
-        Where writes are blocked while reads work, healthy runs cannot renew their leases.
-
-        Returns:
-            Whether a write took less than half a heartbeat.
-
-        Raises:
-            UnreachableError, ResourceError: if the database is away.
-        """
-        with self._database.session() as session:
-            began = time.monotonic()
-            jobs.touch(session)
-            is_calm = time.monotonic() - began < max(_QUICK_SECONDS, self._settings.heartbeat_seconds / 2)
-            taken = jobs.take_back_expired(session) if allowed and is_calm else []
-        for job_id, state in taken:
-            logger.warning("job %s: its run was lost; now %s", job_id, state)
-        return is_calm
-
-    def send(self) -> None:
-        """Send what is unsent, and again what was lost.
-
-        Raises:
-            UnreachableError: if database or broker is away.
-        """
-        if self._app is None:
-            return
-        send_unsent(self._database, self._app)
-        for lane in LANES:
-            self._send_lost_again(self._app, lane)
-        self.forget_consumed(older_than_seconds=_CONSUMED_SECONDS)
-
-    def forget_consumed(self, *, older_than_seconds: float) -> None:
-        """Delete the embedded queue's consumed messages: they are read right after they are moved there."""
-        folder = self._settings.state / "queue" / "processed"
-        if self._settings.broker_url is not None or not folder.is_dir():
-            return
-        for file in folder.iterdir():
-            with contextlib.suppress(FileNotFoundError):  # another worker's reconciler was first
-                if time.time() - file.lstat().st_ctime < older_than_seconds:
-                    continue
-                if file.is_dir() and not file.is_symlink():  # no message of ours, but taken for one
-                    shutil.rmtree(file)
-                else:
-                    file.unlink()
-
-    def _send_lost_again(self, app: Celery, lane: str) -> None:
-        """Where a lane is empty and a job sent some time ago still waits, its message is lost (or with a consumer)."""
-        with self._database.session(read_only=True) as session:
-            waiting = jobs.list_waiting(session, lane, older_than_seconds=self._settings.reconcile_seconds)
-        if not waiting:
-            return
-        if _messages_waiting(app, lane):
-            return
-        sent = send(app, waiting)
-        with self._database.session() as session:
-            jobs.mark_sent(session, sent)
-        logger.info("sent %s messages of lane %s again", len(sent), lane)

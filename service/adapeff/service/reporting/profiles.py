@@ -13,8 +13,9 @@ from adapeff.service import measurements as m
 from adapeff.service.measured import Definition, Dimensions, Measured, canonical_variant
 from adapeff.service.reporting.reruns import Spread
 from adapeff.service.reporting.runs import ALIKE
+from adapeff.service.specs.job import STORED
 from adapeff.service.specs.profile import ProfileSpec
-from adapeff.service.store import jobs, results
+from adapeff.service.store import job_queries, results
 from adapeff.service.store.tables import Job, Run
 
 
@@ -124,12 +125,12 @@ class _Run:
 
 def build_profiles(session: Session, *, sweep_ids: Sequence[int] | None = None) -> tuple[ProfileTable, ...]:
     """The tables of a sweep's finished profile jobs, or of all; of the repeats of a profile the newest."""
-    asked = jobs.list_jobs(session, sweep_ids=sweep_ids, states=("succeeded",), kinds=("profile",))
+    asked = job_queries.list_jobs(session, sweep_ids=sweep_ids, states=("succeeded",), kinds=("profile",))
     if not asked:
         return ()
     profiled = list({job.train_hash for job in asked})
-    repeats = jobs.list_jobs(session, states=("succeeded",), train_hashes=profiled)
-    runs = jobs.list_runs(session, [job.id for job in repeats])
+    repeats = job_queries.list_jobs(session, states=("succeeded",), train_hashes=profiled)
+    runs = job_queries.list_runs(session, [job.id for job in repeats])
     counted = [(job, run) for job in repeats for run in runs[job.id] if run.outcome == "succeeded"]
     measured = results.list_measurements(session, [run.id for _, run in counted])
     environments = results.list_environments(session, [run.environment_id for _, run in counted if run.environment_id])
@@ -163,7 +164,7 @@ def _reruns(table: ProfileTable, repeats: Sequence[ProfileTable]) -> dict[str, d
 
 
 def _table(job: Job, run: Run, measured: Sequence[Measured], environment: dict[str, Any]) -> ProfileTable:
-    spec = ProfileSpec.model_validate(job.spec)
+    spec = ProfileSpec.model_validate(job.spec, context=STORED)
     measurements = _Run(measured)
     reference = str(spec.methods[0])
     training = [_training(measurements, str(method), reference) for method in spec.methods]

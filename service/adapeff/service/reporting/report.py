@@ -24,7 +24,7 @@ from adapeff.service.reporting.runs import (
 )
 from adapeff.service.reporting.table import Context, Table, build_table
 from adapeff.service.reporting.variation import varying_keys
-from adapeff.service.store import jobs, sweeps
+from adapeff.service.store import job_queries, sweeps
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def build_report(
         sweep_names=names,
     )
     tables = tuple(build_table(group, repeats_of[key], context) for key, group in groups.items())
-    counts = jobs.count_by_state(session, sweep_ids=sweep_ids)
+    counts = job_queries.count_by_state(session, sweep_ids=sweep_ids)
     return Report(
         tables,
         build_overviews(tables),

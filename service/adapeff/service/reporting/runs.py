@@ -15,7 +15,7 @@ from adapeff.service.measured import Dimensions, Measured, canonical_variant
 from adapeff.service.measurements import DISTURBANCE, EXAMPLES, LATENCY_S, WALL_S, report_columns
 from adapeff.service.reporting.convergence import CURVES, Curves
 from adapeff.service.reporting.variation import settings_of
-from adapeff.service.specs.job import JobSpec, canonical_json
+from adapeff.service.specs.job import STORED, JobSpec, canonical_json
 from adapeff.service.store import results
 from adapeff.service.store.tables import Job, Run, SweepJob
 
@@ -147,7 +147,7 @@ def load_results(
                 job_id=row.job_id,
                 train_hash=row.train_hash,
                 run_id=row.run_id,
-                spec=JobSpec.model_validate(row.spec),
+                spec=JobSpec.model_validate(row.spec, context=STORED),
                 settings=settings.setdefault(repr(of_job := settings_of(row.spec)), of_job),
                 resolved=row.resolved or {},
                 environment=environments.get(row.environment_id or 0, {}),

@@ -11,15 +11,30 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, field_validator, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, ValidationInfo, field_validator, model_validator
 
+from adapeff.service.errors import suggest
+from adapeff.service.lanes import ANY, device_kinds
 from adapeff.service.plugins.contracts import DataIdentity, Frozen
 from adapeff.service.plugins.plugin_reference import PluginReference, is_task_file, split_list
 from adapeff.service.specs.model_reference import ModelReference
 
 Count = Annotated[int, Field(strict=True, gt=0, le=10**9)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Device = Literal["any", "cpu", "cuda"]
+STORED = {"is_stored": True}
+"""Validation context for a specification that is read back from where it was stored."""
+
+
+def _is_served(device: str, info: ValidationInfo) -> str:
+    """Refuse a kind of device without a backend; a stored job stays readable where its backend is not installed."""
+    known = (ANY, *device_kinds())
+    if device not in known and not (info.context or {}).get("is_stored"):
+        raise ValueError(f"unknown device; {suggest(device, known)}")
+    return device
+
+
+Device = Annotated[str, AfterValidator(_is_served)]
+"""`any`, or a kind of device for which a backend is installed."""
 
 
 class LogRange(Frozen):
@@ -94,7 +109,7 @@ class Training(Frozen):
     {at_most: 1000}: that many, or all of a task that has fewer."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto` is bf16 autocast where the device has it, else fp32."""
-    device: Device = "any"
+    device: Device = ANY
     cpu_threads: Count = 1
     """Threads torch may use on a CPU; part of the settings because sums depend on it."""
     batch_tokens: Count | None = None
@@ -222,7 +237,7 @@ class JobSpec(Frozen):
         return {"model": str(self.model), "task": str(self.task), "method": str(self.method), "seed": self.seed}
 
     @property
-    def device(self) -> Device:
+    def device(self) -> str:
         """The kind of device it may run on."""
         return self.training.device
 

@@ -8,10 +8,11 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, ValidationError, field_validator, model_validator
 
 from adapeff.service.errors import SpecError, first_problem
+from adapeff.service.lanes import ANY
 from adapeff.service.plugins import catalog
 from adapeff.service.plugins.contracts import Frozen
 from adapeff.service.plugins.plugin_reference import PluginReference, parse_plugin
-from adapeff.service.specs.job import Count, Device, JobSpec, canonical_hash
+from adapeff.service.specs.job import STORED, Count, Device, JobSpec, canonical_hash
 from adapeff.service.specs.model_reference import ModelReference, resolve_model
 
 PROFILE = "profile"
@@ -26,7 +27,7 @@ class ProfileSettings(Frozen):
     length: int = Field(default=64, ge=8, le=10**6, strict=True)
     """Tokens of each example of a training step."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    device: Device = "any"
+    device: Device = ANY
     cpu_threads: Count = 1
     blocks: int = Field(default=20, ge=5, le=10_000, strict=True)
     """Rounds in which each candidate has one turn, in an order drawn anew."""
@@ -101,7 +102,7 @@ class ProfileSpec(Frozen):
         return {"model": str(self.model), "task": PROFILE, "method": methods, "seed": 0}
 
     @property
-    def device(self) -> Device:
+    def device(self) -> str:
         """The kind of device it may run on."""
         return self.settings.device
 
@@ -125,7 +126,7 @@ def read_spec(stored: Mapping[str, Any]) -> AnySpec:
     Raises:
         ValidationError: if a later adapeff wrote it.
     """
-    return (ProfileSpec if stored.get("kind") == "profile" else JobSpec).model_validate(stored)
+    return (ProfileSpec if stored.get("kind") == "profile" else JobSpec).model_validate(stored, context=STORED)
 
 
 class ProfileRequest(Frozen):

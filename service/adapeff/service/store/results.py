@@ -15,6 +15,7 @@ from adapeff.service.measured import Key, Measured
 from adapeff.service.specs.job import canonical_json
 from adapeff.service.store import jobs
 from adapeff.service.store.database import insert_ignoring
+from adapeff.service.store.in_list import is_one_of
 from adapeff.service.store.tables import Artifact, Curve, Environment, Job, JobSource, Measurement, Run
 
 _CHUNK = 500
@@ -143,12 +144,12 @@ def list_measurements(
     texts: dict[str, str] = {}
     connection = session.connection()  # plain tuples: of hundreds of thousands of rows, the session would make objects
     for start in range(0, len(run_ids), _CHUNK):
-        chunk = wanted.where(column.run_id.in_(run_ids[start : start + _CHUNK]))
-        for run_id, value, unit, reason, *where in connection.execute(chunk.order_by(column.run_id, column.id)).all():
-            dimensions = tuple(where)
-            key = keys.get(dimensions)
+        chunk = wanted.where(column.run_id.in_(run_ids[start : start + _CHUNK])).order_by(column.run_id, column.id)
+        for run_id, value, unit, reason, *dimensions in connection.execute(chunk).all():
+            where = tuple(dimensions)
+            key = keys.get(where)
             if key is None:
-                key = keys[dimensions] = Key(*where)
+                key = keys[where] = Key(*where)
             measured[run_id].append(
                 Measured(key, value, texts.setdefault(unit, unit), texts.setdefault(reason, reason))
             )
@@ -157,7 +158,7 @@ def list_measurements(
 
 def list_environments(session: Session, ids: Iterable[int]) -> dict[int, dict[str, Any]]:
     """The environments with these ids."""
-    wanted = select(Environment).where(Environment.id.in_(sorted(set(ids))))
+    wanted = select(Environment).where(is_one_of(session, Environment.id, ids))
     return {row.id: row.values for row in session.scalars(wanted)}
 
 
@@ -181,12 +182,9 @@ def source_folders(session: Session, job_id: int) -> dict[str, tuple[str, str]]:
 def list_curves_of(session: Session, run_ids: Sequence[int], names: Iterable[str]) -> dict[int, dict[str, list[Any]]]:
     """The curves with these names of many runs: run -> name -> points."""
     found: dict[int, dict[str, list[Any]]] = {run_id: {} for run_id in run_ids}
-    wanted_names = sorted(names)
-    for start in range(0, len(run_ids), _CHUNK):
-        chunk = run_ids[start : start + _CHUNK]
-        wanted = select(Curve).where(Curve.run_id.in_(chunk), Curve.name.in_(wanted_names))
-        for row in session.scalars(wanted):
-            found[row.run_id][row.name] = row.points
+    wanted = select(Curve).where(is_one_of(session, Curve.run_id, run_ids), is_one_of(session, Curve.name, names))
+    for row in session.scalars(wanted):
+        found[row.run_id][row.name] = row.points
     return found
 
 

@@ -16,8 +16,9 @@ from adapeff.service.specs.hub import COMMIT, moving_sources
 from adapeff.service.specs.job import JobSpec, canonical_json
 from adapeff.service.specs.profile import AnySpec, ProfileRequest, ProfileSpec
 from adapeff.service.specs.sweep_file import SweepSpec
-from adapeff.service.store import jobs
+from adapeff.service.store import job_creation
 from adapeff.service.store.database import now
+from adapeff.service.store.in_list import is_one_of
 from adapeff.service.store.tables import Job, Measurement, Run, Sweep, SweepJob
 
 _Spec = TypeVar("_Spec", JobSpec, ProfileSpec)
@@ -50,7 +51,7 @@ def submit(
             another commit is not re-used, it gets a repeat too.
     """
     specs = [plan_repeat(session, spec, force=force, hub_revisions=hub_revisions or {}) for spec in specs]
-    ids, created = jobs.create_jobs(session, specs, priority=sweep.priority, max_failures=max_failures)
+    ids, created = job_creation.create_jobs(session, specs, priority=sweep.priority, max_failures=max_failures)
     stored = Sweep(name=sweep.name, spec=sweep.model_dump(mode="json"), created_at=now(session))
     session.add(stored)
     session.flush()
@@ -64,13 +65,13 @@ def plan_repeat(session: Session, spec: _Spec, *, force: bool, hub_revisions: Ma
     With `force` it is a new one. A model or data set that the hub knows by a branch means the newest repeat, or a new
     one if that has ended well with another commit than the branch stands for now.
     """
-    spec = jobs.with_sources(session, spec)
+    spec = job_creation.with_sources(session, spec)
     if force:
-        return jobs.next_repeat(session, spec)
+        return job_creation.next_repeat(session, spec)
     sources = moving_sources(spec)
     if not sources:
         return spec
-    newest = jobs.newest_repeat(session, spec)
+    newest = job_creation.newest_repeat(session, spec)
     wanted = select(Run.resolved).join(Job, Job.id == Run.job_id)
     resolved = session.scalar(wanted.where(Job.job_hash == newest.job_hash, Run.outcome == "succeeded")) or {}
     for repository, revision in sources:
@@ -79,7 +80,7 @@ def plan_repeat(session: Session, spec: _Spec, *, force: bool, hub_revisions: Ma
         ran_with = resolved.get(f"{known}:{name}", resolved.get(known)) or ""
         stands_for = hub_revisions.get(f"{repository}@{revision}", ran_with)
         if COMMIT.fullmatch(ran_with) and ran_with != stands_for:
-            return jobs.next_repeat(session, newest)
+            return job_creation.next_repeat(session, newest)
     return newest
 
 
@@ -105,11 +106,15 @@ def find_sweep_ids(session: Session, reference: str | None) -> list[int]:
 def names_of(session: Session, job_ids: Sequence[int]) -> dict[int, list[str]]:
     """The names of the sweeps that asked for each job."""
     found: dict[int, list[str]] = {job_id: [] for job_id in job_ids}
-    for start in range(0, len(job_ids), 500):
-        chunk = job_ids[start : start + 500]
-        wanted = select(SweepJob.job_id, Sweep.name).join(Sweep, Sweep.id == SweepJob.sweep_id).distinct()
-        for row in session.execute(wanted.where(SweepJob.job_id.in_(chunk)).order_by(SweepJob.job_id, Sweep.name)):
-            found[row.job_id].append(row.name)
+    wanted = (
+        select(SweepJob.job_id, Sweep.name)
+        .join(Sweep, Sweep.id == SweepJob.sweep_id)
+        .where(is_one_of(session, SweepJob.job_id, job_ids))
+        .distinct()
+        .order_by(SweepJob.job_id, Sweep.name)
+    )
+    for row in session.execute(wanted):
+        found[row.job_id].append(row.name)
     return found
 
 

@@ -10,7 +10,8 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from adapeff.service.broker.queue import Reconciler, make_app, receive, send_unsent
+from adapeff.service.broker.queue import make_app, receive, send_unsent
+from adapeff.service.broker.reconciler import Reconciler
 from adapeff.service.errors import AdapeffError
 from adapeff.service.settings import Settings
 from adapeff.service.store.database import Database

@@ -24,13 +24,15 @@ from typing import IO, Any, TypeVar
 
 from pydantic import ValidationError
 
-from adapeff.service.broker.queue import RETRY_SECONDS, Reconciler
+from adapeff.service.broker.queue import RETRY_SECONDS
+from adapeff.service.broker.reconciler import Reconciler
 from adapeff.service.errors import LeaseLostError, NotHereError, ResourceError, UnreachableError, first_problem
+from adapeff.service.lanes import ANY, lane_of
 from adapeff.service.paths import expanded, make_private
 from adapeff.service.plugins.plugin_reference import split_list
 from adapeff.service.settings import Settings
 from adapeff.service.specs.profile import read_spec
-from adapeff.service.store import jobs, results
+from adapeff.service.store import job_queries, jobs, results
 from adapeff.service.store.database import Database
 from adapeff.service.store.jobs import Claim, RunOutcome
 from adapeff.worker.daemon.host_faults import RELEASED_SECONDS, HostFaults
@@ -49,7 +51,7 @@ class Worker:
         self.host = socket.gethostname()
         self.name = f"{self.host}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.size = len(slots)
-        self.lanes = ("adapeff-any", f"adapeff-{slots[0].kind}")
+        self.lanes = (lane_of(ANY), lane_of(slots[0].kind))
         self._settings = settings
         self._database = database
         self._slots: queue.SimpleQueue[Slot] = queue.SimpleQueue()
@@ -88,7 +90,7 @@ class Worker:
 
             def poll() -> tuple[list[int], int]:
                 with self._database.session(read_only=True) as session:
-                    return jobs.list_claimable(session, sweep_id, self.lanes), jobs.count_unfinished(
+                    return job_queries.list_claimable(session, sweep_id, self.lanes), job_queries.count_unfinished(
                         session, sweep_id, self.lanes, but=list(self._host_faults.excluded)
                     )
 

@@ -1,0 +1,161 @@
+"""Store jobs: each once, with the jobs it builds on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.orm import Session
+
+from adapeff.service.errors import JobError
+from adapeff.service.lanes import lane_of
+from adapeff.service.plugins import catalog
+from adapeff.service.specs.job import JobSpec
+from adapeff.service.specs.profile import AnySpec, ProfileSpec, read_spec
+from adapeff.service.store.database import insert_ignoring, now, take_turn
+from adapeff.service.store.in_list import is_one_of
+from adapeff.service.store.job_queries import ids_by_hash
+from adapeff.service.store.tables import Job, JobSource
+
+_Spec = TypeVar("_Spec", JobSpec, ProfileSpec)
+_CHUNK = 500
+"""Rows of one INSERT."""
+
+
+def create_jobs(
+    session: Session, specs: Sequence[AnySpec], *, priority: int, max_failures: int
+) -> tuple[list[int], list[int]]:
+    """Store a queued job for each spec that has none yet.
+
+    Submissions take turns: two of the same grid in different order would deadlock over each other's rows.
+
+    Returns:
+        The ids of all the specs' jobs in their order, and the ids of those that this call has stored.
+    """
+    hashes = [spec.job_hash for spec in specs]
+    take_turn(session, "adapeff submit")
+    known = ids_by_hash(session, hashes)
+    created_at = now(session)
+    rows: list[dict[str, Any]] = [
+        {
+            "kind": spec.kind,
+            "job_hash": job_hash,
+            "train_hash": spec.train_hash,
+            "spec": spec.model_dump(mode="json"),
+            **spec.columns,
+            "state": "queued",
+            "cause": "",
+            "lane": lane_of(spec.device),
+            "priority": priority,
+            "max_failures": max_failures,
+            "created_at": created_at,
+            "changed_at": created_at,
+        }
+        for spec, job_hash in zip(specs, hashes, strict=True)
+        if job_hash not in known
+    ]
+    rows = list({row["job_hash"]: row for row in rows}.values())
+    stored: set[str] = set()
+    for start in range(0, len(rows), _CHUNK):
+        chunk = insert_ignoring(session, Job, "job_hash").values(rows[start : start + _CHUNK])
+        stored.update(session.scalars(chunk.returning(Job.job_hash)))
+    ids = ids_by_hash(session, hashes)
+    _update_limits(session, [spec for spec, h in zip(specs, hashes, strict=True) if h in known], priority, max_failures)
+    for spec, job_hash in zip(specs, hashes, strict=True):
+        if spec.sources and job_hash in stored:
+            _store_sources(session, ids[job_hash], spec.sources)
+    fresh = [ids[job_hash] for job_hash in dict.fromkeys(hashes) if job_hash in stored]
+    return [ids[job_hash] for job_hash in hashes], fresh
+
+
+def _update_limits(session: Session, specs: Sequence[AnySpec], priority: int, max_failures: int) -> None:
+    """Give jobs that have not ended well the limits they are now asked for with: these are in no identity."""
+    wanted = {spec.job_hash: spec for spec in specs}
+    found = session.execute(
+        select(Job.id, Job.job_hash, Job.spec, Job.priority, Job.max_failures)
+        .where(is_one_of(session, Job.job_hash, wanted), Job.state.in_(("queued", "failed", "cancelled")))
+        .order_by(Job.job_hash)
+    ).all()
+    for row in found:
+        limit = wanted[row.job_hash].time_limit_minutes
+        if (row.spec.get("time_limit_minutes"), row.priority, row.max_failures) != (limit, priority, max_failures):
+            spec = {**row.spec, "time_limit_minutes": limit}
+            session.execute(
+                update(Job)
+                .where(Job.id == row.id)
+                .values(spec=spec, priority=priority, max_failures=max_failures)
+                .execution_options(synchronize_session=False)
+            )
+
+
+def _store_sources(session: Session, job_id: int, sources: Iterable[str]) -> None:
+    wanted = sorted({source for source in sources if not source.startswith("folder:")})
+    ids = ids_by_hash(session, wanted)
+    for source in wanted:
+        if source not in ids:
+            raise JobError(
+                f"job {job_id} needs the artifacts of job {source[:12]}, which does not exist; submit it first"
+            )
+        session.execute(insert(JobSource).values(job_id=job_id, source_id=ids[source]))
+
+
+def with_sources(session: Session, spec: _Spec) -> _Spec:
+    """The spec with its source jobs, however they were written, named by their hashes.
+
+    Raises:
+        JobError: if one does not exist, is of another model or method than can be built on, keeps no weights, or has
+            ended without them.
+    """
+    if isinstance(spec, ProfileSpec):
+        return spec
+    found = {name: _source_hash(session, name, spec) for name in spec.sources if not name.startswith("folder:")}
+    if not found:
+        return spec
+    written = spec.method.parameters["sources"]
+    parameters = {**spec.method.parameters, "sources": [found.get(name, name) for name in written]}
+    return spec.model_copy(
+        update={
+            "sources": tuple(found.get(name, name) for name in spec.sources),
+            "method": spec.method.model_copy(update={"parameters": parameters}),
+        }
+    )
+
+
+def _source_hash(session: Session, name: str, spec: JobSpec) -> str:
+    by_id = name.isdecimal() and len(name) < 12
+    wanted = Job.id == int(name) if by_id else Job.job_hash.startswith(name, autoescape=True)
+    rows = session.execute(select(Job.id, Job.job_hash, Job.state, Job.spec).where(wanted).limit(2)).all()
+    if len(rows) != 1:
+        what = "stands for several jobs; give more of its hash" if rows else "does not exist; submit it first"
+        raise JobError(f"source job {name} {what}")
+    (row,) = rows
+    source = read_spec(row.spec)
+    if not isinstance(source, JobSpec):
+        raise JobError(f"source job {row.id} is a profile, which keeps no weights; name a job that trains")
+    if source.model.identity != spec.model.identity:
+        raise JobError(f"source job {row.id} trained another model, {source.model}; name a job of {spec.model}")
+    try:
+        builder = catalog.get_method(spec.method.name, spec.method.parameters)
+        builder.check_source(catalog.get_method(source.method.name, source.method.parameters))
+    except ValueError as error:
+        raise JobError(f"source job {row.id} trained {source.method}: {error}") from error
+    if not row.spec["measuring"].get("keep_weights"):
+        raise JobError(f"source job {row.id} keeps no weights; submit it with keep_weights: true")
+    if row.state in ("failed", "cancelled"):
+        raise JobError(f"source job {row.id} is {row.state}; retry it first (adapeff retry {row.id})")
+    return str(row.job_hash)
+
+
+def next_repeat(session: Session, spec: _Spec) -> _Spec:
+    """The spec with the lowest `repeat` that no job has yet."""
+    while ids_by_hash(session, [spec.job_hash]):
+        spec = spec.model_copy(update={"repeat": spec.repeat + 1})
+    return spec
+
+
+def newest_repeat(session: Session, spec: _Spec) -> _Spec:
+    """The spec with the highest `repeat` that has a job; the spec itself if none has."""
+    while ids_by_hash(session, [(after := spec.model_copy(update={"repeat": spec.repeat + 1})).job_hash]):
+        spec = after
+    return spec

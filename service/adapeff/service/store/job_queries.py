@@ -1,0 +1,155 @@
+"""Read jobs and their runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, case, exists, func, not_, or_, select
+from sqlalchemy.orm import Session, aliased
+
+from adapeff.service.errors import JobError
+from adapeff.service.store.database import now
+from adapeff.service.store.in_list import is_one_of
+from adapeff.service.store.tables import Job, JobSource, Run, SweepJob
+
+
+def get_job(session: Session, job_id: int) -> Job:
+    """The job's row.
+
+    Raises:
+        JobError: if there is none.
+    """
+    job = session.get(Job, job_id)
+    if job is None:
+        raise JobError(f"there is no job {job_id}; `adapeff status` lists them")
+    return job
+
+
+def list_jobs(
+    session: Session,
+    *,
+    sweep_ids: Sequence[int] | None = None,
+    states: Sequence[str] = (),
+    kinds: Sequence[str] = (),
+    ids: Sequence[int] | None = None,
+    train_hashes: Sequence[str] | None = None,
+    limit: int | None = None,
+) -> list[Job]:
+    """Jobs by id, newest last.
+
+    Args:
+        sweep_ids: submissions that asked for them; None: all.
+        ids, train_hashes: jobs with one of these; None: all.
+        limit: keep those people look for first: running jobs, failed ones, then the newest.
+    """
+    wanted = select(Job)
+    if sweep_ids is not None:
+        wanted = wanted.where(Job.id.in_(ids_of_sweeps(session, sweep_ids)))
+    if states:
+        wanted = wanted.where(Job.state.in_(states))
+    if kinds:
+        wanted = wanted.where(Job.kind.in_(kinds))
+    if ids is not None:
+        wanted = wanted.where(is_one_of(session, Job.id, ids))
+    if train_hashes is not None:
+        wanted = wanted.where(is_one_of(session, Job.train_hash, train_hashes))
+    if limit is None:
+        return list(session.scalars(wanted.order_by(Job.id)))
+    urgency = case((Job.state == "running", 0), (Job.state == "failed", 1), else_=2)
+    return list(session.scalars(wanted.order_by(urgency, Job.id.desc()).limit(limit)))
+
+
+def ids_of_sweeps(session: Session, sweep_ids: Sequence[int]) -> Select[int]:
+    """The query for the ids of the jobs that some submissions asked for."""
+    return select(SweepJob.job_id).where(is_one_of(session, SweepJob.sweep_id, sweep_ids))
+
+
+def count_by_state(session: Session, *, sweep_ids: Sequence[int] | None = None) -> dict[str, int]:
+    """How many jobs are in each state."""
+    wanted = select(Job.state, func.count()).group_by(Job.state)
+    if sweep_ids is not None:
+        wanted = wanted.where(Job.id.in_(ids_of_sweeps(session, sweep_ids)))
+    return {row[0]: row[1] for row in session.execute(wanted)}
+
+
+def list_runs(session: Session, job_ids: Sequence[int]) -> dict[int, list[Run]]:
+    """The runs of each job, first to last."""
+    found: dict[int, list[Run]] = {job_id: [] for job_id in job_ids}
+    wanted = select(Run).where(is_one_of(session, Run.job_id, job_ids)).order_by(Run.job_id, Run.token)
+    for run in session.scalars(wanted):
+        found[run.job_id].append(run)
+    return found
+
+
+def states_by_hash(session: Session, hashes: Sequence[str]) -> dict[str, str]:
+    """The state of each job that exists, by job hash."""
+    wanted = select(Job.job_hash, Job.state).where(is_one_of(session, Job.job_hash, hashes))
+    return {row.job_hash: row.state for row in session.execute(wanted)}
+
+
+def ids_by_hash(session: Session, hashes: Iterable[str]) -> dict[str, int]:
+    """The id of each job that exists, by job hash."""
+    wanted = select(Job.job_hash, Job.id).where(is_one_of(session, Job.job_hash, hashes))
+    return {row.job_hash: row.id for row in session.execute(wanted)}
+
+
+def is_claimable(moment: datetime) -> ColumnElement[bool]:
+    """The condition of a job that may be claimed: queued, its time has come, and its source jobs have succeeded."""
+    source = aliased(Job)
+    waiting = exists(
+        select(1)
+        .select_from(JobSource)
+        .join(source, source.id == JobSource.source_id)
+        .where(JobSource.job_id == Job.id, source.state != "succeeded")
+    )
+    return and_(Job.state == "queued", or_(Job.not_before.is_(None), Job.not_before <= moment), ~waiting)
+
+
+def _needed(sweep_id: int) -> Any:
+    """The ids of a sweep's jobs, and of those whose artifacts they need."""
+    needed = select(SweepJob.job_id).where(SweepJob.sweep_id == sweep_id).cte(recursive=True)
+    return select(needed.union(select(JobSource.source_id).join(needed, JobSource.job_id == needed.c.job_id)).c.job_id)
+
+
+def list_claimable(session: Session, sweep_id: int, lanes: Sequence[str], *, limit: int = 100) -> list[int]:
+    """The jobs of a sweep, and those they build on, that could be claimed now, in the order they should be served."""
+    wanted = (
+        select(Job.id)
+        .where(Job.id.in_(_needed(sweep_id)), Job.lane.in_(lanes), is_claimable(now(session)))
+        .order_by(Job.priority, Job.id)
+        .limit(limit)
+    )
+    return list(session.scalars(wanted))
+
+
+def count_unfinished(session: Session, sweep_id: int, lanes: Sequence[str], *, but: Sequence[int]) -> int:
+    """How many jobs of a sweep, and those they build on, have not ended, some left out."""
+    wanted = select(func.count()).where(
+        Job.id.in_(_needed(sweep_id)),
+        Job.lane.in_(lanes),
+        Job.state.in_(("queued", "running")),
+        not_(is_one_of(session, Job.id, but)),
+    )
+    return session.scalar(wanted) or 0
+
+
+def list_unsent(session: Session, *, limit: int = 10_000) -> list[Job]:
+    """Queued jobs nobody has sent a message for: the outbox, in the order they should be served."""
+    wanted = (
+        select(Job).where(is_claimable(now(session)), Job.sent_at.is_(None)).order_by(Job.priority, Job.id).limit(limit)
+    )
+    return list(session.scalars(wanted))
+
+
+def list_waiting(session: Session, lane: str, *, older_than_seconds: float, limit: int = 10_000) -> list[Job]:
+    """Queued jobs of a lane whose message was sent some time ago and may be lost."""
+    moment = now(session)
+    wanted = (
+        select(Job)
+        .where(is_claimable(moment), Job.lane == lane, Job.sent_at < moment - timedelta(seconds=older_than_seconds))
+        .order_by(Job.priority, Job.id)
+        .limit(limit)
+    )
+    return list(session.scalars(wanted))
