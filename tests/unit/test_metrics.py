@@ -175,15 +175,11 @@ def test_scores_do_not_depend_on_the_order_of_the_examples(pairs: Pairs) -> None
         assert both[0] == pytest.approx(both[1], abs=1e-12)
 
 
-def _counts(gold: Sequence[int], predicted: Sequence[int], name: str) -> list[tuple[float, ...]]:
-    return METRICS[name].counts(gold, predicted)
-
-
 def test_bootstrap_has_the_spread_that_the_binomial_predicts() -> None:
     """300 answers, two thirds of them right: the standard error is sqrt(p (1 - p) / n) = 2.72 points."""
     gold, predicted = [0] * 300, [0] * 200 + [1] * 100
 
-    (samples,) = bootstrap(METRICS["accuracy"], [_counts(gold, predicted, "accuracy")])
+    (samples,) = bootstrap(METRICS["accuracy"], gold, [predicted])
 
     assert samples.mean() == pytest.approx(2 / 3, abs=0.005)
     assert samples.std(ddof=1) == pytest.approx((2 / 9 / 300) ** 0.5, rel=0.1)
@@ -192,9 +188,9 @@ def test_bootstrap_has_the_spread_that_the_binomial_predicts() -> None:
 def test_bootstrap_draws_the_same_samples_for_both_of_a_pair() -> None:
     """Two ways right on the same examples and one wrong there: no spread between the equal ones, a constant sum."""
     gold = [0, 1] * 50
-    one, other = _counts(gold, [0] * 100, "accuracy"), _counts(gold, [1] * 100, "accuracy")
+    one, other = [0] * 100, [1] * 100
 
-    same, again, opposite = bootstrap(METRICS["accuracy"], [one, one, other])
+    same, again, opposite = bootstrap(METRICS["accuracy"], gold, [one, one, other])
 
     assert numpy.array_equal(same, again)
     assert same + opposite == pytest.approx(1)

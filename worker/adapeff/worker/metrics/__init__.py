@@ -1,4 +1,4 @@
-"""Our metrics, registered as anyone's are: one entry point that points at `METRICS`."""
+"""The built-in metrics, registered like any package's: one entry point that points at `METRICS`."""
 
 from __future__ import annotations
 
@@ -10,5 +10,10 @@ from adapeff.worker.metrics.entities import ENTITY_METRICS
 from adapeff.worker.metrics.squad import SQUAD_METRICS
 
 METRICS: Mapping[str, Metric] = {
-    metric.name: metric for metric in (*CLASSIFICATION_METRICS, *ENTITY_METRICS, *SQUAD_METRICS)
+    metric.name: metric
+    for metric in (
+        *CLASSIFICATION_METRICS,
+        *ENTITY_METRICS,
+        *SQUAD_METRICS,
+    )
 }

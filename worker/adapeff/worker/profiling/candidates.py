@@ -21,7 +21,7 @@ from adapeff.service.plugins import catalog
 from adapeff.service.plugins.contracts import Method
 from adapeff.service.plugins.references import ModelReference, PluginReference, model_folder, resolve_model
 from adapeff.service.specs.job import Training
-from adapeff.worker.families.base import Batch
+from adapeff.worker.families.encoding import Batch
 from adapeff.worker.families.heads import ClassificationHead
 from adapeff.worker.measure.clocks import StepSeconds, step_clock, synchronize
 from adapeff.worker.measure.flops import synthetic_inputs
