@@ -27,6 +27,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
         *("label", "labels", "class", "category", "target", "sentiment", "stars", "rating", "gold_label", "intent"),
         *("answerkey", "y"),
     ),
+    "score": ("score", "similarity_score", "relatedness_score"),
     "text": ("text", "sentence", "review", "premise", "sentence1", "question1", "content", "body", "tweet", "message"),
     "text_pair": ("text_pair", "hypothesis", "sentence2", "question2"),
     "tokens": ("tokens", "words"),
