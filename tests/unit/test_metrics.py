@@ -1,4 +1,4 @@
-"""Metrics against independent implementations: scikit-learn, seqeval, SQuAD's rules worked by hand."""
+"""Metrics against independent implementations: scikit-learn, SciPy, seqeval, SQuAD's rules worked by hand."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
@@ -241,3 +242,57 @@ def test_scores_of_questions_without_an_answer_are_squad_2s(found: list[tuple[li
         "no_answer_accuracy": mean(of_those[False], 0),
     }
     assert {name: METRICS[name].compute(golds, predicted) for name in theirs} == pytest.approx(theirs, abs=1e-12)
+
+
+number = st.sampled_from([0.0, 0.5, 1.0, 2.5]) | st.floats(-5, 5).map(lambda value: round(value, 3))
+pairs = st.lists(st.tuples(number, number), min_size=2, max_size=60)
+
+
+@given(pairs)
+def test_correlations_equal_scipys(found: list[tuple[float, float]]) -> None:
+    """With ties, which share their mean rank; where SciPy says that a constant has none, ours is 0."""
+    gold, predicted = zip(*found, strict=True)
+    constant = len(set(gold)) == 1 or len(set(predicted)) == 1
+
+    for name, theirs in (("pearson", scipy.stats.pearsonr), ("spearman", scipy.stats.spearmanr)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of constants
+            expected = 0.0 if constant else float(theirs(gold, predicted).statistic)
+        assert METRICS[name].compute(gold, predicted) == pytest.approx(expected, abs=1e-10)
+
+
+def test_scores_by_hand() -> None:
+    gold, predicted = [1.0, 2.0, 3.0, 4.0], [1.0, 3.0, 2.0, 6.0]
+
+    assert METRICS["mse"].compute(gold, predicted) == (0 + 1 + 1 + 4) / 4
+    assert METRICS["spearman"].compute(gold, predicted) == pytest.approx(1 - 6 * 2 / (4 * 15))
+    assert METRICS["pearson"].compute(gold, predicted) == pytest.approx(7 / (5 * 14) ** 0.5)
+    assert METRICS["pearson"].compute(gold, [0.1] * 4) == METRICS["spearman"].compute(gold, [0.1] * 4) == 0
+    assert [METRICS[name].unit for name in ("pearson", "spearman", "mse")] == ["", "", ""]
+
+
+@given(pairs)
+def test_correlations_do_not_depend_on_scale(found: list[tuple[float, float]]) -> None:
+    gold, predicted = zip(*found, strict=True)
+    scaled = [3 * value + 2 for value in predicted]
+
+    for name in ("pearson", "spearman"):
+        assert -1 <= METRICS[name].compute(gold, predicted) <= 1
+        assert METRICS[name].compute(gold, scaled) == pytest.approx(METRICS[name].compute(gold, predicted), abs=1e-6)
+
+
+def test_metric_picks_the_better_of_scores() -> None:
+    assert METRICS["mse"].best([2.0, 0.5, 1.0]) == 0.5
+    assert METRICS["pearson"].best([0.2, -0.5]) == 0.2
+
+
+def test_bootstrap_recomputes_what_is_no_function_of_sums() -> None:
+    """The standard error of a correlation r of n normal pairs is about (1 - r^2) / sqrt(n)."""
+    draw = numpy.random.default_rng(0)
+    gold = draw.normal(size=400)
+    predicted = 0.6 * gold + 0.8 * draw.normal(size=400)
+
+    same, again, _ = bootstrap(METRICS["pearson"], gold.tolist(), [predicted.tolist()] * 2 + [gold.tolist()])
+
+    assert numpy.array_equal(same, again)
+    assert same.std(ddof=1) == pytest.approx((1 - 0.6**2) / 20, rel=0.25)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from adapeff.service.plugins.contracts import Metric
 from adapeff.worker.metrics.classification import CLASSIFICATION_METRICS
 from adapeff.worker.metrics.entities import ENTITY_METRICS
+from adapeff.worker.metrics.regression import REGRESSION_METRICS
 from adapeff.worker.metrics.squad import SQUAD_METRICS
 
 METRICS: Mapping[str, Metric] = {
@@ -15,5 +16,6 @@ METRICS: Mapping[str, Metric] = {
         *CLASSIFICATION_METRICS,
         *ENTITY_METRICS,
         *SQUAD_METRICS,
+        *REGRESSION_METRICS,
     )
 }
