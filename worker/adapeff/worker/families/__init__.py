@@ -8,6 +8,7 @@ from adapeff.service.plugins.contracts import Task
 from adapeff.service.specs.job import Training
 from adapeff.worker.families.base import Family, get_family
 from adapeff.worker.families.choices import MultipleChoice
+from adapeff.worker.families.regression import Regression
 from adapeff.worker.families.sequences import SequenceClassification
 from adapeff.worker.families.spans import QuestionAnswering
 from adapeff.worker.families.tokens import TokenClassification
@@ -19,6 +20,7 @@ FAMILIES: Mapping[str, type[Family]] = {
         TokenClassification,
         QuestionAnswering,
         MultipleChoice,
+        Regression,
     )
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from adapeff.service.plugins.contracts import Task
 from adapeff.worker.tasks.hub import HUB_TASKS
 from adapeff.worker.tasks.offline import OfflineNLI, OfflineSentiment
+from adapeff.worker.tasks.offline_similarity import OfflineSimilarity
 from adapeff.worker.tasks.offline_structured import STRUCTURED_TASKS
 from adapeff.worker.tasks.own import load_own_task
 
@@ -17,6 +18,7 @@ TASKS: Mapping[str, Task] = {
         OfflineSentiment(),
         OfflineNLI(),
         *STRUCTURED_TASKS,
+        OfflineSimilarity(),
     )
 }
 
