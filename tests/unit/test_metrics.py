@@ -12,10 +12,11 @@ import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, matthews_corrcoef
 
 from adapeff.worker.metrics import METRICS
 from adapeff.worker.metrics.entities import entities
+from adapeff.worker.metrics.multi_label import LabelScores
 from adapeff.worker.metrics.squad import normalise
 from adapeff.worker.training.evaluate import bootstrap
 
@@ -296,3 +297,42 @@ def test_bootstrap_recomputes_what_is_no_function_of_sums() -> None:
 
     assert numpy.array_equal(same, again)
     assert same.std(ddof=1) == pytest.approx((1 - 0.6**2) / 20, rel=0.25)
+
+
+K = 4
+sets = st.sets(st.integers(0, K - 1)).map(lambda found: tuple(sorted(found)))
+graded = st.tuples(*[st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0])] * K)
+scored = st.lists(st.tuples(sets, graded), min_size=1, max_size=30)
+
+
+@given(scored)
+def test_scores_of_several_labels_equal_scikit_learns(found: list[tuple[tuple[int, ...], tuple[float, ...]]]) -> None:
+    """Labels are those of at least 0.5. Of a label that is never gold, average precision is not defined."""
+    golds = [gold for gold, _ in found]
+    answers = [LabelScores(tuple(at for at in range(K) if scores[at] >= 0.5), scores) for _, scores in found]
+    is_gold = numpy.array([[at in gold for at in range(K)] for gold in golds])
+    graded_by = numpy.array([scores for _, scores in found])
+    is_predicted = graded_by >= 0.5
+    occurring, ever = (is_gold | is_predicted).any(axis=0), is_gold.any(axis=0)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of labels that never occur
+        each = f1_score(is_gold, is_predicted, average=None, zero_division=0)
+        precisions = average_precision_score(is_gold, graded_by, average=None)
+        theirs = {
+            "micro_f1": f1_score(is_gold, is_predicted, average="micro", zero_division=0),
+            "multi_label_macro_f1": each[occurring].mean() if occurring.any() else 0.0,
+            "mean_average_precision": numpy.atleast_1d(precisions)[ever].mean() if ever.any() else 0.0,
+        }
+
+    assert {name: METRICS[name].compute(golds, answers) for name in theirs} == pytest.approx(theirs, abs=1e-12)
+
+
+def test_average_precision_by_hand() -> None:
+    """Gold at ranks 1 and 3 of 4: (1/1 + 2/3) / 2; all of one score: the share of gold examples."""
+    golds = [(0,), (), (0,), ()]
+    metric = METRICS["mean_average_precision"]
+
+    ranked = [LabelScores((), (score,)) for score in (0.9, 0.8, 0.7, 0.6)]
+    assert metric.compute(golds, ranked) == pytest.approx((1 + 2 / 3) / 2)
+    assert metric.compute(golds, [LabelScores((), (0.3,))] * 4) == 0.5
