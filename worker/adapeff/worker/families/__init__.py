@@ -8,6 +8,7 @@ from adapeff.service.plugins.contracts import Task
 from adapeff.service.specs.job import Training
 from adapeff.worker.families.base import Family, get_family
 from adapeff.worker.families.choices import MultipleChoice
+from adapeff.worker.families.multi_label import MultiLabelClassification
 from adapeff.worker.families.regression import Regression
 from adapeff.worker.families.sequences import SequenceClassification
 from adapeff.worker.families.spans import QuestionAnswering
@@ -21,6 +22,7 @@ FAMILIES: Mapping[str, type[Family]] = {
         QuestionAnswering,
         MultipleChoice,
         Regression,
+        MultiLabelClassification,
     )
 }
 

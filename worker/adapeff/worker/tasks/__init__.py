@@ -9,6 +9,7 @@ from adapeff.worker.tasks.hub import HUB_TASKS
 from adapeff.worker.tasks.offline import OfflineNLI, OfflineSentiment
 from adapeff.worker.tasks.offline_similarity import OfflineSimilarity
 from adapeff.worker.tasks.offline_structured import STRUCTURED_TASKS
+from adapeff.worker.tasks.offline_topics import OfflineTopics
 from adapeff.worker.tasks.own import load_own_task
 
 TASKS: Mapping[str, Task] = {
@@ -19,6 +20,7 @@ TASKS: Mapping[str, Task] = {
         OfflineNLI(),
         *STRUCTURED_TASKS,
         OfflineSimilarity(),
+        OfflineTopics(),
     )
 }
 
