@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import os
 import re
 import subprocess
 import sys
@@ -454,3 +455,59 @@ def test_null_threshold_is_the_best_of_all(questions: list[tuple[float, float, f
     every = [margins[0] - 1, *margins, *between, margins[-1] + 1]
 
     assert f1_at(chosen) == pytest.approx(max(map(f1_at, every)), abs=1e-12)
+
+
+STRANGER = """
+import tomllib
+from pathlib import Path
+
+from adapeff.worker.families.regression import Regression
+from adapeff.worker.tasks.declared import DeclaredTask
+from adapeff.worker.tasks.data_sets import DataSet
+
+
+class Temperature(Regression):
+    name = "temperature"
+
+    @classmethod
+    def needed_columns(cls, columns):
+        return {"text": columns.text, "label": columns.label, "station": getattr(columns, "station", None)}
+
+
+def load(path):
+    declared = tomllib.loads(Path(path).read_text())
+    data = DataSet(name="t", root=Path(path).parent, languages={"und": "."}, licence="ours", **declared)
+    return DeclaredTask(
+        name="t", title="t", family=data.family, metric="mse", source_language="und", languages=("und",),
+        licence="ours", train=data, tests={"und": data},
+    )
+
+
+FAMILIES = {"temperature": Temperature}
+TASK_FILES = {".toml": load}
+"""
+
+
+def test_families_and_task_files_of_another_package_are_found(tmp_path: Path) -> None:
+    """A family with a column of its own, and a loader for TOML, by entry points alone."""
+    (tmp_path / "stranger.py").write_text(STRANGER)
+    installed = tmp_path / "stranger-1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1\n")
+    groups = {"families": "FAMILIES", "task_files": "TASK_FILES"}
+    points = [f"[adapeff.{group}]\nstranger = stranger:{name}\n" for group, name in groups.items()]
+    (installed / "entry_points.txt").write_text("".join(points))
+    columns = '{ text = "text", label = "degrees", station = "where" }'
+    (tmp_path / "task.toml").write_text(f'family = "temperature"\ncolumns = {columns}\n')
+    row = '{"text": "mild", "degrees": 12.5, "where": "Kew"}\n'
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(row)
+    code = (
+        "from adapeff.service.plugins.catalog import get_task; task = get_task('./task.toml'); "
+        "print(task.family, task.identity(['und'], None).source, task.examples('train', 'und', None)[0].value)"
+    )
+
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    assert done.stdout == "temperature folder 12.5\n", done.stderr
