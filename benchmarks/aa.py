@@ -24,7 +24,7 @@ from adapeff.service.plugins.plugin_reference import parse_plugin
 from adapeff.service.reporting.statistics import paired_ratio
 from adapeff.service.specs.model_reference import resolve_model
 from adapeff.service.specs.profile import ProfileSettings
-from adapeff.worker.families.base import Batch
+from adapeff.worker.families.encoding import Batch
 from adapeff.worker.measure.clocks import CpuStepClock, StepClock, StepSeconds
 from adapeff.worker.measure.interleave import Take, interleave, per_block
 from adapeff.worker.profiling.candidates import Candidate, labelled, load_bare, make_candidate

@@ -21,7 +21,7 @@ from adapeff.service.settings import load_settings
 from adapeff.service.specs.job import Training
 from adapeff.service.specs.model_reference import resolve_model
 from adapeff.worker.families import family_of
-from adapeff.worker.families.base import Encoded
+from adapeff.worker.families.encoding import Encoded
 from adapeff.worker.modeling.models import load_tokenizer
 from adapeff.worker.training.batches import epoch_order
 

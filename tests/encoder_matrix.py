@@ -23,12 +23,16 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from adapeff.service.errors import AdapeffError
 from adapeff.service.plugins.catalog import get_method
-from adapeff.service.plugins.contracts import Answer, ChoiceExample, Example, QuestionExample, TaggedExample
 from adapeff.service.plugins.plugin_reference import parse_plugin
 from adapeff.service.specs.job import Training
 from adapeff.service.specs.model_reference import resolve_model
 from adapeff.worker.families import FAMILIES
-from adapeff.worker.families.base import Family, collate
+from adapeff.worker.families.base import Family
+from adapeff.worker.families.choices import ChoiceExample
+from adapeff.worker.families.encoding import collate
+from adapeff.worker.families.sequences import Example
+from adapeff.worker.families.span_rows import Answer, QuestionExample
+from adapeff.worker.families.tokens import TaggedExample
 from adapeff.worker.modeling.models import LoadedModel, build_model, load_model, trained_state
 from adapeff.worker.training.train import make_optimizer, put_state
 
@@ -202,9 +206,9 @@ def outcomes(model_type: str) -> Iterator[tuple[str, str, str]]:
         folder = Path(place) / model_type
         save_tiny(model_type, folder)
         for method, written in METHODS.items():
-            for name, kind in FAMILIES.items():
+            for name in EXAMPLES:
                 try:
-                    cycle(folder, written, kind(LABELS.get(name, ()), SETTINGS))
+                    cycle(folder, written, FAMILIES[name](LABELS.get(name, ()), SETTINGS))
                 except AdapeffError as error:
                     said = str(error).replace(str(folder), model_type)
                     yield method, name, said if "\n" not in said else f"{BROKEN}: several lines: {said}"

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from adapeff.service.errors import ModelError, SpecError
 from adapeff.service.plugins.catalog import get_method
 from adapeff.service.plugins.plugin_reference import parse_plugin
-from adapeff.worker.families.base import Batch
+from adapeff.worker.families.encoding import Batch
 from adapeff.worker.families.heads import ClassificationHead
 from adapeff.worker.measure.clocks import CpuStepClock
 from adapeff.worker.modeling.models import TaskModel

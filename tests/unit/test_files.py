@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from adapeff.service.errors import AdapeffError, DataError, SpecError
 from adapeff.service.plugins.catalog import get_task
-from adapeff.worker.tasks.files import FileForm, Notes, read_rows
+from adapeff.worker.tasks.files import FileForm
 from adapeff.worker.tasks.init import write as write_draft
+from adapeff.worker.tasks.read_files import Notes, read_rows
 from adapeff.worker.tasks.validation import look_over
 
 TEXTS = [f"the film was {'good' if at % 2 else 'bad'} {at}" for at in range(40)]
@@ -546,7 +547,7 @@ def test_tags_apart_by_commas_are_refused(tmp_path: Path) -> None:
     declared = TAGGED + "columns: {tokens: tokens, tags: tags}\n"
     folder = make(tmp_path / "t", {f"{split}.tsv": table for split in THREE}, declared)
 
-    with pytest.raises(DataError, match=r"'tags' is 'B-X,O,O', expected words apart by spaces, or a list"):
+    with pytest.raises(DataError, match=r"'tags' is 'B-X,O,O', expected words separated by spaces, or a list"):
         get_task(str(folder))
 
 

@@ -232,10 +232,9 @@ def test_model_with_one_segment_type_is_given_none(tiny_model: Path, folder: Pat
 
 
 def test_tokenizer_without_a_pad_token_pads_with_what_is_masked(folder: Path) -> None:
-    from adapeff.service.plugins.contracts import Example
     from adapeff.service.specs.job import Training
-    from adapeff.worker.families.base import collate
-    from adapeff.worker.families.sequences import SequenceClassification
+    from adapeff.worker.families.encoding import collate
+    from adapeff.worker.families.sequences import Example, SequenceClassification
 
     tokenizer = load_model(resolve_model(str(folder))).tokenizer
     tokenizer.pad_token = None

@@ -1,4 +1,4 @@
-"""Metrics against independent implementations: scikit-learn, seqeval, SQuAD's rules worked by hand."""
+"""Metrics against independent implementations: scikit-learn, SciPy, seqeval, SQuAD's rules worked by hand."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from collections.abc import Sequence
 
 import numpy
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, matthews_corrcoef
 
 from adapeff.worker.metrics import METRICS
 from adapeff.worker.metrics.entities import entities
+from adapeff.worker.metrics.multi_label import LabelScores
 from adapeff.worker.metrics.squad import normalise
 from adapeff.worker.training.evaluate import bootstrap
 
@@ -175,15 +177,11 @@ def test_scores_do_not_depend_on_the_order_of_the_examples(pairs: Pairs) -> None
         assert both[0] == pytest.approx(both[1], abs=1e-12)
 
 
-def _counts(gold: Sequence[int], predicted: Sequence[int], name: str) -> list[tuple[float, ...]]:
-    return METRICS[name].counts(gold, predicted)
-
-
 def test_bootstrap_has_the_spread_that_the_binomial_predicts() -> None:
     """300 answers, two thirds of them right: the standard error is sqrt(p (1 - p) / n) = 2.72 points."""
     gold, predicted = [0] * 300, [0] * 200 + [1] * 100
 
-    (samples,) = bootstrap(METRICS["accuracy"], [_counts(gold, predicted, "accuracy")])
+    (samples,) = bootstrap(METRICS["accuracy"], gold, [predicted])
 
     assert samples.mean() == pytest.approx(2 / 3, abs=0.005)
     assert samples.std(ddof=1) == pytest.approx((2 / 9 / 300) ** 0.5, rel=0.1)
@@ -192,9 +190,9 @@ def test_bootstrap_has_the_spread_that_the_binomial_predicts() -> None:
 def test_bootstrap_draws_the_same_samples_for_both_of_a_pair() -> None:
     """Two ways right on the same examples and one wrong there: no spread between the equal ones, a constant sum."""
     gold = [0, 1] * 50
-    one, other = _counts(gold, [0] * 100, "accuracy"), _counts(gold, [1] * 100, "accuracy")
+    one, other = [0] * 100, [1] * 100
 
-    same, again, opposite = bootstrap(METRICS["accuracy"], [one, one, other])
+    same, again, opposite = bootstrap(METRICS["accuracy"], gold, [one, one, other])
 
     assert numpy.array_equal(same, again)
     assert same + opposite == pytest.approx(1)
@@ -245,3 +243,96 @@ def test_scores_of_questions_without_an_answer_are_squad_2s(found: list[tuple[li
         "no_answer_accuracy": mean(of_those[False], 0),
     }
     assert {name: METRICS[name].compute(golds, predicted) for name in theirs} == pytest.approx(theirs, abs=1e-12)
+
+
+number = st.sampled_from([0.0, 0.5, 1.0, 2.5]) | st.floats(-5, 5).map(lambda value: round(value, 3))
+pairs = st.lists(st.tuples(number, number), min_size=2, max_size=60)
+
+
+@given(pairs)
+def test_correlations_equal_scipys(found: list[tuple[float, float]]) -> None:
+    """With ties, which share their mean rank; where SciPy says that a constant has none, ours is 0."""
+    gold, predicted = zip(*found, strict=True)
+    constant = len(set(gold)) == 1 or len(set(predicted)) == 1
+
+    for name, theirs in (("pearson", scipy.stats.pearsonr), ("spearman", scipy.stats.spearmanr)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of constants
+            expected = 0.0 if constant else float(theirs(gold, predicted).statistic)
+        assert METRICS[name].compute(gold, predicted) == pytest.approx(expected, abs=1e-10)
+
+
+def test_scores_by_hand() -> None:
+    gold, predicted = [1.0, 2.0, 3.0, 4.0], [1.0, 3.0, 2.0, 6.0]
+
+    assert METRICS["mse"].compute(gold, predicted) == (0 + 1 + 1 + 4) / 4
+    assert METRICS["spearman"].compute(gold, predicted) == pytest.approx(1 - 6 * 2 / (4 * 15))
+    assert METRICS["pearson"].compute(gold, predicted) == pytest.approx(7 / (5 * 14) ** 0.5)
+    assert METRICS["pearson"].compute(gold, [0.1] * 4) == METRICS["spearman"].compute(gold, [0.1] * 4) == 0
+    assert [METRICS[name].unit for name in ("pearson", "spearman", "mse")] == ["", "", ""]
+
+
+@given(pairs)
+def test_correlations_do_not_depend_on_scale(found: list[tuple[float, float]]) -> None:
+    gold, predicted = zip(*found, strict=True)
+    scaled = [3 * value + 2 for value in predicted]
+
+    for name in ("pearson", "spearman"):
+        assert -1 <= METRICS[name].compute(gold, predicted) <= 1
+        assert METRICS[name].compute(gold, scaled) == pytest.approx(METRICS[name].compute(gold, predicted), abs=1e-6)
+
+
+def test_metric_picks_the_better_of_scores() -> None:
+    assert METRICS["mse"].best([2.0, 0.5, 1.0]) == 0.5
+    assert METRICS["pearson"].best([0.2, -0.5]) == 0.2
+
+
+def test_bootstrap_recomputes_what_is_no_function_of_sums() -> None:
+    """The standard error of a correlation r of n normal pairs is about (1 - r^2) / sqrt(n)."""
+    draw = numpy.random.default_rng(0)
+    gold = draw.normal(size=400)
+    predicted = 0.6 * gold + 0.8 * draw.normal(size=400)
+
+    same, again, _ = bootstrap(METRICS["pearson"], gold.tolist(), [predicted.tolist()] * 2 + [gold.tolist()])
+
+    assert numpy.array_equal(same, again)
+    assert same.std(ddof=1) == pytest.approx((1 - 0.6**2) / 20, rel=0.25)
+
+
+K = 4
+sets = st.sets(st.integers(0, K - 1)).map(lambda found: tuple(sorted(found)))
+graded = st.tuples(*[st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0])] * K)
+scored = st.lists(st.tuples(sets, graded), min_size=1, max_size=30)
+
+
+@given(scored)
+def test_scores_of_several_labels_equal_scikit_learns(found: list[tuple[tuple[int, ...], tuple[float, ...]]]) -> None:
+    """Labels are those of at least 0.5. Of a label that is never gold, average precision is not defined."""
+    golds = [gold for gold, _ in found]
+    answers = [LabelScores(tuple(at for at in range(K) if scores[at] >= 0.5), scores) for _, scores in found]
+    is_gold = numpy.array([[at in gold for at in range(K)] for gold in golds])
+    graded_by = numpy.array([scores for _, scores in found])
+    is_predicted = graded_by >= 0.5
+    occurring, ever = (is_gold | is_predicted).any(axis=0), is_gold.any(axis=0)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of labels that never occur
+        each = f1_score(is_gold, is_predicted, average=None, zero_division=0)
+        precisions = average_precision_score(is_gold, graded_by, average=None)
+        theirs = {
+            "micro_f1": f1_score(is_gold, is_predicted, average="micro", zero_division=0),
+            "multi_label_macro_f1": each[occurring].mean() if occurring.any() else 0.0,
+            "mean_average_precision": numpy.atleast_1d(precisions)[ever].mean() if ever.any() else 0.0,
+        }
+
+    assert {name: METRICS[name].compute(golds, answers) for name in theirs} == pytest.approx(theirs, abs=1e-12)
+
+
+def test_average_precision_by_hand() -> None:
+    """Gold at ranks 1 and 3 of 4: (1/1 + 2/3) / 2; all of one score: the share of gold examples."""
+    golds = [(0,), (), (0,), ()]
+    metric = METRICS["mean_average_precision"]
+
+    ranked = [LabelScores((), (score,)) for score in (0.9, 0.8, 0.7, 0.6)]
+    assert metric.compute(golds, ranked) == pytest.approx((1 + 2 / 3) / 2)
+    assert metric.compute(golds, [LabelScores((), (0.3,))] * 4) == 0.5

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from adapeff.service.errors import DataError
 from adapeff.service.plugins.catalog import get_metric, get_task
 from adapeff.service.specs.job import Training
-from adapeff.worker.families import family_of
+from adapeff.worker.families import FAMILIES, family_of
 from adapeff.worker.tasks import TASKS
 from adapeff.worker.tasks.offline import LANGUAGES, OfflineClassification, OfflineTask
 
@@ -145,12 +145,17 @@ CLASSIFYING = sorted(name for name, task in TASKS.items() if isinstance(task, Of
 
 def without_target(example: Any) -> dict[str, Any]:
     """What a reader sees of an example."""
-    return {key: value for key, value in example._asdict().items() if key not in ("label", "tags", "answers")}
+    return {key: value for key, value in example._asdict().items() if key != target_of(example)}
+
+
+def target_of(example: Any) -> str:
+    """The field that a reader is asked for."""
+    return next(family.target for family in FAMILIES.values() if isinstance(example, family.example))
 
 
 def target(example: Any) -> Any:
     """What a reader must say."""
-    return next(getattr(example, name) for name in ("label", "tags", "answers") if hasattr(example, name))
+    return getattr(example, target_of(example))
 
 
 @pytest.mark.parametrize("name", OFFLINE)

@@ -13,7 +13,7 @@ from adapeff.service.plugins.catalog import get_task
 from adapeff.service.specs.job import Training
 from adapeff.service.specs.model_reference import resolve_model
 from adapeff.worker.families import family_of
-from adapeff.worker.families.base import Encoded
+from adapeff.worker.families.encoding import Encoded
 from adapeff.worker.families.token_cache import TokenCache, content_key, tokenizer_content
 from adapeff.worker.modeling.models import load_tokenizer
 

@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 
 from adapeff.service.errors import DataError
 from adapeff.service.plugins.catalog import get_method, get_task
-from adapeff.service.plugins.contracts import Example
 from adapeff.service.specs.job import Training
 from adapeff.service.specs.model_reference import resolve_model
-from adapeff.worker.families.base import Encoded, Rows, collate
-from adapeff.worker.families.sequences import SequenceClassification
+from adapeff.worker.families.encoding import Encoded, Rows, collate
+from adapeff.worker.families.sequences import Example, SequenceClassification
 from adapeff.worker.measure.clocks import PhaseClock
 from adapeff.worker.modeling.models import TaskModel, build_model, load_model
 from adapeff.worker.training.batches import epoch_order, steps_per_epoch, subset, training_batches

@@ -145,7 +145,7 @@ def run_job(
     store_weights(log, spec, prepared.model, out)
 
     log.emit("stage", stage="evaluate")
-    if prepared.task.may_have_no_answer:  # the best state is not the last that chose
+    if prepared.family.chooses:  # the best state is not the last that chose
         with clock.phase("validation"):
             for name, value in answer_validation(prepared, bench).chosen.items():
                 log.measure(name, value, "1", split="validation", language=prepared.task.source_language)

@@ -1,4 +1,4 @@
-"""Find methods, tasks, suites and metrics: ours and strangers' alike, by entry points.
+"""Find methods, tasks, families, suites and metrics by entry points: the built-in ones and those of other packages.
 
 A distribution registers one entry point per group, pointing at a plain mapping from name to plug-in:
 
@@ -8,7 +8,7 @@ A distribution registers one entry point per group, pointing at a plain mapping 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -17,8 +17,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from adapeff.service.errors import SpecError, UnknownNameError, first_problem, suggest
-from adapeff.service.plugins.contracts import Method, Metric, Suite, Task
+from adapeff.service.plugins.contracts import FamilyPlugin, Method, Metric, Suite, Task
 from adapeff.service.plugins.plugin_reference import is_task_file
+
+_SINGULAR = {"families": "family"}
 
 
 @cache
@@ -35,7 +37,8 @@ def _registered(group: str) -> Mapping[str, Any]:
             ) from error
         for name, plugin in mapping.items():
             if name in found:
-                raise SpecError(f"{group[:-1]} '{name}' is registered by both '{owner[name]}' and '{point.name}'")
+                kind = _SINGULAR.get(group, group[:-1])
+                raise SpecError(f"{kind} '{name}' is registered by both '{owner[name]}' and '{point.name}'")
             found[name], owner[name] = plugin, point.name
     return found
 
@@ -60,7 +63,7 @@ def metrics() -> Mapping[str, Metric]:
     return _registered("metrics")
 
 
-def families() -> Mapping[str, Any]:
+def families() -> Mapping[str, type[FamilyPlugin]]:
     """All registered families of tasks by name."""
     return _registered("families")
 
@@ -74,7 +77,7 @@ def get_method(name: str, parameters: Mapping[str, Any]) -> Method:
     """The method `name` with its hyper-parameters set.
 
     Raises:
-        UnknownNameError: if nobody registers it.
+        UnknownNameError: if no package registers it.
         SpecError: if a parameter is unknown or has a wrong value.
     """
     if name not in methods():
@@ -91,19 +94,19 @@ def get_task(name: str, parameters: Mapping[str, Any] | None = None) -> Task:
     """The task `name`, or the one that the file of that path describes, with its parameters set.
 
     Raises:
-        UnknownNameError: if nobody registers it.
+        UnknownNameError: if no package registers it, or its family.
         SpecError: if a parameter is unknown or has a wrong value, or the file is malformed.
     """
     task: Task
     if is_task_file(name):
-        (load,) = _registered("task_files").values()
-        task = load(name)
+        task = _task_loader(name)(name)
     elif name in tasks():
         task = tasks()[name]
     elif Path(name).is_dir():
         raise SpecError(f"unknown task '{name}'; for the folder of that name write ./{name}")
     else:
         raise UnknownNameError("task", name, tasks())
+    get_family(task.family)
     if not parameters:
         return task
     _check_names("task", name, parameters, task.parameters)
@@ -113,11 +116,29 @@ def get_task(name: str, parameters: Mapping[str, Any] | None = None) -> Task:
         raise SpecError(f"task '{name}': {first_problem(error)}") from error
 
 
+def _task_loader(path: str) -> Callable[[str], Task]:
+    """The registered loader for a path's suffix; folders and other suffixes go to the one registered for ''."""
+    loaders = _registered("task_files")
+    loader: Callable[[str], Task] = loaders.get(Path(path).suffix.lower(), loaders[""])
+    return loader
+
+
+def get_family(name: str) -> type[FamilyPlugin]:
+    """The family `name`.
+
+    Raises:
+        UnknownNameError: if no package registers it.
+    """
+    if name not in families():
+        raise UnknownNameError("family", name, families())
+    return families()[name]
+
+
 def get_suite(name: str) -> Suite:
     """The suite `name`.
 
     Raises:
-        UnknownNameError: if nobody registers it.
+        UnknownNameError: if no package registers it.
     """
     if name not in suites():
         raise UnknownNameError("suite", name, suites())
@@ -128,7 +149,7 @@ def get_metric(name: str) -> Metric:
     """The metric `name`.
 
     Raises:
-        UnknownNameError: if nobody registers it.
+        UnknownNameError: if no package registers it.
     """
     if name not in metrics():
         raise UnknownNameError("metric", name, metrics())

@@ -1,4 +1,4 @@
-"""What a method, a task, a suite and a metric are: the light side of each plug-in.
+"""What methods, tasks, families, suites and metrics are: the light side of each plug-in.
 
 Nothing here imports torch: a laptop that only submits validates every parameter with these classes. The heavy side
 (`Method.attach`) imports what it needs when the runner calls it.
@@ -7,10 +7,10 @@ Nothing here imports torch: a laptop that only submits validates every parameter
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Split = Literal["train", "validation", "test"]
-FamilyName = Literal["sequence_classification", "token_classification", "question_answering", "multiple_choice"]
 
 
 class Frozen(BaseModel):
@@ -99,53 +98,11 @@ class Method(Frozen, ABC):
         return iter(())
 
 
-class Example(NamedTuple):
-    """One example of a sequence classification task; `label` is an index into the task's label names."""
+class FamilyPlugin(Protocol):
+    """What the service knows of a family of tasks; `adapeff.worker.families.base.Family` is the whole contract."""
 
-    id: str
-    text: str
-    text_pair: str | None
-    label: int
-
-
-IGNORED_TAG = -100
-"""A token that is read and not asked for."""
-
-
-class TaggedExample(NamedTuple):
-    """One sentence of a token classification task: as many tags as tokens, indices into the task's labels or -100."""
-
-    id: str
-    tokens: tuple[str, ...]
-    tags: tuple[int, ...]
-
-
-class Answer(NamedTuple):
-    """An answer as it stands in a context: `context[start:].startswith(text)`."""
-
-    text: str
-    start: int
-
-
-class QuestionExample(NamedTuple):
-    """One example of extractive question answering; training learns the first answer, any of them counts as right.
-
-    Where a task asks whether there is an answer at all, none means that there is not.
-    """
-
-    id: str
-    question: str
-    context: str
-    answers: tuple[Answer, ...]
-
-
-class ChoiceExample(NamedTuple):
-    """One example of a multiple choice task; `label` is the index of the right one of any number of choices."""
-
-    id: str
-    text: str
-    choices: tuple[str, ...]
-    label: int
+    name: ClassVar[str]
+    summary: ClassVar[str]
 
 
 class DataIdentity(Frozen):
@@ -168,25 +125,25 @@ class Task(Frozen, ABC):
 
     name: str
     title: str
-    family: FamilyName = "sequence_classification"
+    family: str
+    """The name of the family, which says what its examples, head, loss and answers are."""
     labels: tuple[str, ...] = ()
-    """Class or tag names; none where the answer is a span or a choice."""
+    """Class or tag names; empty where the answer is a span, a choice or a number."""
     metric: str = "accuracy"
-    """The metric selection goes by, and the report's headline."""
+    """The metric used for selection, and the report's headline."""
     further_metrics: tuple[str, ...] = ()
-    """Others that are measured on the test data."""
+    """Other metrics measured on the test data."""
     max_length: int | None = None
-    """The length the task's texts ask for; a sweep that sets `max_length` has its way."""
+    """The length the task's texts need; a sweep's `max_length` takes precedence."""
     source_language: str
     languages: tuple[str, ...]
     licence: str
     non_commercial: bool = False
     notes: str = ""
 
-    @property
-    def may_have_no_answer(self) -> bool:
-        """Whether a question's answer may be that there is none."""
-        return False
+    def family_options(self) -> Mapping[str, Any]:
+        """Options of the task's family, such as `may_have_no_answer` of question answering."""
+        return {}
 
     @abstractmethod
     def identity(self, languages: Sequence[str], data_root: Path | None) -> DataIdentity:
@@ -248,29 +205,50 @@ class Suite:
     tasks: tuple[str, ...]
 
 
+Counts = list[tuple[float, ...]]
+"""Numbers of each example, all tuples of one length."""
+
+
 @dataclass(frozen=True)
 class Metric:
-    """A score in two steps: numbers per example, and a function of their sums over the examples.
+    """A score of predicted answers against gold ones.
 
-    So that any sample of the examples can be scored from what is kept (bootstrap, pairing), without another pass.
-    What a gold and a predicted answer are depends on the family: label indices, tag names, texts.
+    Most scores are a function of sums: `counts` gives numbers for each example, and `score` turns their sums into the
+    score, so that any sample of the examples can be scored without another pass (bootstrap). A score that is no
+    function of sums, such as a rank correlation, gives `of_answers` instead and is recomputed for every sample.
+
+    What a gold and a predicted answer are depends on the family: label indices, tag names, texts, numbers.
     """
 
     name: str
     description: str
     higher_is_better: bool
-    counts: Callable[[Sequence[Any], Sequence[Any]], list[tuple[float, ...]]]
-    """One tuple per example, all of one length."""
-    score: Callable[[Sequence[float]], float]
+    counts: Callable[[Sequence[Any], Sequence[Any]], Counts] | None
+    """The numbers of each example."""
+    score: Callable[[Sequence[float]], float] | None
     """The score from the sums of the counts."""
-    families: tuple[FamilyName, ...]
-    """Whose answers it takes."""
+    families: tuple[str, ...]
+    """The families whose answers it scores."""
     unit: Literal["%", ""] = "%"
     """How a score is shown: `%` for a share between 0 and 1, shown times 100; '' for a value shown as it is."""
+    of_answers: Callable[[Sequence[Any], Sequence[Any]], float] | None = None
+    """The score from all gold and predicted answers, where it is no function of sums."""
+
+    def __post_init__(self) -> None:
+        if (self.of_answers is None) != (self.counts is not None and self.score is not None):
+            raise ValueError(f"metric '{self.name}' needs either counts and score, or of_answers")
 
     def is_better(self, score: float, than: float) -> bool:
         """Whether one score beats another."""
         return score > than if self.higher_is_better else score < than
+
+    def best(self, scores: Iterable[float]) -> float:
+        """The best of some scores.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        return max(scores) if self.higher_is_better else min(scores)
 
     def compute(self, gold: Sequence[Any], predicted: Sequence[Any]) -> float:
         """The score of all examples.
@@ -278,9 +256,9 @@ class Metric:
         Raises:
             ValueError: if the two differ in length or are empty.
         """
-        if not gold or len(gold) != len(predicted):
+        if not len(gold) or len(gold) != len(predicted):
             raise ValueError(f"{len(gold)} gold and {len(predicted)} predicted answers: expected as many, at least one")
+        if self.counts is None or self.score is None:
+            assert self.of_answers is not None
+            return self.of_answers(gold, predicted)
         return self.score([sum(column) for column in zip(*self.counts(gold, predicted), strict=True)])
-
-
-Registry = Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""The families of tasks: how examples become rows of tokens, what head reads them, how logits become answers."""
+"""The built-in families of tasks, registered like any package's: one entry point that points at `FAMILIES`."""
 
 from __future__ import annotations
 
@@ -6,20 +6,27 @@ from collections.abc import Mapping
 
 from adapeff.service.plugins.contracts import Task
 from adapeff.service.specs.job import Training
-from adapeff.worker.families.base import Family
+from adapeff.worker.families.base import Family, get_family
 from adapeff.worker.families.choices import MultipleChoice
+from adapeff.worker.families.multi_label import MultiLabelClassification
+from adapeff.worker.families.regression import Regression
 from adapeff.worker.families.sequences import SequenceClassification
 from adapeff.worker.families.spans import QuestionAnswering
 from adapeff.worker.families.tokens import TokenClassification
 
 FAMILIES: Mapping[str, type[Family]] = {
-    kind.name: kind for kind in (SequenceClassification, TokenClassification, QuestionAnswering, MultipleChoice)
+    family.name: family
+    for family in (
+        SequenceClassification,
+        TokenClassification,
+        QuestionAnswering,
+        MultipleChoice,
+        Regression,
+        MultiLabelClassification,
+    )
 }
 
 
 def family_of(task: Task, training: Training) -> Family:
-    """The one object that a task's training, validation and test data go through."""
-    family = FAMILIES[task.family](task.labels, training)
-    if isinstance(family, QuestionAnswering) and task.may_have_no_answer:
-        family.may_have_no_answer()
-    return family
+    """The object that a task's training, validation and test data all go through."""
+    return get_family(task.family)(task.labels, training, **task.family_options())

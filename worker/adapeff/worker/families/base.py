@@ -1,203 +1,149 @@
-"""What a family is, and tokenised data as it sees them.
+"""What a family of tasks is: how rows become examples, what is checked, how a model reads and answers them.
 
-A *row* is one sequence the encoder reads. An *item* is what training draws: one row, or the rows of all choices of an
-example, or one window of a long context. Everything of a split lies in flat arrays, which may be memory-mapped files.
+A family is one class. Its class methods are about declared data: the columns it needs, how a row becomes an example,
+what `tasks validate` checks and `tasks init` guesses. An instance is made for a job: training, validation and test data
+all go through it. Family modules import torch inside the methods that need it, since `adapeff submit` loads them too.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import chain, pairwise
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-import torch
-from torch import Tensor, nn
-
+from adapeff.service.errors import SpecError
+from adapeff.service.plugins import catalog
 from adapeff.service.specs.job import Training
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from adapeff.worker.families.drafts import Table
+    from adapeff.worker.families.encoding import Batch, Encoded
+    from adapeff.worker.families.rows import Columns, RowForm, RowReader
+
 PART = 10_000
-OF_EXAMPLE = "example"
-"""The item target that says which example a window is of."""
-IGNORED = -100
-"""What targets are padded with: cross entropy leaves it out."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """The tokenised items of a split.
-
-    Attributes:
-        inputs: model input -> its values for all tokens of all rows, one row after the other.
-        row_starts: rows + 1 offsets into `inputs` and `token_targets`.
-        item_starts: items + 1 offsets into the rows.
-        token_targets: what is known of each token; padded with -100.
-        item_targets: what is known of each item.
-        padding: model input -> the value it is padded with.
-    """
-
-    inputs: Mapping[str, Tensor]
-    row_starts: Tensor
-    item_starts: Tensor
-    token_targets: Mapping[str, Tensor]
-    item_targets: Mapping[str, Tensor]
-    padding: Mapping[str, int]
-
-    def __len__(self) -> int:
-        return len(self.item_starts) - 1
-
-    @cached_property
-    def lengths(self) -> list[int]:
-        """Tokens of the longest row of each item."""
-        rows = self.row_starts.diff()
-        if len(rows) == len(self):
-            return list(rows.tolist())
-        starts = self.item_starts.tolist()
-        return [int(rows[a:b].max()) for a, b in pairwise(starts)]
-
-    @cached_property
-    def longest(self) -> int:
-        """Tokens of the longest row of all."""
-        return max(self.lengths, default=0)
-
-    @cached_property
-    def row_counts(self) -> list[int]:
-        """Rows of each item."""
-        return list(self.item_starts.diff().tolist())
-
-    @property
-    def tokens(self) -> int:
-        """Real tokens of all rows."""
-        return int(self.row_starts[-1])
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some items on a device.
-
-    Attributes:
-        inputs: of shape rows x length.
-        targets: of tokens, rows x length, and of items, items x ...
-        row_counts: rows of each item.
-    """
-
-    inputs: dict[str, Tensor]
-    targets: dict[str, Tensor]
-    row_counts: list[int]
-    row_lengths: list[int]
-    """Tokens of each row without padding."""
-
-    @property
-    def items(self) -> int:
-        """How many items there are."""
-        return len(self.row_counts)
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
-        if device.type == "cpu":
-            return self
-
-        def moved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {key: value.pin_memory().to(device, non_blocking=True) for key, value in tensors.items()}
-
-        return Batch(moved(self.inputs), moved(self.targets), self.row_counts, self.row_lengths)
-
-
-@dataclass
-class Rows:
-    """Collects tokenised rows and their targets, then lays them out flat."""
-
-    padding: dict[str, int]
-    inputs: list[dict[str, list[int]]] = field(default_factory=list)
-    token_targets: dict[str, list[list[int]]] = field(default_factory=dict)
-
-    def encoded(self, item_targets: Mapping[str, Sequence[Any]], *, row_counts: Sequence[int] | None = None) -> Encoded:
-        """The flat arrays; each row is an item of its own unless `row_counts` says how many rows each has."""
-        lengths = [len(row["input_ids"]) for row in self.inputs]
-        counts = [1] * len(lengths) if row_counts is None else row_counts
-        return Encoded(
-            inputs={
-                key: torch.tensor(list(chain.from_iterable(row[key] for row in self.inputs)), dtype=torch.int32)
-                for key in self.padding
-            },
-            row_starts=_offsets(lengths),
-            item_starts=_offsets(counts),
-            token_targets={
-                key: torch.tensor([value for row in rows for value in row], dtype=torch.int32)
-                for key, rows in self.token_targets.items()
-            },
-            item_targets={key: torch.tensor(values, dtype=torch.int32) for key, values in item_targets.items()},
-            padding=self.padding,
-        )
-
-
-def _offsets(counts: Sequence[int]) -> Tensor:
-    return torch.tensor([0, *counts], dtype=torch.int64).cumsum(0)
-
-
-def joined(parts: Sequence[Encoded], part: int) -> Encoded:
-    """Parts of a split, each of `part` examples but the last, as one."""
-
-    def ends_to_end(starts: Sequence[Tensor]) -> Tensor:
-        return _offsets(torch.cat([some.diff() for some in starts]).tolist())
-
-    def together(group: str, key: str) -> Tensor:
-        tensors = [getattr(some, group)[key] for some in parts]
-        if key == OF_EXAMPLE:
-            tensors = [tensor + at * part for at, tensor in enumerate(tensors)]
-        return torch.cat(tensors)
-
-    first = parts[0]
-    return Encoded(
-        inputs={key: together("inputs", key) for key in first.inputs},
-        row_starts=ends_to_end([some.row_starts for some in parts]),
-        item_starts=ends_to_end([some.item_starts for some in parts]),
-        token_targets={key: together("token_targets", key) for key in first.token_targets},
-        item_targets={key: together("item_targets", key) for key in first.item_targets},
-        padding=first.padding,
-    )
-
-
-def collate(data: Encoded, indices: Sequence[int], *, multiple: int = 1) -> Batch:
-    """Pad some items to the longest row among them.
-
-    Args:
-        multiple: pad on to a multiple of that many tokens, but not beyond the longest row of all.
-    """
-    chosen = torch.tensor(indices)
-    counts = [data.row_counts[index] for index in indices]
-    firsts = data.item_starts[chosen].tolist()
-    rows = torch.tensor([first + at for first, count in zip(firsts, counts, strict=True) for at in range(count)])
-    starts, ends = data.row_starts[rows], data.row_starts[rows + 1]
-    longest = max(data.lengths[index] for index in indices)
-    longest = max(longest, min(-(-longest // multiple) * multiple, data.longest))
-    positions = starts[:, None] + torch.arange(longest)
-    real = positions < ends[:, None]
-    positions = torch.where(real, positions, starts[:, None])
-
-    def padded(flat: Tensor, value: int) -> Tensor:
-        return flat[positions].long().masked_fill_(~real, value)
-
-    targets = {key: padded(flat, IGNORED) for key, flat in data.token_targets.items()}
-    targets |= {key: values[chosen].long() for key, values in data.item_targets.items()}
-    inputs = {key: padded(data.inputs[key], value) for key, value in data.padding.items()}
-    return Batch(inputs, targets, counts, (ends - starts).tolist())
-
-
-def paddings(keys: Iterable[str], tokenizer: Any) -> dict[str, int]:
-    """What each input of a tokenizer is padded with."""
-    pad = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id  # masked, so that any token will do
-    known = {"input_ids": pad, "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0)}
-    return {key: known.get(key, 0) for key in keys}
+"""Examples tokenised at a time: Python's lists take ten times the memory of the arrays they become."""
+Metrics = tuple[str, tuple[str, ...]]
+"""The metric used for selection, and the others that are measured."""
 
 
 class Family(ABC):
-    """One object per job: training, validation and test data all go through it."""
+    """A kind of task: its examples, metrics, checks, head, loss and answers."""
 
     name: ClassVar[str]
+    summary: ClassVar[str]
+    """What is asked, in a few words."""
+    example: ClassVar[type[Any]]
+    """A named tuple that begins with `id`; its texts are read, and its field `target` is asked for."""
+    target: ClassVar[str] = "label"
+    target_column: ClassVar[str] = "label"
+    """The role of the column with the target."""
+    has_labels: ClassVar[bool] = False
+    """Whether answers are among the task's labels."""
+    lists_labels: ClassVar[bool] = False
+    """Whether an example has a list of labels."""
+    default_columns: ClassVar[Mapping[str, str]] = {}
+    """Role -> column, where a declaration names no columns."""
+    group_role: ClassVar[str | None] = None
+    """The role of the column whose values stay together when examples are held out."""
+    default_max_length: ClassVar[int | None] = None
+    """The length its texts need, if not the default."""
     tokenizer_options: ClassVar[Mapping[str, Any]] = {}
+    drafted_last: ClassVar[bool] = False
+    """Whether `tasks init` asks it only after the other families."""
+
+    # Declared data
+
+    @classmethod
+    @abstractmethod
+    def needed_columns(cls, columns: Columns) -> dict[str, str | tuple[str, ...] | None]:
+        """The roles that must be declared, each with its columns, if any."""
+
+    @classmethod
+    @abstractmethod
+    def read_row(cls, reader: RowReader, row: Mapping[str, Any], name: str, where: str) -> Any:
+        """The example in a row; None if the declaration says to leave the row out.
+
+        Args:
+            reader: reads texts, labels and lists as the declaration says.
+            name: the example's id.
+            where: the file and the row, for error messages.
+
+        Raises:
+            DataError: if the row is not as declared.
+        """
+
+    @classmethod
+    @abstractmethod
+    def default_metrics(cls, labels: Sequence[str], options: Mapping[str, Any]) -> Metrics:
+        """The metric used for selection, and the others that are measured."""
+
+    @classmethod
+    def options(cls, form: RowForm) -> dict[str, Any]:
+        """What a declaration asks of the family: keyword arguments of its constructor."""
+        return {}
+
+    @classmethod
+    def implied_merge(cls, labels: Iterable[str]) -> dict[str, str]:
+        """Labels of the data that mean the same as another label."""
+        return {}
+
+    @classmethod
+    def label_faults(cls, labels: Iterable[str]) -> dict[str, str]:
+        """Labels that the family cannot use -> what is wrong with them."""
+        return {}
+
+    @classmethod
+    def remarks(cls, merge: Mapping[str, str]) -> tuple[str, ...]:
+        """What users should know about how the data are read."""
+        return ()
+
+    @classmethod
+    def dealt_by(cls, example: Any) -> Hashable:
+        """What keeps its shares when one file is split."""
+        return None
+
+    # `tasks validate` and `tasks init`
+
+    @classmethod
+    def texts(cls, example: Any) -> list[str]:
+        """The texts a model reads; first the one that several examples may share."""
+        found: list[str] = []
+        for name, value in example._asdict().items():
+            if name in ("id", cls.target):
+                continue
+            found += [" ".join(value)] if isinstance(value, tuple) else [value] if isinstance(value, str) else []
+        return found
+
+    @classmethod
+    def counted(cls, labels: Sequence[str], example: Any) -> list[str]:
+        """The targets of an example that are counted."""
+        return []
+
+    @classmethod
+    def target_counts(cls, labels: Sequence[str], examples: Sequence[Any]) -> dict[str, int]:
+        """How often each target occurs."""
+        return dict(sorted(Counter(name for example in examples for name in cls.counted(labels, example)).items()))
+
+    @classmethod
+    def warnings(
+        cls, labels: Sequence[str], examples: Sequence[Any], earlier: Mapping[str, Sequence[Any]]
+    ) -> Iterator[str]:
+        """What may mislead in the targets of a split.
+
+        Args:
+            earlier: the splits looked at before, training first.
+        """
+        return iter(())
+
+    @classmethod
+    def draft(cls, table: Table) -> dict[str, Any] | None:
+        """The `columns` and options of a task.yaml, if a file looks like data of this family."""
+        return None
+
+    # The model's side
 
     def __init__(self, labels: Sequence[str], training: Training) -> None:
         self.labels = tuple(labels)
@@ -206,17 +152,24 @@ class Family(ABC):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """What shapes `encode`, beside the examples and the tokenizer."""
+        """What determines `encode`, besides the examples and the tokenizer."""
         return {"family": self.name, "labels": self.labels, "max_length": self.max_length}
 
+    @property
+    def chooses(self) -> bool:
+        """Whether `choose` sets something by validation data."""
+        return False
+
     def encode(self, examples: Sequence[Any], tokenizer: Any, *, part: int = PART) -> Encoded:
-        """Tokenise examples; part by part, since Python's lists take ten times the room of the arrays they become."""
+        """Tokenise examples, part by part."""
+        from adapeff.worker.families.encoding import join_parts
+
         parts = [self.encode_part(examples[at : at + part], tokenizer) for at in range(0, max(1, len(examples)), part)]
-        return parts[0] if len(parts) == 1 else joined(parts, part)
+        return parts[0] if len(parts) == 1 else join_parts(parts, part)
 
     @abstractmethod
     def encode_part(self, examples: Sequence[Any], tokenizer: Any) -> Encoded:
-        """Tokenise some examples, keeping all the inputs the tokenizer returns (segment ids too)."""
+        """Tokenise some examples, keeping all inputs that the tokenizer returns (segment ids too)."""
 
     @abstractmethod
     def make_head(self, hidden_size: int) -> nn.Module:
@@ -224,31 +177,52 @@ class Family(ABC):
 
     @abstractmethod
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Mean cross entropy of a batch."""
+        """The mean loss of a batch."""
 
     @abstractmethod
     def read(self, logits: Tensor, batch: Batch) -> list[Any]:
-        """What the logits say of each item."""
+        """What the logits say about each item."""
 
     def answers(self, examples: Sequence[Any], data: Encoded, readings: Sequence[Any]) -> list[tuple[Any, float]]:
-        """The answer to each example, and how sure the model is of it (0..1), from the readings of all items.
+        """The answer to each example and the model's confidence in it (0..1), from the readings of all items.
 
-        As read, where an item is an example and a reading an answer.
+        The readings themselves, where every item is an example and every reading an answer.
         """
         return list(readings)
 
     def choose(self, examples: Sequence[Any], data: Encoded, readings: Sequence[Any]) -> dict[str, float]:
-        """Set what is chosen by validation data, from the readings of all items; gives what it is, by name."""
+        """Set what validation data choose, from the readings of all items; returns the values by name."""
         return {}
+
+    @classmethod
+    def agree(cls, answer: Any, other: Any) -> bool:
+        """Whether two answers are the same, up to rounding."""
+        return bool(answer == other)
 
     @abstractmethod
     def gold(self, example: Any) -> Any:
-        """The right answer, in the form metrics take."""
+        """The correct answer, in the form that metrics take."""
 
     @abstractmethod
     def trivial_answers(self, examples: Sequence[Any]) -> Iterator[list[Any]]:
-        """Answers that need no model: the best of them is the baseline a score is held against."""
+        """Answers that need no model: the best of them is the trivial baseline."""
 
     def stratum(self, example: Any) -> Hashable:
-        """What subsets of the training data must hold in the same shares as the whole."""
+        """What keeps its shares in subsets of the training data."""
         return None
+
+
+def get_family(name: str) -> type[Family]:
+    """The family `name`.
+
+    Raises:
+        UnknownNameError: if no package registers it.
+        SpecError: if what is registered is not a `Family`.
+    """
+    found = cast("type[Any]", catalog.get_family(name))
+    if not issubclass(found, Family):
+        raise SpecError(
+            f"the family '{name}' is {found!r}, expected a subclass of adapeff.worker.families.base.Family; "
+            "update the package that registers it"
+        )
+    return found

@@ -13,20 +13,22 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from typing import TYPE_CHECKING, Any
 
 from adapeff.service.errors import ModelError, SpecError
-from adapeff.service.plugins.contracts import Answer, QuestionExample
 from adapeff.service.specs.job import Training
-from adapeff.worker.families.base import IGNORED, OF_EXAMPLE, Batch, Encoded, Family, Rows, paddings
-from adapeff.worker.families.heads import TokenHead
+from adapeff.worker.families.base import Family, Metrics
+from adapeff.worker.families.span_rows import Answer, QuestionExample, has_no_answer, read_question
 from adapeff.worker.metrics.squad import NONE, SQUAD_F1
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from adapeff.worker.families.drafts import Table
+    from adapeff.worker.families.encoding import Batch, Encoded
+    from adapeff.worker.families.rows import Columns, RowForm, RowReader
 
 N_BEST = 20
 """Spans kept of each window, and of all windows together (as in the SQuAD recipe)."""
@@ -38,26 +40,86 @@ class QuestionAnswering(Family):
     """Two logits for each token: that the answer starts, and that it ends there."""
 
     name = "question_answering"
+    summary = "a span of the context, or none"
+    example = QuestionExample
+    target = "answers"
+    target_column = "answers"
+    group_role = "context"
+    default_max_length = 384  # SQuAD's (Devlin et al. 2019)
 
-    def __init__(self, labels: Sequence[str], training: Training) -> None:
+    @classmethod
+    def needed_columns(cls, columns: Columns) -> dict[str, str | tuple[str, ...] | None]:
+        """A question, its context, and answers in SQuAD's form or in two columns."""
+        split = columns.answer_text is not None
+        answers = {"answer_text": columns.answer_text, "answer_start": columns.answer_start}
+        return {
+            "question": columns.question,
+            "context": columns.context,
+            **(answers if split else {"answers": columns.answers}),
+        }
+
+    @classmethod
+    def read_row(cls, reader: RowReader, row: Mapping[str, Any], name: str, where: str) -> QuestionExample | None:
+        """A question whose answers are where they say."""
+        return read_question(reader, row, name, where)
+
+    @classmethod
+    def options(cls, form: RowForm) -> dict[str, Any]:
+        """Whether no answer is an answer."""
+        return {"may_have_no_answer": True} if form.unanswerable == "predict" else {}
+
+    @classmethod
+    def default_metrics(cls, labels: Sequence[str], options: Mapping[str, Any]) -> Metrics:
+        """SQuAD 1.1's scores, or those of SQuAD 2.0."""
+        of_some = ("has_answer_f1", "has_answer_exact", "no_answer_accuracy")
+        return "squad_f1", ("exact_match", *(of_some if options.get("may_have_no_answer") else ()))
+
+    @classmethod
+    def texts(cls, example: QuestionExample) -> list[str]:
+        """The context and the question."""
+        return [example.context, example.question]
+
+    @classmethod
+    def counted(cls, labels: Sequence[str], example: QuestionExample) -> list[str]:
+        """The number of answers."""
+        return [f"{len(example.answers)} answer(s)"]
+
+    @classmethod
+    def draft(cls, table: Table) -> dict[str, Any] | None:
+        """Columns named after a question and a context."""
+        by_role = table.by_role
+        if not by_role["question"] or not by_role["context"]:
+            return None
+        answers = ("answers",) if by_role["answers"] else ("answer_text", "answer_start")
+        column = str(by_role["answers"] or by_role["answer_text"])
+        predict = any(has_no_answer(value) for value in table.values(column))
+        return {
+            "columns": table.named("question", "context", *answers),
+            **({"unanswerable": "predict"} if predict else {}),
+        }
+
+    def __init__(self, labels: Sequence[str], training: Training, *, may_have_no_answer: bool = False) -> None:
         super().__init__(labels, training)
         self.stride = training.doc_stride or self.max_length // 3
         self.max_answer_tokens = training.max_answer_tokens
         self.question_tokens = min(MAX_QUESTION_TOKENS, self.max_length // 3)
-        self.null_threshold: float | None = None
-        """How far no answer must beat the best span; None: every question has an answer."""
-
-    def may_have_no_answer(self) -> None:
-        """Take no answer for an answer, with a threshold of 0 until one is chosen."""
-        self.null_threshold = 0.0
+        self.null_threshold: float | None = 0.0 if may_have_no_answer else None
+        """By how much no answer must beat the best span, 0 until it is chosen; None: every question has an answer."""
 
     @property
     def preprocessing(self) -> dict[str, Any]:
         """The stride too."""
         return {**super().preprocessing, "stride": self.stride}
 
+    @property
+    def chooses(self) -> bool:
+        """The threshold of no answer."""
+        return self.null_threshold is not None
+
     def encode_part(self, examples: Sequence[QuestionExample], tokenizer: Any) -> Encoded:
-        """Windows of question and context; `start_char` and `end_char` stand at the context's tokens, else -100."""
+        """Windows of question and context; `start_char` and `end_char` are set at the context's tokens, else -100."""
+        from adapeff.worker.families.encoding import IGNORED, OF_EXAMPLE, Rows, paddings
+
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError("question answering needs a tokenizer that knows where its tokens stand (a fast one)")
         room = self.max_length - self.question_tokens - tokenizer.num_special_tokens_to_add(pair=True)
@@ -99,10 +161,14 @@ class QuestionAnswering(Family):
 
     def make_head(self, hidden_size: int) -> nn.Module:
         """Linear on every token, start and end."""
+        from adapeff.worker.families.heads import TokenHead
+
         return TokenHead(hidden_size, 2, self.head_dropout)
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """The mean of both cross entropies over the tokens of a window; logits are rows x length x 2."""
+        from torch.nn import functional
+
         padded = (batch.inputs["attention_mask"] == 0)[..., None]
         logits = logits.masked_fill(padded, float("-inf"))
         span = batch.targets["span"]
@@ -111,6 +177,10 @@ class QuestionAnswering(Family):
 
     def read(self, logits: Tensor, batch: Batch) -> list[Any]:
         """The best spans of each window as (score, first character, character after the last); no answer at -1, -1."""
+        from torch.nn import functional
+
+        from adapeff.worker.families.encoding import IGNORED
+
         outside = batch.targets["start_char"] == IGNORED
         starts = logits[..., 0].masked_fill(outside, float("-inf"))
         ends = logits[..., 1].masked_fill(outside, float("-inf"))
@@ -196,6 +266,8 @@ _NOWHERE = (-1, -1)
 
 def _by_example(examples: Sequence[Any], data: Encoded, readings: Sequence[Any]) -> list[list[tuple[float, int, int]]]:
     """The spans of all windows of each example."""
+    from adapeff.worker.families.encoding import OF_EXAMPLE
+
     found: list[list[tuple[float, int, int]]] = [[] for _ in examples]
     for example, spans in zip(data.item_targets[OF_EXAMPLE].tolist(), readings, strict=True):
         found[example] += spans
@@ -221,6 +293,8 @@ def _best(
     Args:
         null_threshold: how far no answer must win by to be the answer; None: there is always one.
     """
+    from torch import tensor
+
     ranked: dict[str, float] = {}
     real = [span for span in spans if span[1:] != _NOWHERE]
     for score, start, end in sorted(real, key=lambda span: (-span[0], span[1], span[2])):
@@ -228,8 +302,8 @@ def _best(
         if len(ranked) == N_BEST:
             break
     if null_threshold is not None and (margin := _margin(spans)) > null_threshold:
-        return NONE, float(torch.tensor(margin - null_threshold).sigmoid())
+        return NONE, float(tensor(margin - null_threshold).sigmoid())
     if not ranked:
         return NONE, 0.0
-    scores = torch.tensor(list(ranked.values()))
+    scores = tensor(list(ranked.values()))
     return next(iter(ranked)), float(scores.softmax(dim=0)[0])

@@ -24,7 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from adapeff.service.specs.job import canonical_json
-from adapeff.worker.families.base import Encoded, Family
+from adapeff.worker.families.base import Family
+from adapeff.worker.families.encoding import Encoded
 
 FORMAT = 1
 logger = logging.getLogger("adapeff.cache")

@@ -2,35 +2,143 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
-from typing import Any
+import re
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import Tensor, nn
-from torch.nn import functional
+from adapeff.service.errors import DataError, ModelError
+from adapeff.worker.families.base import Family, Metrics
+from adapeff.worker.families.values import is_text, shown, words
+from adapeff.worker.metrics.entities import entities
 
-from adapeff.service.errors import ModelError
-from adapeff.service.plugins.contracts import IGNORED_TAG, TaggedExample
-from adapeff.worker.families.base import IGNORED, Batch, Encoded, Family, Rows, paddings
-from adapeff.worker.families.heads import TokenHead
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from adapeff.worker.families.drafts import Table
+    from adapeff.worker.families.encoding import Batch, Encoded
+    from adapeff.worker.families.rows import Columns, RowReader
 
 OUTSIDE = "O"
+PREFIXES = "BIES"
+BILOU_TWINS = {"L": "E", "U": "S"}
+IGNORED_TAG = -100
+"""The tag of a token that is read and not asked for; also what pads targets, which cross entropy ignores."""
 UNREAD = ""
-"""The answer to a word that was cut off where no tag means "nothing": never a right one."""
+"""The answer to a word that was cut off where no tag means "nothing": never correct."""
+
+
+class TaggedExample(NamedTuple):
+    """One sentence: as many tags as tokens, indices into the task's labels or -100."""
+
+    id: str
+    tokens: tuple[str, ...]
+    tags: tuple[int, ...]
 
 
 class TokenClassification(Family):
-    """Named entities and other tags: words come split.
+    """Named entities and other tags of text that is already split into words.
 
-    Words beyond `max_length`, or that the tokenizer drops, are answered with O, or wrongly where there is no such tag.
-    Words that are not asked for (tag -100) are read, and count in no score.
+    Words beyond `max_length`, or dropped by the tokenizer, are answered with O, or wrongly if there is no such tag.
+    Words that are not asked for (tag -100) are read but not scored.
     """
 
     name = "token_classification"
+    summary = "a tag for each word"
+    example = TaggedExample
+    target = "tags"
+    target_column = "tags"
+    has_labels = True
+    lists_labels = True
+    default_columns = {"tokens": "tokens", "tags": "tags"}
     tokenizer_options = {"add_prefix_space": True}
-    """A word in the middle of a sentence: byte-level tokenizers ask for it with words that come split."""
+    """A word in the middle of a sentence: byte-level tokenizers need it for text that is already split."""
+
+    @classmethod
+    def needed_columns(cls, columns: Columns) -> dict[str, str | tuple[str, ...] | None]:
+        """Lists of tokens and tags."""
+        return {"tokens": columns.tokens, "tags": columns.tags}
+
+    @classmethod
+    def read_row(cls, reader: RowReader, row: Mapping[str, Any], name: str, where: str) -> TaggedExample:
+        """A tag for each token; ignored ones become -100."""
+        columns = reader.columns
+        tokens = reader.listed(row[str(columns.tokens)], columns.tokens, where)
+        tags = reader.listed(row[str(columns.tags)], columns.tags, where)
+        if len(tokens) != len(tags):
+            raise DataError(f"{where}: {len(tokens)} tokens but {len(tags)} tags; expected one tag a token")
+        if not tokens:
+            raise DataError(f"{where}: no tokens; expected at least one")
+        for token in tokens:
+            if not is_text(token):
+                raise DataError(f"{where}: the token {shown(token)} is no text")
+        found = tuple(IGNORED_TAG if reader.is_ignored(tag) else reader.label(tag, where) for tag in tags)
+        return TaggedExample(name, tuple(tokens), found)
+
+    @classmethod
+    def default_metrics(cls, labels: Sequence[str], options: Mapping[str, Any]) -> Metrics:
+        """Entity F1; token accuracy for tags without chunks, such as parts of speech."""
+        if is_plain(labels):
+            return "token_accuracy", ("token_macro_f1",)
+        return "entity_f1", ("entity_precision", "entity_recall", "token_accuracy")
+
+    @classmethod
+    def implied_merge(cls, labels: Iterable[str]) -> dict[str, str]:
+        """BILOU's last and unit tags are read as their BIOES twins."""
+        return bilou_twins(labels)
+
+    @classmethod
+    def label_faults(cls, labels: Iterable[str]) -> dict[str, str]:
+        """Tags that do not mark chunks among tags that do."""
+        every = list(labels)
+        if is_plain(every):
+            return {}
+        return {label: fault for label in every if (fault := tag_fault(label))}
+
+    @classmethod
+    def remarks(cls, merge: Mapping[str, str]) -> tuple[str, ...]:
+        """Whether BILOU tags are read as BIOES."""
+        twins = bilou_twins(merge)
+        is_twin = any(merge[label] == twins.get(label) for label in merge)
+        return ("BILOU tags are read as their BIOES twins: L- as E-, U- as S-",) if is_twin else ()
+
+    @classmethod
+    def counted(cls, labels: Sequence[str], example: TaggedExample) -> list[str]:
+        """The type of each entity; for tags without chunks, each tag."""
+        tags = [labels[tag] for tag in example.tags if tag != IGNORED_TAG]
+        return tags if is_plain(labels) else [kind for kind, _, _ in entities(tags)]
+
+    @classmethod
+    def warnings(
+        cls, labels: Sequence[str], examples: Sequence[TaggedExample], earlier: Mapping[str, Sequence[TaggedExample]]
+    ) -> Iterator[str]:
+        """Tags inside an entity that nothing began."""
+        if not any(label.startswith("B-") for label in labels):
+            return
+        loose = sum(_loose_inside([labels[tag] for tag in example.tags if tag >= 0]) for example in examples)
+        if loose:
+            yield f"{loose} I- or E- tags begin an entity; they are read as its beginning"
+
+    @classmethod
+    def draft(cls, table: Table) -> dict[str, Any] | None:
+        """Columns named after tokens and tags."""
+        column = table.by_role["tags"]
+        if not table.by_role["tokens"] or column is None:
+            return None
+        tags = {
+            tag
+            for values, where in table.rows
+            for tag in (
+                values[column] if isinstance(values[column], list) else words(str(values[column]), column, where)
+            )
+        }
+        numbers = all(str(tag).isdecimal() for tag in tags)
+        labels = {"labels": [f"TAG-{n}" for n in range(max(map(int, tags)) + 1)]} if numbers else {}
+        return {"columns": table.named("tokens", "tags"), **labels}
 
     def encode_part(self, examples: Sequence[TaggedExample], tokenizer: Any) -> Encoded:
-        """Words to sub-tokens; `tag` and `word` stand at each word's first sub-token, -100 at the others."""
+        """Words to sub-tokens; `tag` and `word` are at each word's first sub-token, -100 at the others."""
+        from adapeff.worker.families.encoding import Rows, paddings
+
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError("token classification needs a tokenizer that knows which word a token is of (a fast one)")
         before = _before_a_word(tokenizer)
@@ -43,28 +151,34 @@ class TokenClassification(Family):
         rows = Rows(paddings(columns, tokenizer), token_targets={"tag": [], "word": []})
         rows.inputs = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         for at, example in enumerate(examples):
-            words = _first_of_word(columns.word_ids(at))
-            rows.token_targets["word"].append(words)
-            rows.token_targets["tag"].append([IGNORED if word == IGNORED else example.tags[word] for word in words])
+            places = _first_of_word(columns.word_ids(at))
+            rows.token_targets["word"].append(places)
+            rows.token_targets["tag"].append(
+                [IGNORED_TAG if word == IGNORED_TAG else example.tags[word] for word in places]
+            )
         return rows.encoded({})
 
     def make_head(self, hidden_size: int) -> nn.Module:
         """Linear on every token."""
+        from adapeff.worker.families.heads import TokenHead
+
         return TokenHead(hidden_size, len(self.labels), self.head_dropout)
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Cross entropy over the first sub-tokens of the batch; logits are rows x length x tags."""
+        from torch.nn import functional
+
         tags = batch.targets["tag"].flatten()
-        total = functional.cross_entropy(logits.flatten(0, 1), tags, ignore_index=IGNORED, reduction="sum")
-        return total / (tags != IGNORED).sum().clamp(min=1)  # a tokenizer may make nothing of any word of a batch
+        total = functional.cross_entropy(logits.flatten(0, 1), tags, ignore_index=IGNORED_TAG, reduction="sum")
+        return total / (tags != IGNORED_TAG).sum().clamp(min=1)  # a tokenizer may make nothing of any word of a batch
 
     def read(self, logits: Tensor, batch: Batch) -> list[Any]:
         """(words, tags, probabilities) of each item."""
         best = logits.softmax(dim=-1).max(dim=-1)
-        words = batch.targets["word"]
-        there = words != IGNORED
+        places = batch.targets["word"]
+        there = places != IGNORED_TAG
         counts = there.sum(dim=1).tolist()
-        columns = (words[there], best.indices[there], best.values[there])
+        columns = (places[there], best.indices[there], best.values[there])
         return list(zip(*([part.tolist() for part in column.split(counts)] for column in columns), strict=True))
 
     def answers(
@@ -72,9 +186,9 @@ class TokenClassification(Family):
     ) -> list[tuple[Any, float]]:
         """A tag name for every word of every example, and the mean probability of those the model was asked for."""
         made = []
-        for example, (words, tags, sure) in zip(examples, readings, strict=True):
+        for example, (places, tags, sure) in zip(examples, readings, strict=True):
             names = [OUTSIDE if OUTSIDE in self.labels else UNREAD] * len(example.tokens)
-            for word, tag in zip(words, tags, strict=True):
+            for word, tag in zip(places, tags, strict=True):
                 names[word] = self.labels[tag]
             asked = tuple(name for name, tag in zip(names, example.tags, strict=True) if tag != IGNORED_TAG)
             made.append((asked, sum(sure) / len(sure) if sure else 0.0))
@@ -121,6 +235,37 @@ def _first_of_word(word_ids: Sequence[int | None]) -> list[int]:
     """The word at its first sub-token, -100 everywhere else."""
     found, before = [], None
     for word in word_ids:
-        found.append(IGNORED if word is None or word == before else word)
+        found.append(IGNORED_TAG if word is None or word == before else word)
         before = word
+    return found
+
+
+def is_plain(labels: Iterable[str]) -> bool:
+    """Whether tags mark no chunks: none has a prefix such as B-, as with parts of speech."""
+    return not any(re.match(r"[BIESLU]-", label) for label in labels)
+
+
+def bilou_twins(labels: Iterable[str]) -> dict[str, str]:
+    """BILOU's last and unit tags -> those of BIOES that mean the same; empty for tags of another scheme."""
+    every = list(labels)
+    if any(label.startswith(("E-", "S-")) for label in every):
+        return {}
+    return {label: f"{BILOU_TWINS[label[0]]}{label[1:]}" for label in every if label.startswith(("L-", "U-"))}
+
+
+def tag_fault(label: str) -> str | None:
+    """What is wrong with a tag's name, if anything."""
+    prefix, hyphen, kind = label.partition("-")
+    if label == OUTSIDE or (prefix in PREFIXES and len(prefix) == 1 and hyphen and kind.split() == [kind]):
+        return None
+    return f"'{label}' is no tag; expected O, or B-, I-, E- or S- and a type without spaces, such as B-PER"
+
+
+def _loose_inside(tags: Sequence[str]) -> int:
+    """Tags I and E that have nothing of their type before them."""
+    found, before = 0, "O"
+    for tag in tags:
+        follows = before[:2] in ("B-", "I-") and before[2:] == tag[2:]
+        found += tag[:2] in ("I-", "E-") and not follows
+        before = tag
     return found

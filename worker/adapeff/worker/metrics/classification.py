@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from adapeff.service.plugins.contracts import FamilyName, Metric
+from adapeff.service.plugins.contracts import Metric
 
 Labels = Sequence[int]
 Counts = list[tuple[float, ...]]
@@ -55,7 +55,7 @@ def _matthews(sums: Sequence[float]) -> float:
     return covariance / math.sqrt(of_gold * of_predicted) if of_gold * of_predicted > 0 else 0.0
 
 
-_FAMILIES: tuple[FamilyName, ...] = ("sequence_classification", "multiple_choice")
+_FAMILIES: tuple[str, ...] = ("sequence_classification", "multiple_choice")
 CLASSIFICATION_METRICS = (
     Metric("accuracy", "share of correct predictions", True, _correct, _share, _FAMILIES),
     Metric(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from adapeff.service.plugins.contracts import FamilyName, Metric
+from adapeff.service.plugins.contracts import Metric
 
 Tags = Sequence[str]
 Counts = list[tuple[float, ...]]
@@ -81,7 +81,7 @@ def _token_accuracy(sums: Sequence[float]) -> float:
     return sums[0] / sums[1] if sums[1] else 0.0
 
 
-_FAMILIES: tuple[FamilyName, ...] = ("token_classification",)
+_FAMILIES: tuple[str, ...] = ("token_classification",)
 ENTITY_METRICS = (
     Metric("entity_f1", "micro-averaged F1 of whole entities (seqeval)", True, _entity_counts, _f1, _FAMILIES),
     Metric(

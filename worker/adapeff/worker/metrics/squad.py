@@ -14,7 +14,7 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from adapeff.service.plugins.contracts import FamilyName, Metric
+from adapeff.service.plugins.contracts import Metric
 
 Golds = Sequence[Sequence[str]]
 Counts = list[tuple[float, ...]]
@@ -70,7 +70,7 @@ def _mean(sums: Sequence[float]) -> float:
     return sums[0] / sums[1] if sums[1] else 0.0
 
 
-_FAMILIES: tuple[FamilyName, ...] = ("question_answering",)
+_FAMILIES: tuple[str, ...] = ("question_answering",)
 SQUAD_F1 = Metric(
     "squad_f1",
     "word overlap with the best gold answer, averaged over questions",

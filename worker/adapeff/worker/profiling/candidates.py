@@ -22,7 +22,7 @@ from adapeff.service.plugins.contracts import Method
 from adapeff.service.plugins.plugin_reference import PluginReference
 from adapeff.service.specs.job import Training
 from adapeff.service.specs.model_reference import ModelReference, model_folder, resolve_model
-from adapeff.worker.families.base import Batch
+from adapeff.worker.families.encoding import Batch
 from adapeff.worker.families.heads import ClassificationHead
 from adapeff.worker.measure.clocks import StepSeconds, step_clock, synchronize
 from adapeff.worker.measure.flops import synthetic_inputs

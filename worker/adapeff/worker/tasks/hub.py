@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from adapeff.worker.tasks.declared import DataSet, DeclaredTask
-from adapeff.worker.tasks.rows import is_plain
+from adapeff.worker.families.base import get_family
+from adapeff.worker.tasks.data_sets import DataSet
+from adapeff.worker.tasks.declared import DeclaredTask
 
 DECLARED = Path(__file__).parent / "hub.yaml"
 VERIFIED = Path(__file__).parent / "verified.json"
 """Hub id -> commit, of the sets that `adapeff tasks verify` has read."""
-
-METRICS = {
-    "sequence_classification": ("accuracy", ("macro_f1",)),
-    "token_classification": ("entity_f1", ("entity_precision", "entity_recall", "token_accuracy")),
-    "question_answering": ("squad_f1", ("exact_match",)),
-    "multiple_choice": ("accuracy", ()),
-}
-"""Family -> the metric selection goes by, and the others."""
-_PLAIN_TAGS = ("token_accuracy", ("token_macro_f1",))
-_WITH_UNANSWERABLE = ("squad_f1", ("exact_match", "has_answer_f1", "has_answer_exact", "no_answer_accuracy"))
-
-
-def default_metrics(
-    family: str, labels: Sequence[str], unanswerable: bool | str = False
-) -> tuple[str, tuple[str, ...]]:
-    """The metric that selection goes by where none is named, and the others."""
-    if family == "token_classification" and is_plain(labels):
-        return _PLAIN_TAGS
-    return _WITH_UNANSWERABLE if unanswerable == "predict" else METRICS[family]
-
-
-MAX_LENGTHS = {"question_answering": 384}
-"""Families whose texts are longer than the default of 128 tokens (SQuAD's 384: Devlin et al. 2019)."""
 
 
 def made_languages(record: dict[str, Any]) -> dict[str, str]:
@@ -84,7 +62,8 @@ def make_task(name: str, record: Mapping[str, Any], data_sets: Mapping[str, Data
     tests = _tests(record.get("test"), train, data_sets)
     sets = {data_set.name: data_set for data_set in (train, *tests.values())}
     labels = tuple(record.get("labels", train.labels))
-    metric, further = default_metrics(train.family, labels, train.unanswerable)
+    family = get_family(train.family)
+    metric, further = family.default_metrics(labels, family.options(train))
     return DeclaredTask(
         name=name,
         title=record["title"],
@@ -92,7 +71,7 @@ def make_task(name: str, record: Mapping[str, Any], data_sets: Mapping[str, Data
         labels=labels,
         metric=record.get("metric", metric),
         further_metrics=tuple(record.get("further_metrics", further)),
-        max_length=MAX_LENGTHS.get(train.family),
+        max_length=family.default_max_length,
         source_language=record.get("source_language", next(iter(train.languages))),
         languages=tuple(tests),
         licence=_licence(sets),

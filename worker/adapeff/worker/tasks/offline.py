@@ -20,8 +20,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from adapeff.service.plugins.contracts import DataIdentity, Example, Split, Task
+from adapeff.service.plugins.contracts import DataIdentity, Split, Task
 from adapeff.service.specs.job import canonical_json
+from adapeff.worker.families.sequences import Example, SequenceClassification
 
 GENERATOR_VERSION = 1
 LANGUAGES = ("en", "de", "es", "fr")
@@ -180,8 +181,8 @@ AGENTS = {
         "le moineau",
     ),
 }
-_IS_ANIMAL = (True, False, False, True, False, False, True, False, True)
-_KIND = {
+IS_ANIMAL = (True, False, False, True, False, False, True, False, True)
+KINDS = {
     "en": ("a person", "an animal"),
     "de": ("ein Mensch", "ein Tier"),
     "es": ("una persona", "un animal"),
@@ -252,8 +253,9 @@ class OfflineTask(Task):
 
 
 class OfflineClassification(OfflineTask):
-    """A generated sequence classification task; the noise takes another label."""
+    """A generated sequence classification task; the noise replaces the label."""
 
+    family: str = SequenceClassification.name
     further_metrics: tuple[str, ...] = ("macro_f1",)
 
     def _make(self, name: str, draw: random.Random, flip: random.Random, language: str, *, held_out: bool) -> Example:
@@ -305,7 +307,7 @@ class OfflineNLI(OfflineClassification):
         hard = draw.random() < self.difficulty
         drop_place = draw.random() < 0.5
         premise = f"{agents[agent]} {acts[act]} {places[place]}"
-        who = _KIND[language][_IS_ANIMAL[agent]] if hard else agents[agent]
+        who = KINDS[language][IS_ANIMAL[agent]] if hard else agents[agent]
         where = "" if hard and drop_place else f" {places[place]}"
         if self.labels[label] == "entailment":
             hypothesis = f"{who} {acts[act]}{where}"

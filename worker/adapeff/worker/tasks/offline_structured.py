@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import random
+from abc import abstractmethod
 from functools import cached_property
+from typing import Any
 
 from adapeff.service.plugins.catalog import get_metric
-from adapeff.service.plugins.contracts import Answer, ChoiceExample, FamilyName, QuestionExample, TaggedExample
+from adapeff.worker.families.choices import ChoiceExample, MultipleChoice
+from adapeff.worker.families.span_rows import Answer, QuestionExample
+from adapeff.worker.families.spans import QuestionAnswering
+from adapeff.worker.families.tokens import TaggedExample, TokenClassification
 from adapeff.worker.tasks.offline import ACTS, AGENTS, PLACES, OfflineClassification, OfflineTask, drawn_from
 
-_AND = {"en": "and", "de": "und", "es": "y", "fr": "et"}
+AND = {"en": "and", "de": "und", "es": "y", "fr": "et"}
 
 _FIRST_NAMES = ("Anna", "Pedro", "Sofia", "Martin", "Elena", "Lukas", "Clara", "Hugo", "Nadia")
 _SURNAMES = ("Weber", "Garcia", "Novak", "Laurent", "Rossi", "Keller", "Moreau", "Lindberg", "Castro")
@@ -124,7 +129,7 @@ class OfflineParaphrase(OfflineClassification):
         there = (0, 1) if label else (1, 0) if hard else (0, 2)
         first = [clause(0, 0), clause(1, 1)]
         second = [clause(0, there[0]), clause(1, there[1])]
-        joined = f" {_AND[language]} "
+        joined = f" {AND[language]} "
         return f"{joined.join(first)} .", f"{joined.join(reversed(second) if swapped else second)} ."
 
 
@@ -133,7 +138,7 @@ class OfflineNER(OfflineTask):
 
     name: str = "offline_ner"
     title: str = "Generated named entities, trained in English, tested in four languages"
-    family: FamilyName = "token_classification"
+    family: str = TokenClassification.name
     labels: tuple[str, ...] = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-ORG", "I-ORG")
     metric: str = "entity_f1"
     further_metrics: tuple[str, ...] = ("entity_precision", "entity_recall", "token_accuracy")
@@ -169,12 +174,35 @@ class OfflineNER(OfflineTask):
         return [_COMPANIES[first], _COMPANY_KINDS[second % 3]] if long else [_COMPANIES[first]]
 
 
-class OfflineQA(OfflineTask):
+class OfflineMeasuredTask(OfflineTask):
+    """A generated task whose score ceiling is measured: a noisy answer may still be partly correct."""
+
+    def ceiling(self) -> float:
+        """What the correct answers score against the noisy ones, on the source language's test split."""
+        return self._ceiling
+
+    @cached_property
+    def _ceiling(self) -> float:
+        clean = self.model_copy(update={"noise": 0.0}).examples("test", self.source_language, None)
+        noisy = self.examples("test", self.source_language, None)
+        correct = [self._answer(example) for example in clean]
+        return get_metric(self.metric).compute([self._gold(example) for example in noisy], correct)
+
+    @abstractmethod
+    def _gold(self, example: Any) -> Any:
+        """An example's target, in the form that metrics take."""
+
+    @abstractmethod
+    def _answer(self, example: Any) -> Any:
+        """The answer of a perfect reader to an example, in the form that metrics take."""
+
+
+class OfflineQA(OfflineMeasuredTask):
     """Who is where, of several: hard ones have more sentences. The noise takes another sentence's answer."""
 
     name: str = "offline_qa"
     title: str = "Generated questions with their answers in a text, trained in English, tested in four languages"
-    family: FamilyName = "question_answering"
+    family: str = QuestionAnswering.name
     metric: str = "squad_f1"
     further_metrics: tuple[str, ...] = ("exact_match",)
 
@@ -203,16 +231,11 @@ class OfflineQA(OfflineTask):
         question = (_WHERE if for_place else _WHO)[language].format(about)
         return QuestionExample(name, question, context.strip(), (answers[asked],)), answers[other]
 
-    def ceiling(self) -> float:
-        """What the right answers score against the noisy ones: a wrong one may share a word with the right one."""
-        return self._ceiling
+    def _gold(self, example: QuestionExample) -> tuple[str, ...]:
+        return tuple(answer.text for answer in example.answers)
 
-    @cached_property
-    def _ceiling(self) -> float:
-        clean = self.model_copy(update={"noise": 0.0}).examples("test", self.source_language, None)
-        noisy = self.examples("test", self.source_language, None)
-        gold = [tuple(answer.text for answer in example.answers) for example in noisy]
-        return get_metric(self.metric).compute(gold, [example.answers[0].text for example in clean])
+    def _answer(self, example: QuestionExample) -> str:
+        return example.answers[0].text
 
 
 class OfflineChoice(OfflineTask):
@@ -220,7 +243,7 @@ class OfflineChoice(OfflineTask):
 
     name: str = "offline_choice"
     title: str = "Generated causes and effects with two or four choices, trained in English, tested in four languages"
-    family: FamilyName = "multiple_choice"
+    family: str = MultipleChoice.name
 
     def _make(
         self, name: str, draw: random.Random, flip: random.Random, language: str, *, held_out: bool

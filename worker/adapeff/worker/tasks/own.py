@@ -1,20 +1,20 @@
-"""A user's own task: a YAML file that says what the files beside it hold.
+"""A user's own task: a YAML file that describes the data files next to it.
 
-    family: sequence_classification
+    family: ...
     columns: {text: review, label: stars}
     labels: [bad, good]
     languages: {en: english, de: german}     # language: folder with train, validation and test files
 
-Files are JSON lines, JSON, CSV, TSV, Parquet or CoNLL, compressed or not. One file of everything is split: `file:
-all.csv`, `split: {validation: 0.1, test: 0.2}`. Without `languages` the files lie beside the YAML. Without `labels`
-those of the training file count, in alphabetical order (O first). In a sweep the task is named by the path of the file,
-or of a folder with a `task.yaml` in it.
+Files are JSON lines, JSON, CSV, TSV, Parquet or CoNLL, compressed or not. One file with all the data is split: `file:
+all.csv`, `split: {validation: 0.1, test: 0.2}`. Without `languages` the files are next to the YAML. Without `labels`
+those of the training file are used, in alphabetical order (O first). In a sweep the task is named by the path of the
+file, or of a folder with a `task.yaml` in it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -25,38 +25,31 @@ from adapeff.service.errors import DataError, SpecError, first_problem, suggest
 from adapeff.service.paths import expanded
 from adapeff.service.plugins.catalog import metrics
 from adapeff.service.strict_yaml import StrictLoader, scalars
-from adapeff.worker.tasks.declared import SPLIT_EXAMPLE, DataSet, DeclaredTask
-from adapeff.worker.tasks.files import TEXT_ONLY, Row, find_files, find_whole, form_of, other_files, read_rows
-from adapeff.worker.tasks.hub import MAX_LENGTHS, default_metrics
-from adapeff.worker.tasks.rows import (
-    OUTSIDE,
-    Columns,
-    RowForm,
-    bilou_twins,
-    found_columns,
-    is_plain,
-    tag_fault,
-    whole_number,
-    words,
-)
+from adapeff.worker.families.base import get_family
+from adapeff.worker.families.rows import Columns, RowForm
+from adapeff.worker.families.values import found_columns, whole_number, words
+from adapeff.worker.tasks.data_sets import SPLIT_EXAMPLE, DataSet
+from adapeff.worker.tasks.declared import DeclaredTask
+from adapeff.worker.tasks.files import TEXT_ONLY, FileForm, find_files, find_whole, form_of, other_files
+from adapeff.worker.tasks.read_files import Row, read_rows
 
 FILE_NAME = "task.yaml"
 
 
-class OwnTask(RowForm):
+class OwnTask(RowForm, FileForm):
     """What a task file may say."""
 
     columns: Columns = Columns()
-    """Of CoNLL files, `tokens` and `tags` unless named otherwise."""
+    """By default those that the family finds in every file, such as `tokens` and `tags` of CoNLL files."""
     name: str | None = None
     title: str | None = None
     languages: dict[str, str] = Field(default={"und": "."}, min_length=1)
     source_language: str | None = None
-    """Language of training and selection; the first one if none is named."""
+    """Language of training and selection; by default the first one."""
     merge: dict[str, str] = {}
     group: str | None = None
     file: str | None = None
-    """One file that holds everything, to be split; the only data file there if none is named."""
+    """One file with all the data, to be split; by default the only data file there."""
     split: dict[Literal["validation", "test"], Annotated[float, Field(gt=0, lt=1)]] = {}
     """The shares of it that serve as validation and test, drawn by label."""
     metric: str | None = None
@@ -138,15 +131,15 @@ def load_own_task(written: str) -> DeclaredTask:
     for language, folder in declared.languages.items():
         if not (root / folder).resolve().is_relative_to(root) or Path(folder).is_absolute():
             raise SpecError(f"{path}: the folder of '{language}' is '{folder}', expected one below {root}")
-    if declared.family == "token_classification" and declared.columns == Columns():
-        declared = declared.model_copy(update={"columns": Columns(tokens="tokens", tags="tags")})
-    if not declared.labels and declared.family in ("sequence_classification", "token_classification"):
-        labels = _labels_of(declared, root, source)
-        declared = declared.model_copy(update={"labels": labels})
-    if declared.family == "token_classification" and (twins := bilou_twins(declared.labels)):
-        declared = declared.model_copy(update={"merge": {**twins, **declared.merge}})
+    family = get_family(declared.family)
+    if declared.columns == Columns() and family.default_columns:
+        declared = declared.model_copy(update={"columns": Columns(**family.default_columns)})
+    if not declared.labels and family.has_labels:
+        declared = declared.model_copy(update={"labels": _labels_of(declared, root, source)})
+    if implied := family.implied_merge(declared.labels):
+        declared = declared.model_copy(update={"merge": {**implied, **declared.merge}})
     name = declared.name or (root.name if path.name == FILE_NAME else path.stem)
-    metric, further = default_metrics(declared.family, _task_labels(declared), declared.unanswerable)
+    metric, further = family.default_metrics(_task_labels(declared), family.options(declared))
     fitting = [known for known, found in metrics().items() if declared.family in found.families]
     for asked in (declared.metric or metric, *(declared.further_metrics or ())):
         if asked not in metrics():
@@ -164,7 +157,7 @@ def load_own_task(written: str) -> DeclaredTask:
             licence=declared.licence,
             non_commercial=declared.non_commercial,
             notes=declared.notes,
-            **{field: getattr(declared, field) for field in RowForm.model_fields},
+            **{field: getattr(declared, field) for field in (*FileForm.model_fields, *RowForm.model_fields)},
         )
         return DeclaredTask(
             name=name,
@@ -173,7 +166,7 @@ def load_own_task(written: str) -> DeclaredTask:
             labels=_task_labels(declared),
             metric=declared.metric or metric,
             further_metrics=further if declared.further_metrics is None else declared.further_metrics,
-            max_length=declared.max_length or MAX_LENGTHS.get(declared.family),
+            max_length=declared.max_length or family.default_max_length,
             source_language=source,
             languages=tuple(declared.languages),
             licence=declared.licence,
@@ -214,7 +207,7 @@ def _task_labels(declared: OwnTask) -> tuple[str, ...]:
 
 
 def _labels_of(declared: OwnTask, root: Path, source: str) -> tuple[str, ...]:
-    """The labels that the training file holds."""
+    """The labels in the training file."""
     folder = root / declared.languages[source]
     if declared.split:
         whole = find_whole(folder, declared.file, root=root)
@@ -228,38 +221,41 @@ def _labels_of(declared: OwnTask, root: Path, source: str) -> tuple[str, ...]:
             f"there is no training file {folder}/train.jsonl (or .csv, .tsv, .parquet, .json, .conll) to read labels "
             f"from{there}; one file of everything is split with `split: {SPLIT_EXAMPLE}` in task.yaml"
         )
-    is_tags = declared.family == "token_classification"
-    column = str(declared.columns.tags if is_tags else declared.columns.label)
+    family = get_family(declared.family)
+    (column,) = declared.columns.columns_of(family.target_column) or ("None",)
     ignored = {str(label) for label in declared.ignore_labels}
     text_only = form_of(files[0], declared) in TEXT_ONLY
     found: set[str] = set()
     for row, where in read_rows(files, declared):
         if column not in row:
             raise DataError(f"{files[0]}, {where}: no column '{column}'; {found_columns(row)}")
-        value: Any = row[column]
-        values = value if isinstance(value, list) else words(str(value), column, where) if is_tags else [value]
-        for label in values:
+        for label in _listed(row[column], column, where) if family.lists_labels else [row[column]]:
             if str(label) in ignored or (label is None and declared.unlabelled):
                 continue
             mapped = declared.values.get(str(label), label)
-            if text_only and isinstance(mapped, str) and not is_tags and mapped.strip() == "":
-                raise DataError(f"{files[0]}, {where}: '{column}' is empty, expected a label")
             if not isinstance(mapped, str):
                 raise DataError(
-                    f"{files[0]}, {where}: the label {label!r} is no text; declare `labels:`, in order of the numbers"
+                    f"{files[0]}, {where}: the label {label!r} is not text; declare `labels:`, in the numbers' order"
                 )
-            found.add(mapped if is_tags else whole_number(mapped.strip()) if text_only else mapped.strip())
-    if is_tags and not is_plain(found):
-        _check_tags(found, files[0], read_rows(files, declared), column, declared)
-    return tuple(sorted(found, key=lambda label: (label != OUTSIDE, label)))
+            if not family.lists_labels:
+                mapped = whole_number(mapped.strip()) if text_only else mapped.strip()
+                if text_only and not mapped:
+                    raise DataError(f"{files[0]}, {where}: '{column}' is empty, expected a label")
+            found.add(mapped)
+    implied = family.implied_merge(found)
+    faults = family.label_faults(implied.get(label, label) for label in found)
+    if bad := {label: faults[read_as] for label in found if (read_as := implied.get(label, label)) in faults}:
+        _refuse(bad, files[0], read_rows(files, declared), column, declared)
+    return tuple(sorted(found, key=lambda label: (label != "O", label)))
 
 
-def _check_tags(found: set[str], file: Path, rows: Iterable[Row], column: str, declared: OwnTask) -> None:
-    """Refuse a tag that is no chunk's among such that are, naming its row."""
-    twins = bilou_twins(found)
-    bad = {label: fault for label in found if (fault := tag_fault(twins.get(label, label)))}
-    for row, where in rows if bad else ():
-        value = row[column]
-        for tag in value if isinstance(value, list) else words(str(value), column, where):
-            if fault := bad.get(str(declared.values.get(str(tag), tag))):
+def _listed(value: Any, column: str, where: str) -> list[Any]:
+    return value if isinstance(value, list) else [None] if value is None else words(str(value), column, where)
+
+
+def _refuse(bad: Mapping[str, str], file: Path, rows: Iterable[Row], column: str, declared: OwnTask) -> None:
+    """Refuse a label that the family cannot use, naming its row."""
+    for row, where in rows:
+        for label in _listed(row[column], column, where):
+            if fault := bad.get(str(declared.values.get(str(label), label))):
                 raise DataError(f"{file}, {where}: {fault}")

@@ -1,33 +1,31 @@
-"""Look a task's data over before anything is trained: what there is, what is wrong, what will mislead.
+"""Validate a task's data before anything is trained: their size, what is wrong, what may mislead.
 
-An *error* is what `submit` refuses too, since both read through the same code. A *warning* is for a person to judge:
-repeated examples, test examples that stand in train, labels that training never sees.
+`submit` refuses an *error* too, since both read through the same code. A *warning* is for users to judge: repeated
+examples, test examples that are also in train, labels that training never sees.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapeff.service.errors import AdapeffError
-from adapeff.service.plugins.contracts import IGNORED_TAG, Split, Task
-from adapeff.worker.metrics.entities import entities
-from adapeff.worker.tasks.rows import is_plain
+from adapeff.service.plugins.contracts import Split, Task
+from adapeff.worker.families.base import Family, get_family
 
 if TYPE_CHECKING:
     from adapeff.worker.modeling.token_counts import TokenCounts
 
 SHOWN = 3
 MAX_UNKNOWN = 0.05
-"""Share of unknown tokens above which a model hardly reads a text."""
+"""The share of unknown tokens above which a model can hardly read a text."""
 
 
 @dataclass
 class SplitReport:
-    """What one split in one language holds."""
+    """The contents of one split in one language."""
 
     split: str
     language: str
@@ -38,9 +36,9 @@ class SplitReport:
     length_p95: int = 0
     length_max: int = 0
     cut: int | None = None
-    """Examples longer than `max_length` (question answering: read in several windows); None without a model."""
+    """Examples longer than `max_length` (answers to questions are found in several windows); None without a model."""
     unknown: float | None = None
-    """Share of the tokens that the model does not know; None without a model."""
+    """The share of tokens that the model does not know; None without a model."""
     error: str = ""
     warnings: list[str] = field(default_factory=list)
 
@@ -91,8 +89,9 @@ def _describe(
     max_length: int,
 ) -> None:
     found.examples = len(examples)
-    found.labels = dict(sorted(Counter(name for e in examples for name in _label_names(task, e)).items()))
-    lengths = [_words(example) for example in examples]
+    family = get_family(task.family)
+    found.labels = family.target_counts(task.labels, examples)
+    lengths = [sum(len(text.split()) for text in family.texts(example)) for example in examples]
     if count_tokens:
         counts = count_tokens(examples)
         lengths = counts.lengths
@@ -108,78 +107,28 @@ def _describe(
     found.length_max = ordered[-1]
 
 
-def _label_names(task: Task, example: Any) -> list[str]:
-    """What is counted: the label; each entity's type; the place of the right choice; the number of answers."""
-    if task.family == "sequence_classification":
-        return [task.labels[example.label]]
-    if task.family == "token_classification":
-        tags = [task.labels[tag] for tag in example.tags if tag != IGNORED_TAG]
-        return tags if is_plain(task.labels) else [kind for kind, _, _ in entities(tags)]
-    if task.family == "multiple_choice":
-        return [f"choice {example.label + 1} of {len(example.choices)}"]
-    return [f"{len(example.answers)} answer(s)"]
-
-
-def _words(example: Any) -> int:
-    return sum(len(text.split()) for text in _texts(example))
-
-
-def _texts(example: Any) -> list[str]:
-    """All that is read of an example, the part that others may share first."""
-    values = example._asdict()
-    values.pop("id")
-    for target in ("label", "tags", "answers"):
-        values.pop(target, None)
-    texts = [values.pop("context")] if "context" in values else []
-    for value in values.values():
-        texts += [" ".join(value)] if isinstance(value, tuple) else [value] if isinstance(value, str) else []
-    return texts
-
-
-def _key(example: Any) -> tuple[str, ...]:
-    """An example without what does not tell it apart: case and white space."""
-    return tuple(" ".join(text.casefold().split()) for text in _texts(example))
-
-
-def _target(example: Any) -> Any:
-    for name in ("label", "tags", "answers"):
-        if hasattr(example, name):
-            return getattr(example, name)
-    return None
+def _key(family: type[Family], example: Any) -> tuple[str, ...]:
+    """An example's texts, without regard to case and white space."""
+    return tuple(" ".join(text.casefold().split()) for text in family.texts(example))
 
 
 def _warnings(task: Task, examples: Sequence[Any], earlier: Mapping[str, Sequence[Any]]) -> Iterator[str]:
-    train = earlier.get("train", ())
+    family = get_family(task.family)
     by_key: dict[tuple[str, ...], list[Any]] = {}
     for example in examples:
-        by_key.setdefault(_key(example), []).append(example)
+        by_key.setdefault(_key(family, example), []).append(example)
     repeated = [group for group in by_key.values() if len(group) > 1]
     if repeated:
         yield f"{sum(map(len, repeated)) - len(repeated)} examples repeat an earlier one ({_ids(repeated)})"
-    differing = [group for group in repeated if len({_target(example) for example in group}) > 1]
+    differing = [group for group in repeated if len({getattr(example, family.target) for example in group}) > 1]
     if differing:
         yield f"{len(differing)} texts stand with different labels ({_ids(differing)})"
     for split, known in earlier.items():
-        yield from _leakage(by_key, split, known)
-    if task.family == "token_classification" and any(label.startswith("B-") for label in task.labels):
-        loose = sum(_loose_inside([task.labels[tag] for tag in example.tags if tag >= 0]) for example in examples)
-        if loose:
-            yield f"{loose} I- or E- tags begin an entity; they are read as its beginning"
-    if train and task.family == "sequence_classification":
-        unseen = {example.label for example in examples} - {example.label for example in train}
-        if unseen:
-            yield f"training never sees: {', '.join(task.labels[label] for label in sorted(unseen))}"
-    if not earlier and task.family == "sequence_classification":
-        absent = [label for at, label in enumerate(task.labels) if all(example.label != at for example in examples)]
-        if absent:
-            yield f"no example is: {', '.join(absent)}"
-    counts = Counter(name for example in examples for name in _label_names(task, example))
-    if task.family == "sequence_classification" and len(counts) == 1:
-        yield f"every label is '{next(iter(counts))}'"
+        yield from _leakage(by_key, split, {_key(family, example) for example in known})
+    yield from family.warnings(task.labels, examples, earlier)
 
 
-def _leakage(by_key: dict[tuple[str, ...], list[Any]], split: str, examples: Sequence[Any]) -> Iterator[str]:
-    known = {_key(example) for example in examples}
+def _leakage(by_key: dict[tuple[str, ...], list[Any]], split: str, known: set[tuple[str, ...]]) -> Iterator[str]:
     leaked = [group for key, group in by_key.items() if key in known]
     if leaked:
         yield f"{sum(map(len, leaked))} examples stand in {split} too ({_ids(leaked)})"
@@ -198,13 +147,3 @@ def _leakage(by_key: dict[tuple[str, ...], list[Any]], split: str, examples: Seq
 def _ids(groups: Sequence[Sequence[Any]]) -> str:
     ids = [group[-1].id for group in groups[:SHOWN]]
     return f"id {', '.join(ids)}{', ...' if len(groups) > SHOWN else ''}"
-
-
-def _loose_inside(tags: Sequence[str]) -> int:
-    """Tags I and E that have nothing of their type before them."""
-    found, before = 0, "O"
-    for tag in tags:
-        follows = before[:2] in ("B-", "I-") and before[2:] == tag[2:]
-        found += tag[:2] in ("I-", "E-") and not follows
-        before = tag
-    return found

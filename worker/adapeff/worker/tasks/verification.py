@@ -10,8 +10,8 @@ from typing import Any
 
 from adapeff.service.errors import DataError
 from adapeff.service.specs.hub import current_commit
-from adapeff.worker.tasks.declared import DataSet
-from adapeff.worker.tasks.rows import RowReader
+from adapeff.worker.families.rows import RowReader
+from adapeff.worker.tasks.data_sets import DataSet
 
 ROWS = 20
 

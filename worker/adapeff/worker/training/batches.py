@@ -8,7 +8,8 @@ from typing import Any
 
 from adapeff.service.errors import DataError
 from adapeff.service.specs.job import AtMost
-from adapeff.worker.families.base import Batch, Encoded, Family, collate
+from adapeff.worker.families.base import Family
+from adapeff.worker.families.encoding import Batch, Encoded, collate
 
 _POOL = 50
 """Batches that are sorted by length together: long enough to save padding, short enough to keep the order random."""

@@ -11,7 +11,8 @@ import torch
 
 from adapeff.service.plugins.contracts import Metric
 from adapeff.worker.devices.hardware import autocast, shape_multiple
-from adapeff.worker.families.base import Encoded, Family, collate
+from adapeff.worker.families.base import Family
+from adapeff.worker.families.encoding import Encoded, collate
 from adapeff.worker.modeling.models import TaskModel
 
 BATCH_SIZE = 64
@@ -28,14 +29,14 @@ class SplitData:
 
 @dataclass(frozen=True)
 class Predictions:
-    """One answer per example, in the data's order; `scores` say how sure the model is of each (0..1)."""
+    """One answer per example, in the data's order; `scores` are the model's confidence in each (0..1)."""
 
     ids: list[str]
     gold: list[Any]
     predicted: list[Any]
     scores: list[float]
     chosen: dict[str, float] = field(default_factory=dict)
-    """What was chosen by the data, by name."""
+    """What the family chose by the data, by name."""
 
 
 def evaluate(
@@ -44,7 +45,7 @@ def evaluate(
     """Answer every example once, dropout off, in batches of like length.
 
     Args:
-        choosing: let the family choose by these data what is chosen by validation, before it answers.
+        choosing: let the family choose by these data what it chooses by validation, before it answers.
     """
     was_training = model.training
     model.eval()
@@ -72,7 +73,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Baseline:
-    """The best constant answer: its score, and how far a score must be above it to be more than chance."""
+    """The trivial baseline: its score, and how far a score must be from it to be more than chance."""
 
     score: float
     noise: float
@@ -80,27 +81,36 @@ class Baseline:
 
 
 def baseline(metric: Metric, family: Family, examples: Sequence[Any], found: Predictions) -> Baseline:
-    """Hold answers against the best constant answer, by a bootstrap over the examples (both on the same samples)."""
+    """Compare answers to the best trivial ones by a bootstrap over the examples (both on the same samples)."""
     best = max if metric.higher_is_better else min
-    constant = best(family.trivial_answers(examples), key=lambda answers: metric.compute(found.gold, answers))
-    score = metric.compute(found.gold, constant)
-    differences = bootstrap(metric, [metric.counts(found.gold, answers) for answers in (found.predicted, constant)])
-    return Baseline(score, float(1.959964 * (differences[0] - differences[1]).std(ddof=1)))
+    trivial = best(family.trivial_answers(examples), key=lambda answers: metric.compute(found.gold, answers))
+    score = metric.compute(found.gold, trivial)
+    ours, theirs = bootstrap(metric, found.gold, [found.predicted, trivial])
+    return Baseline(score, float(1.959964 * (ours - theirs).std(ddof=1)))
 
 
-def bootstrap(metric: Metric, several: Sequence[Sequence[Sequence[float]]], *, seed: int = 0) -> numpy.ndarray:
-    """A metric on 1,000 samples of the examples, drawn with replacement, of several ways to answer: ways x samples.
+def bootstrap(metric: Metric, gold: Sequence[Any], several: Sequence[Sequence[Any]], *, seed: int = 0) -> numpy.ndarray:
+    """A metric on 1,000 samples of the examples, drawn with replacement, for several sets of answers: sets x samples.
 
-    All ways are scored on the same samples, so that their differences are paired.
+    All sets are scored on the same samples, so that their differences are paired.
 
     Args:
-        several: for each way the counts of each example, as `metric.counts` gives them.
+        several: sets of answers to the same examples.
     """
-    table = numpy.hstack([numpy.asarray(counts, dtype=numpy.float64) for counts in several])
-    kinds, times = numpy.unique(table, axis=0, return_counts=True)  # equal examples are drawn together
     draw = numpy.random.default_rng(seed)
+    if metric.counts is None or metric.score is None:
+        samples = [draw.integers(len(gold), size=len(gold)).tolist() for _ in range(RESAMPLES)]
+        return numpy.array(
+            [
+                [metric.compute([gold[at] for at in sample], [answers[at] for at in sample]) for sample in samples]
+                for answers in several
+            ]
+        )
+    counts = [metric.counts(gold, answers) for answers in several]
+    table = numpy.hstack([numpy.asarray(rows, dtype=numpy.float64) for rows in counts])
+    kinds, times = numpy.unique(table, axis=0, return_counts=True)  # equal examples are drawn together
     sums = draw.multinomial(len(table), times / len(table), size=RESAMPLES) @ kinds
-    width = len(several[0][0])
+    width = len(counts[0][0])
     return numpy.array(
         [[metric.score(row[at : at + width].tolist()) for row in sums] for at in range(0, table.shape[1], width)]
     )

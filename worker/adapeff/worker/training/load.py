@@ -17,7 +17,8 @@ from adapeff.service.plugins.plugin_reference import is_task_file
 from adapeff.service.specs.fingerprints import source_fingerprint
 from adapeff.service.specs.job import JobSpec
 from adapeff.worker.families import family_of
-from adapeff.worker.families.base import Encoded, Family
+from adapeff.worker.families.base import Family
+from adapeff.worker.families.encoding import Encoded
 from adapeff.worker.families.token_cache import TokenCache
 from adapeff.worker.measure.clocks import PhaseClock
 from adapeff.worker.modeling.models import LoadedModel, TaskModel, build_model, load_model

@@ -227,7 +227,7 @@ def predict(prepared: Prepared, model: TaskModel, *, device: torch.device, preci
 
 
 def measure_quality(log: EventLog, prepared: Prepared, predictions: Mapping[str, Predictions]) -> None:
-    """Every metric of the task per language, beside the best constant answer and the ceiling where there is one."""
+    """Every metric of the task per language, with the trivial baseline and the score ceiling if it is known."""
     task = prepared.task
     headline = catalog.get_metric(task.metric)
     further = [catalog.get_metric(name) for name in task.further_metrics]
@@ -235,9 +235,9 @@ def measure_quality(log: EventLog, prepared: Prepared, predictions: Mapping[str,
         where = {"language": language, "split": "test"}
         for metric in (headline, *further):
             log.measure(metric.name, metric.compute(found.gold, found.predicted), "1", **where)
-        constant = baseline(headline, prepared.family, prepared.tests[language].examples, found)
-        log.measure(f"majority_{headline.name}", constant.score, "1", **where)
-        log.measure(f"noise_{headline.name}", constant.noise, "1", **where)
+        trivial = baseline(headline, prepared.family, prepared.tests[language].examples, found)
+        log.measure(f"majority_{headline.name}", trivial.score, "1", **where)
+        log.measure(f"noise_{headline.name}", trivial.noise, "1", **where)
         log.measure("examples", len(found.gold), "1", **where)
     if (ceiling := task.ceiling()) is not None:
         log.measure(f"ceiling_{headline.name}", ceiling, "1", split="test")
@@ -277,7 +277,8 @@ def measure_variants(
             where: dict[str, Any] = {"language": language, "split": "test", "variant": variant}
             log.measure(metric.name, score, "1", **where)
             agreeing = [
-                ours == theirs for ours, theirs in zip(found.predicted, trained[language].predicted, strict=True)
+                prepared.family.agree(ours, theirs)
+                for ours, theirs in zip(found.predicted, trained[language].predicted, strict=True)
             ]
             log.measure("agreement", sum(agreeing) / len(agreeing), "1", **where)
             apart = [abs(ours - theirs) for ours, theirs in zip(found.scores, trained[language].scores, strict=True)]
