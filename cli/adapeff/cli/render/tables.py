@@ -14,10 +14,11 @@ from rich.table import Table as RichTable
 from adapeff.cli.render.markdown import describe, overview_grids, rerun_grids, target_grids
 from adapeff.cli.render.text import printable
 from adapeff.cli.render.units import format_cell, format_language, with_unit
+from adapeff.service.reporting.languages import LanguageCell
 from adapeff.service.reporting.notes import table_notes
 from adapeff.service.reporting.numbers import format_value
 from adapeff.service.reporting.report import Report
-from adapeff.service.reporting.table import LanguageCell, Table
+from adapeff.service.reporting.table import Table
 from adapeff.service.reporting.variation import in_words
 
 MAX_METHODS_AS_COLUMNS = 5

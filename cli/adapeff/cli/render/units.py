@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from adapeff.service.measured import Display
 from adapeff.service.reporting.columns import Column, MetricView
+from adapeff.service.reporting.languages import LanguageCell
 from adapeff.service.reporting.numbers import format_value
 from adapeff.service.reporting.reruns import Spread
 from adapeff.service.reporting.statistics import Summary
-from adapeff.service.reporting.table import LanguageCell, Row, Table
+from adapeff.service.reporting.table import Row, Table
 
 
 def format_summary(summary: Summary, unit: Display) -> str:

@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from adapeff.service.errors import AdapeffError
-from adapeff.service.measurements import DISTURBANCE, EXAMPLES, MAJORITY, NOISE
+from adapeff.service.measurements import DISTURBANCE
 from adapeff.service.plugins import catalog
 from adapeff.service.plugins.contracts import Task
 from adapeff.service.plugins.plugin_reference import PluginReference, is_task_file
@@ -29,9 +29,9 @@ from adapeff.service.reporting.columns import (
     variant_label,
 )
 from adapeff.service.reporting.convergence import TargetCell, to_targets
+from adapeff.service.reporting.languages import LanguageCell, language_cell
 from adapeff.service.reporting.reruns import Rerun, find_reruns
 from adapeff.service.reporting.runs import ALIKE, Result, comparable_settings, model_and_task
-from adapeff.service.reporting.statistics import Summary, summarise, within_noise
 from adapeff.service.reporting.variation import in_words, varying_keys
 from adapeff.service.specs.job import JobSpec
 
@@ -56,16 +56,6 @@ class Row:
     def train_time_is_doubtful(self) -> bool:
         """Whether something disturbed the time of training."""
         return bool(self.cells["train_compute_s"].doubt)
-
-
-@dataclass(frozen=True)
-class LanguageCell:
-    """A method's score in one language; `at_chance` if it is within noise of the trivial baseline's."""
-
-    summary: Summary
-    baseline: float
-    """The trivial baseline's score."""
-    at_chance: bool
 
 
 @dataclass(frozen=True)
@@ -348,26 +338,8 @@ def _languages(by_row: _ByRow, names: Mapping[RowKey, str], metric: MetricView) 
         variants = find_variants(ordered, metric.name)
         for language in ordered[0].spec.measuring.test_languages or ():
             for variant in ("", *variants):
-                cell = _language_cell(ordered, metric, language, variant)
+                cell = language_cell(ordered, metric, language, variant)
                 if cell is not None:
                     name = f"{names[key]} ({variant_label(variant)})" if variant else names[key]
                     languages.setdefault(language, {})[name] = cell
     return languages
-
-
-def _language_cell(ordered: Sequence[Result], metric: MetricView, language: str, variant: str) -> LanguageCell | None:
-    """A score over the seeds, and whether it is within noise of the trivial baseline; None if either is missing."""
-    trained = ordered[0]
-    baseline = trained.read(MAJORITY.of(metric.name).name, split="test", language=language).value
-    examples = trained.read(EXAMPLES.name, split="test", language=language).value
-    readings = [r.as_variant(variant).read(metric.name, split="test", language=language) for r in ordered]
-    scores = [reading.value for reading in readings if reading.value is not None]
-    if not scores or baseline is None or not examples:
-        return None
-    summary = summarise(scores)
-    noise = trained.read(NOISE.of(metric.name).name, split="test", language=language).value
-    if noise is not None:
-        above = summary.mean - baseline if metric.higher_is_better else baseline - summary.mean
-        return LanguageCell(summary, baseline, above <= noise)
-    # a run from before the noise was measured: accuracies, whose noise is known
-    return LanguageCell(summary, baseline, within_noise(summary.mean, baseline, int(examples)))
