@@ -12,7 +12,10 @@ from adapeff.cli import completion, context
 from adapeff.cli.options import Json
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from adapeff.service.store.database import Database
+    from adapeff.service.store.tables import Job
 
 WATCH_SECONDS = 1.0
 
@@ -66,29 +69,45 @@ def _watch(database: Database, sweep: str | None, states: list[str], limit: int)
     from rich.live import Live
 
     from adapeff.cli.render.tables import jobs_table, stdout
+    from adapeff.service.store import job_queries, sweeps
+    from adapeff.service.store.job_watch import JobWatch
 
+    with database.session(read_only=True) as session:
+        followed = JobWatch(sweep_ids=sweeps.find_sweep_ids(session, sweep) if sweep is not None else None)
+    total = None
     with Live(console=stdout(), refresh_per_second=4) as live:
         while True:
-            found = snapshot(database, sweep, states, limit)
-            live.update(jobs_table(found))
-            if not {"queued", "running"} & found["counts"].keys():
+            with database.session(read_only=True) as session:
+                poll = followed.poll(session)
+                if poll.changed or poll.runs or total != sum(poll.counts.values()):
+                    total = sum(poll.counts.values())
+                    urgent = followed.most_urgent(limit, states=states)
+                    shown = job_queries.list_jobs(session, ids=urgent, limit=limit)
+                    live.update(jobs_table({"counts": poll.counts, "jobs": _rows(session, shown)}))
+            if poll.all_ended:
                 return
             time.sleep(WATCH_SECONDS)
 
 
 def snapshot(database: Database, sweep: str | None, states: list[str], limit: int) -> dict[str, Any]:
-    """Counts by state, and jobs with their last run: what runs, what failed, then the newest."""
-    from adapeff.service.reporting.variation import settings_of, varied_settings
+    """Counts by state, and jobs with their last run: running jobs, failed ones, then the newest."""
     from adapeff.service.store import job_queries, sweeps
-    from adapeff.service.store.database import now
 
     with database.session(read_only=True) as session:
         sweep_ids = sweeps.find_sweep_ids(session, sweep) if sweep is not None else None
         found = job_queries.list_jobs(session, sweep_ids=sweep_ids, states=states, limit=limit)
-        runs = job_queries.list_runs(session, [job.id for job in found])
         counts = job_queries.count_by_state(session, sweep_ids=sweep_ids)
-        named = sweeps.names_of(session, [job.id for job in found])
-        moment = now(session)
+        return {"counts": counts, "jobs": _rows(session, found)}
+
+
+def _rows(session: Session, found: list[Job]) -> list[dict[str, Any]]:
+    from adapeff.service.reporting.variation import settings_of, varied_settings
+    from adapeff.service.store import job_queries, sweeps
+    from adapeff.service.store.database import now
+
+    runs = job_queries.list_runs(session, [job.id for job in found])
+    named = sweeps.names_of(session, [job.id for job in found])
+    moment = now(session)
     varied = varied_settings(job.spec for job in found)
     rows = []
     for job in found:
@@ -117,4 +136,4 @@ def snapshot(database: Database, sweep: str | None, states: list[str], limit: in
                 "cause": job.cause,
             }
         )
-    return {"counts": counts, "jobs": rows}
+    return rows

@@ -7,7 +7,7 @@ Nothing here imports torch: a laptop that only submits validates every parameter
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -281,6 +281,3 @@ class Metric:
         if not gold or len(gold) != len(predicted):
             raise ValueError(f"{len(gold)} gold and {len(predicted)} predicted answers: expected as many, at least one")
         return self.score([sum(column) for column in zip(*self.counts(gold, predicted), strict=True)])
-
-
-Registry = Mapping[str, Any]

@@ -19,8 +19,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
 
-from adapeff.service.errors import DataError, NotHereError
-from adapeff.service.masking import mask
+from adapeff.service.errors import DataError, NotHereError, first_line
 from adapeff.service.plugins.contracts import DataIdentity, Split, Task
 from adapeff.service.specs.fingerprints import files_fingerprint
 from adapeff.service.specs.job import canonical_json
@@ -308,7 +307,7 @@ class DataSet(RowForm):
         try:
             rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(*positional, **named)
         except Exception as error:
-            line = mask((str(error).splitlines() or [""])[0])
+            line = first_line(error)
             kind = DataError if is_reachable else NotHereError
             if not is_reachable:
                 line = f"the hub cannot be reached, and it is not kept here: {line}"

@@ -21,7 +21,7 @@ from typing import IO, Any, Literal, NamedTuple, cast
 
 from pydantic import field_validator
 
-from adapeff.service.errors import DataError
+from adapeff.service.errors import DataError, first_line
 from adapeff.service.plugins.contracts import Frozen, Split
 
 MAX_CHARACTERS = 10_000_000
@@ -395,7 +395,7 @@ def _parquet(file: Path, form: FileForm, notes: Notes) -> Iterator[Row]:
                     number += 1
                     yield Row(row, f"row {number}")
     except pyarrow.ArrowException as error:
-        raise DataError(f"{file} is no Parquet file ({str(error).splitlines()[0]})") from error
+        raise DataError(f"{file} is no Parquet file ({first_line(error)})") from error
 
 
 _COMMENT = re.compile(r"#\s*(?:[\w.:-]+\s*=|(?:newdoc|newpar|id)\b)")
