@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from adapeff.service.errors import ConfigError
+from adapeff.service.errors import ConfigError, first_line
 from adapeff.service.masking import mask
 from adapeff.service.paths import expanded, network_file_system
 from adapeff.service.settings import load_settings
@@ -89,6 +89,11 @@ def test_text_between_two_addresses_stays_and_tokens_do_not() -> None:
 )
 def test_tokens_in_addresses_are_masked(told: str, masked: str) -> None:
     assert mask(told) == masked
+
+
+def test_first_line_of_an_error_has_no_password_and_is_never_empty() -> None:
+    assert first_line(ValueError("\n redis://:hush@h/0 is away\nmore")) == "redis://:***@h/0 is away"
+    assert first_line(KeyboardInterrupt()) == "KeyboardInterrupt"
 
 
 def test_password_in_a_query_is_masked() -> None:

@@ -17,6 +17,7 @@ from adapeff.cli.worker_client import LocalWorker
 from adapeff.service.errors import JobsFailedError
 from adapeff.service.store import job_queries
 from adapeff.service.store.database import Database
+from adapeff.service.store.job_watch import JobWatch, Poll
 from adapeff.service.store.tables import FINAL_STATES, Job, Run
 
 POLL_SECONDS = 0.4
@@ -25,7 +26,7 @@ LONGEST_LABEL = 30
 
 
 class _View(Protocol):
-    def show(self, found: Sequence[Job], runs: dict[int, Run]) -> None: ...
+    def show(self, poll: Poll, changed: Sequence[Job]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -37,12 +38,15 @@ def wait_for(database: Database, job_ids: Sequence[int], *, workers: Sequence[Lo
         AdapeffError: if one of the given workers fails, or all of them end, while jobs remain.
     """
     view: _View = _Bars(len(job_ids)) if sys.stderr.isatty() else _Lines()
+    watch = JobWatch(job_ids=job_ids)
     try:
         while True:
             stopped = [worker for worker in workers if worker.exit_code is not None]
-            found, runs = _poll(database, job_ids)
-            view.show(found, runs)
-            if all(job.state in FINAL_STATES for job in found):
+            with database.session(read_only=True) as session:
+                poll = watch.poll(session)
+                changed = job_queries.list_jobs(session, ids=poll.changed)
+            view.show(poll, changed)
+            if poll.all_ended:
                 return
             for worker in stopped:
                 if worker.exit_code or len(stopped) == len(workers):
@@ -50,14 +54,6 @@ def wait_for(database: Database, job_ids: Sequence[int], *, workers: Sequence[Lo
             time.sleep(POLL_SECONDS)
     finally:
         view.close()
-
-
-def _poll(database: Database, job_ids: Sequence[int]) -> tuple[Sequence[Job], dict[int, Run]]:
-    """The jobs, and the current run of each one that is running."""
-    with database.session(read_only=True) as session:
-        found = job_queries.list_jobs(session, ids=job_ids)
-        attempts = job_queries.list_runs(session, [job.id for job in found if job.state == "running"])
-    return found, {job_id: runs[-1] for job_id, runs in attempts.items() if runs}
 
 
 def raise_for_failures(database: Database, job_ids: Sequence[int]) -> None:
@@ -80,20 +76,24 @@ def _shortened(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
+def _ended(poll: Poll) -> int:
+    return sum(poll.counts.get(state, 0) for state in FINAL_STATES)
+
+
 class _Lines:
     """A line per change of state."""
 
     def __init__(self) -> None:
         self._states: dict[int, str] = {}
 
-    def show(self, found: Sequence[Job], runs: dict[int, Run]) -> None:
-        done = sum(job.state in FINAL_STATES for job in found)
-        for job in found:
-            if self._states.get(job.id) != job.state and (job.state != "queued" or job.id in self._states):
+    def show(self, poll: Poll, changed: Sequence[Job]) -> None:
+        done, total = _ended(poll), sum(poll.counts.values())
+        for job in changed:
+            if self._states.get(job.id) != job.state:
                 cause = f": {job.cause}" if job.cause else ""
                 label = f"{job.method} on {job.task}, seed {job.seed}"
                 label = f"profile of {job.method}" if job.kind == "profile" else label
-                note(f"[{done}/{len(found)}] job {job.id} {job.state}: {label}{cause}")
+                note(f"[{done}/{total}] job {job.id} {job.state}: {label}{cause}")
             self._states[job.id] = job.state
 
     def close(self) -> None:
@@ -117,23 +117,28 @@ class _Bars:
         )
         self._all = self._progress.add_task("jobs", total=total, note="")
         self._bars: dict[int, Any] = {}
+        self._labels: dict[int, str] = {}
         self._progress.start()
 
-    def show(self, found: Sequence[Job], runs: dict[int, Run]) -> None:
-        ended = [job for job in found if job.state in FINAL_STATES]
-        bad = sum(job.state != "succeeded" for job in ended)
-        notes = [f"{bad} not succeeded" if bad else "", self._time_left(len(ended), len(found))]
-        self._progress.update(self._all, completed=len(ended), note=", ".join(filter(None, notes)))
-        for job in found:
-            if job.id in self._bars and job.state != "running":
-                self._progress.remove_task(self._bars.pop(job.id))
-            if job.id in runs and job.id not in self._bars:
-                seed = "" if job.kind == "profile" else f" · seed {job.seed}"
-                task = Path(job.task).name if job.task.startswith("/") else job.task
-                label = _shortened(f"  {job.method} · {task}", LONGEST_LABEL - len(seed)) + seed
-                self._bars[job.id] = self._progress.add_task(escape(label), total=None, note="starting")
-            if job.id in runs:
-                self._update(self._bars[job.id], runs[job.id])
+    def show(self, poll: Poll, changed: Sequence[Job]) -> None:
+        ended, total = _ended(poll), sum(poll.counts.values())
+        bad = ended - poll.counts.get("succeeded", 0)
+        notes = [f"{bad} not succeeded" if bad else "", self._time_left(ended, total)]
+        self._progress.update(self._all, completed=ended, note=", ".join(filter(None, notes)))
+        self._labels |= {job.id: self._label(job) for job in changed if job.state == "running"}
+        for job_id in [job_id for job_id in self._bars if job_id not in poll.runs]:
+            self._progress.remove_task(self._bars.pop(job_id))
+            self._labels.pop(job_id, None)
+        for job_id, run in poll.runs.items():
+            if job_id not in self._bars:
+                self._bars[job_id] = self._progress.add_task(self._labels.get(job_id, ""), total=None, note="starting")
+            self._update(self._bars[job_id], run)
+
+    @staticmethod
+    def _label(job: Job) -> str:
+        seed = "" if job.kind == "profile" else f" · seed {job.seed}"
+        task = Path(job.task).name if job.task.startswith("/") else job.task
+        return escape(_shortened(f"  {job.method} · {task}", LONGEST_LABEL - len(seed)) + seed)
 
     def _time_left(self, done: int, total: int) -> str:
         """How long the remaining jobs will take, at the rate of those that ended since this began."""

@@ -23,7 +23,15 @@ import torch
 import transformers
 from pydantic import ValidationError
 
-from adapeff.service.errors import AdapeffError, NotHereError, ResourceError, SpecError, UnknownNameError, first_problem
+from adapeff.service.errors import (
+    AdapeffError,
+    NotHereError,
+    ResourceError,
+    SpecError,
+    UnknownNameError,
+    first_line,
+    first_problem,
+)
 from adapeff.service.masking import mask
 from adapeff.service.specs.fingerprints import file_fingerprint
 from adapeff.service.specs.job import JobSpec
@@ -178,12 +186,11 @@ def _seed_everything(spec: JobSpec, device: torch.device) -> None:
 
 def ending(error: BaseException) -> tuple[str, str]:
     """The outcome and the one-line message an exception ends a run with."""
-    text = mask(str(error)).strip()
     if isinstance(error, AdapeffError):
-        return "error", text
-    line = text.splitlines()[0] if text else ""
+        return "error", mask(str(error)).strip()
+    line = first_line(error)
     if out_of_memory(error):
-        return "oom", f"out of memory ({line or type(error).__name__}); use a smaller batch_size or max_length"
+        return "oom", f"out of memory ({line}); use a smaller batch_size or max_length"
     return "error", f"{type(error).__name__}: {line}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.live import Live
@@ -17,7 +17,12 @@ from adapeff.service.errors import JobError, suggest
 from adapeff.service.reporting.variation import settings_of, varied_settings
 from adapeff.service.store import job_queries, sweeps
 from adapeff.service.store.database import Database, now
-from adapeff.service.store.tables import JOB_STATES
+from adapeff.service.store.job_watch import JobWatch
+from adapeff.service.store.tables import JOB_STATES, Job
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
 
 WATCH_SECONDS = 1.0
 
@@ -68,11 +73,19 @@ def status(
 
 
 def _watch(database: Database, sweep: str | None, states: list[str], limit: int) -> None:
+    with database.session(read_only=True) as session:
+        watched = JobWatch(sweep_ids=sweeps.find_sweep_ids(session, sweep) if sweep is not None else None)
+    total = None
     with Live(console=stdout(), refresh_per_second=4) as live:
         while True:
-            found = snapshot(database, sweep, states, limit)
-            live.update(jobs_table(found))
-            if not {"queued", "running"} & found["counts"].keys():
+            with database.session(read_only=True) as session:
+                poll = watched.poll(session)
+                if poll.changed or poll.runs or total != sum(poll.counts.values()):
+                    total = sum(poll.counts.values())
+                    urgent = watched.most_urgent(limit, states=states)
+                    shown = job_queries.list_jobs(session, ids=urgent, limit=limit)
+                    live.update(jobs_table({"counts": poll.counts, "jobs": _rows(session, shown)}))
+            if poll.all_ended:
                 return
             time.sleep(WATCH_SECONDS)
 
@@ -82,10 +95,14 @@ def snapshot(database: Database, sweep: str | None, states: list[str], limit: in
     with database.session(read_only=True) as session:
         sweep_ids = sweeps.find_sweep_ids(session, sweep) if sweep is not None else None
         found = job_queries.list_jobs(session, sweep_ids=sweep_ids, states=states, limit=limit)
-        runs = job_queries.list_runs(session, [job.id for job in found])
         counts = job_queries.count_by_state(session, sweep_ids=sweep_ids)
-        named = sweeps.names_of(session, [job.id for job in found])
-        moment = now(session)
+        return {"counts": counts, "jobs": _rows(session, found)}
+
+
+def _rows(session: Session, found: list[Job]) -> list[dict[str, Any]]:
+    runs = job_queries.list_runs(session, [job.id for job in found])
+    named = sweeps.names_of(session, [job.id for job in found])
+    moment = now(session)
     varied = varied_settings(job.spec for job in found)
     rows = []
     for job in found:
@@ -114,4 +131,4 @@ def snapshot(database: Database, sweep: str | None, states: list[str], limit: in
                 "cause": job.cause,
             }
         )
-    return {"counts": counts, "jobs": rows}
+    return rows

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from adapeff.service.errors import SpecError, UnknownNameError, first_problem, suggest
+from adapeff.service.errors import SpecError, UnknownNameError, first_line, first_problem, suggest
 from adapeff.service.plugins.contracts import Frozen
 from adapeff.service.plugins.plugin_reference import split_list
 from adapeff.service.specs.job import Measuring, Training
@@ -187,8 +187,8 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         if key in ("seeds", *LIST_SETTINGS) and isinstance(value, str):
             value = [load_yaml(part) for part in split_list(value)]
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        said = getattr(error, "problem", None) or str(error).partition("\n")[0]
-        raise SpecError(f"the value of override '{override:.80}' cannot be read: {said}") from error
+        problem = getattr(error, "problem", None) or first_line(error)
+        raise SpecError(f"the value of override '{override:.80}' cannot be read: {problem}") from error
     if key in _setting_names():
         settings = raw.get("settings") or {}
         if not isinstance(settings, dict):

@@ -25,7 +25,7 @@ from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from adapeff.service.errors import ConfigError, ConflictError, ResourceError, SchemaError, UnreachableError
+from adapeff.service.errors import ConfigError, ConflictError, ResourceError, SchemaError, UnreachableError, first_line
 from adapeff.service.masking import mask
 from adapeff.service.paths import make_private, network_file_system
 from adapeff.service.settings import Settings
@@ -312,7 +312,7 @@ _SQLITE_SAYS = {
 def _explain(error: DBAPIError, url: str) -> Exception:
     """The error a user can act on: every outage is one kind; what is none is a bug and stays what it was."""
     where = mask(url)
-    cause = mask(str(error.orig).strip().splitlines()[0] if error.orig else str(error))
+    cause = first_line(error.orig or error)
     if make_url(url).get_backend_name() != "sqlite":
         code = getattr(error.orig, "sqlstate", None) or ""
         if code in _SERVER_SAYS:

@@ -136,7 +136,7 @@ class Job(Base):
     cancel_requested_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
     changed_at: Mapped[datetime] = mapped_column(index=True)
-    """When the state last changed or its cancellation was requested; `watch.JobWatch` polls by it."""
+    """When the state last changed or its cancellation was requested; `job_watch.JobWatch` polls by it."""
     finished_at: Mapped[datetime | None]
 
 

@@ -26,7 +26,14 @@ from pydantic import ValidationError
 
 from adapeff.service.broker.queue import RETRY_SECONDS
 from adapeff.service.broker.reconciler import Reconciler
-from adapeff.service.errors import LeaseLostError, NotHereError, ResourceError, UnreachableError, first_problem
+from adapeff.service.errors import (
+    LeaseLostError,
+    NotHereError,
+    ResourceError,
+    UnreachableError,
+    first_line,
+    first_problem,
+)
 from adapeff.service.lanes import ANY, lane_of
 from adapeff.service.paths import expanded, make_private
 from adapeff.service.plugins.plugin_reference import split_list
@@ -307,8 +314,7 @@ class Worker:
 def _explain(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"the run's folder is not usable: {error.strerror} ({error.filename})"
-    lines = str(error).strip().splitlines()
-    return f"the worker could not finish the run: {type(error).__name__}: {lines[0] if lines else ''}"
+    return f"the worker could not finish the run: {type(error).__name__}: {first_line(error)}"
 
 
 class _Contact:

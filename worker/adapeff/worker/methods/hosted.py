@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from adapeff.service.errors import ModelError, ResourceError
+from adapeff.service.errors import ModelError, ResourceError, first_line
 from adapeff.service.plugins.contracts import Method
 
 if TYPE_CHECKING:
@@ -36,14 +36,12 @@ class HostedMethod(Method):
         try:
             return self.host(encoder)
         except ImportError as error:
-            raise ResourceError(
-                f"{self.label()} needs a package that is not installed: {_first_line(error)}"
-            ) from error
+            raise ResourceError(f"{self.label()} needs a package that is not installed: {first_line(error)}") from error
         except self.refusals as error:
             if "out of memory" in str(error) or "allocate memory" in str(error):
                 raise  # the device's limit, not the tuner's
             model = type(encoder).__name__
-            raise ModelError(f"{self.label()} does not run on {model}: {_first_line(error)}") from error
+            raise ModelError(f"{self.label()} does not run on {model}: {first_line(error)}") from error
 
     def host(self, encoder: nn.Module) -> nn.Module:
         """Let PEFT put the tuner into the encoder."""
@@ -57,8 +55,3 @@ class HostedMethod(Method):
     def label(self) -> str:
         """The method's name in messages."""
         return type(self).__name__.lower()
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__

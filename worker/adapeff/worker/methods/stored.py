@@ -18,7 +18,7 @@ from peft.utils import load_peft_weights
 from torch import nn
 
 import adapeff.worker.adapters.tuner  # noqa: F401  # registers adapeff's tuner with PEFT
-from adapeff.service.errors import AdapeffError, ModelError
+from adapeff.service.errors import AdapeffError, ModelError, first_line
 from adapeff.service.paths import expanded
 from adapeff.service.plugins import catalog
 from adapeff.service.specs.model_reference import ADAPTER_FILE
@@ -67,7 +67,7 @@ def load_adapter(model: nn.Module, source: str | Path, name: str, *, biases: Bia
         if isinstance(error, AdapeffError):
             raise
         if isinstance(error, OSError | ValueError | RuntimeError | KeyError | TypeError | AttributeError):
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            line = first_line(error)
             raise ModelError(f"the adapter in '{folder}' does not fit this model, or cannot be read: {line}") from error
         raise
     return adapted
@@ -215,7 +215,7 @@ def _read_pefts(folder: Path) -> _Stored:
         config = PeftConfig.from_pretrained(str(folder))
         tensors = load_peft_weights(str(folder), device="cpu")
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = first_line(error)
         raise ModelError(f"the adapter in '{folder}' cannot be read: {line}") from error
     if config.is_prompt_learning or config.peft_type.value == "POLY":
         raise ModelError(

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from adapeff.service.errors import ModelError
+from adapeff.service.errors import ModelError, first_line
 
 _UNFIT = {
     "fnet": "which ignores the attention mask, so that padding would change its answers",
@@ -152,7 +152,7 @@ def examine(encoder: nn.Module, name: str) -> int:
     try:
         states = [_states(encoder, {"input_ids": tokens, "attention_mask": mask}) for tokens in (ids, other)]
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = first_line(error)
         hint = "; set default_language in its config.json" if config.model_type == "xmod" else ""
         raise ModelError(f"{what}, which does not run on text alone: {line[:200]}{hint}") from error
     one, two = states

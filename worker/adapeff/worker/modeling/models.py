@@ -18,8 +18,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import find_adapter_config_file
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from adapeff.service.errors import AdapeffError, ModelError, NotHereError
-from adapeff.service.masking import mask
+from adapeff.service.errors import AdapeffError, ModelError, NotHereError, first_line
 from adapeff.service.plugins.contracts import Method
 from adapeff.service.specs.model_reference import (
     ADAPTER_FILE,
@@ -139,8 +138,7 @@ def unloadable(what: str, error: Exception) -> Exception:
     """The error for what transformers cannot load; lack of memory stays what it is, and it raises all kinds besides."""
     if isinstance(error, MemoryError | AdapeffError):
         return error
-    lines = mask(str(error)).strip().splitlines()
-    line = lines[0] if lines else type(error).__name__
+    line = first_line(error)
     needs = "`pip install" in str(error) and "--upgrade transformers" not in str(error)
     if isinstance(error, ImportError) or needs:
         return NotHereError(f"{what} needs a package that is not installed: {line}")

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from adapeff.service.errors import DataError, SpecError, first_problem, suggest
+from adapeff.service.errors import DataError, SpecError, first_line, first_problem, suggest
 from adapeff.service.paths import expanded
 from adapeff.service.plugins.catalog import metrics
 from adapeff.service.strict_yaml import StrictLoader, scalars
@@ -190,7 +190,7 @@ def _read(path: Path) -> OwnTask:
         where = f", line {mark.line + 1}" if mark else ""
         raise SpecError(f"{path}{where} is not YAML: {getattr(error, 'problem', None) or error}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise SpecError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        raise SpecError(f"{path} cannot be read: {first_line(error)}") from error
     if not isinstance(raw, dict):
         raise SpecError(f"{path} holds no mapping; expected keys such as family and columns")
     for key in raw:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapeff.service.errors import DataError
+from adapeff.service.errors import DataError, first_line
 from adapeff.service.specs.hub import current_commit
 from adapeff.worker.families.rows import RowReader
 from adapeff.worker.tasks.data_sets import DataSet
@@ -53,7 +53,7 @@ def _faults(data_set: DataSet) -> Iterator[str]:
             except DataError as error:
                 yield str(error)
             except Exception as error:  # noqa: BLE001 - what `datasets` raises is not documented
-                yield f"{where}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+                yield f"{where}: {type(error).__name__}: {first_line(error)}"
             else:
                 if not read:
                     yield f"{where}: no rows"
