@@ -123,7 +123,8 @@ def _commands(command: Any, name: str, parent: Any = None) -> Iterator[tuple[Any
     if parent is None or not is_group:
         yield context, command
     for below in command.list_commands(context) if is_group else ():
-        yield from _commands(command.get_command(context, below), below, context)
+        _, subcommand, _ = command.resolve_command(context, [below])  # loads a lazy command
+        yield from _commands(subcommand, below, context)
 
 
 def _command_section(context: Any, command: Any) -> str:

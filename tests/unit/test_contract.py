@@ -40,7 +40,9 @@ OWN_TUNERS = (
 
 
 @pytest.mark.filterwarnings("ignore")  # some of PEFT's tuners warn of what they lack: ninja, a bias to merge into ...
-@pytest.mark.parametrize("architecture", list(ENCODERS))
+@pytest.mark.parametrize(
+    "architecture", ["bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ENCODERS if name != "bert")]
+)
 @pytest.mark.parametrize("method", list(methods()))
 def test_method_keeps_its_contract(method: str, architecture: str) -> None:
     if (reason := REFUSED.get((method, architecture))) is None:
@@ -50,11 +52,9 @@ def test_method_keeps_its_contract(method: str, architecture: str) -> None:
             check(method, architecture)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["bert", "distilbert", "deberta-v2", "modernbert"])
 @pytest.mark.parametrize("method", OWN_TUNERS)
-@pytest.mark.parametrize(
-    "architecture",
-    ["bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("distilbert", "deberta-v2", "modernbert"))],
-)
 def test_compiled_adapter_is_one_graph_with_the_same_outputs(method: str, architecture: str) -> None:
     torch._dynamo.reset()
     model, _ = adapt(method + PARAMETERS.get(method, ""), architecture)

@@ -232,6 +232,7 @@ def test_test_data_of_another_set_are_part_of_the_identity(tmp_path: Path) -> No
     assert before.test_fingerprint != after.test_fingerprint
 
 
+@pytest.mark.slow
 def test_every_real_data_set_is_read_as_declared(real_data: Path) -> None:
     """Row counts as the data's own description states them; whatever is not as declared would be an error."""
     sizes = {}

@@ -121,6 +121,7 @@ def test_batches_hold_what_the_tokenizer_gave(name: str, tokenizer: Any) -> None
 
 
 @pytest.mark.parametrize("name", OFFLINE)
+@pytest.mark.slow
 def test_every_family_learns_its_task(name: str, tiny_model: Path) -> None:
     """A tiny random model fits 32 training examples: loss, targets and answers belong together."""
     task = get_task(name, {"noise": 0, "difficulty": 0})

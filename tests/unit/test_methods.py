@@ -181,7 +181,9 @@ TABLE_METHODS = {
 }
 
 
-@pytest.mark.parametrize("model", list(TABLE_SIZES))
+@pytest.mark.parametrize(
+    "model", [name if "distil" in name else pytest.param(name, marks=pytest.mark.slow) for name in TABLE_SIZES]
+)
 def test_counts_at_real_sizes_equal_the_oracles_table(model: str) -> None:
     """The library `adapters` counted these; ours are counted on the meta device, so that no memory is needed."""
     table = json.loads((outside_folder("ADAPEFF_TEST_ORACLES", "oracles") / "param_counts.json").read_text())[model]
@@ -572,6 +574,7 @@ def test_robust_drop_computes_activations_again_as_they_were(adapter: str) -> No
         adapted.train()(**batch()).last_hidden_state.sum().backward()
 
 
+@pytest.mark.slow
 def test_compiled_robust_drop_draws_anew_in_each_step() -> None:
     torch._dynamo.reset()
     model, _ = adapt("adapterdrop[adapter=houlsby]", "bert")

@@ -292,6 +292,7 @@ def test_warmup_is_what_the_first_steps_take_too_long(flops: list[float], extra:
     assert warmup_seconds(seconds[:9], flops[:9]) is None
 
 
+@pytest.mark.slow
 def test_a_step_that_never_runs_is_no_matter_of_memory(config_only: Path, tmp_path: Path) -> None:
     model = shutil.copytree(config_only, tmp_path / "model")
     job = tmp_path / "job.json"

@@ -136,6 +136,7 @@ def _use(folder: Path, model: Path, start: Any, answers: Any) -> None:
     answers.put((cache.tokenised_examples, found.tokens))
 
 
+@pytest.mark.slow
 def test_concurrent_runners_tokenise_once(tiny_model: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     start, answers = context.Barrier(4), context.Queue()

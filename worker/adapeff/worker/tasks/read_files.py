@@ -18,7 +18,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from adapeff.service.errors import DataError
+from adapeff.service.errors import DataError, first_line
 from adapeff.worker.tasks.files import FileForm, FormName, form_of
 
 MAX_CHARACTERS = 10_000_000
@@ -260,7 +260,7 @@ def _parquet(file: Path, form: FileForm, notes: Notes) -> Iterator[Row]:
                     number += 1
                     yield Row(row, f"row {number}")
     except pyarrow.ArrowException as error:
-        raise DataError(f"{file} is no Parquet file ({str(error).splitlines()[0]})") from error
+        raise DataError(f"{file} is no Parquet file ({first_line(error)})") from error
 
 
 _COMMENT = re.compile(r"#\s*(?:[\w.:-]+\s*=|(?:newdoc|newpar|id)\b)")
