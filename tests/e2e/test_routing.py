@@ -1,4 +1,4 @@
-"""Planted data: what is wrong with one language's file shows in that language's row, and nowhere else."""
+"""Planted errors: what is wrong with one language's file shows in that language's row and nowhere else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 
 def names(at: int, *, shifted: bool = False) -> Row:
-    """The word `film` is a person wherever it stands; shifted, the tag stands one word further on."""
+    """The word `film` is tagged as a person; if shifted, the next word is tagged instead."""
     place = at % 3
     tokens = ["the", "was", "not", "good", chr(97 + at % 26)]
     tokens.insert(place, "film")
@@ -27,7 +27,7 @@ def names(at: int, *, shifted: bool = False) -> Row:
 
 
 def questions(at: int, *, swapped: bool = False) -> Row:
-    """`film` is the answer wherever it stands; swapped, another word of the context is."""
+    """The word `film` is the answer; if swapped, another word of the context is."""
     words = ["the", "was", "not", "good"]
     words.insert(at % 4, "film")
     context = " ".join(words)
@@ -65,7 +65,7 @@ def run(adapeff: Adapeff, sweep: Path, task: str) -> dict[str, Any]:
 
 
 def check_stored(view: dict[str, Any], metrics: tuple[str, ...]) -> None:
-    """Every score follows from the stored predictions alone."""
+    """Recompute every score from the stored predictions."""
     for language, records in predictions(view).items():
         gold, predicted = [r["gold"] for r in records], [r["predicted"] for r in records]
         for name in metrics:
@@ -81,13 +81,13 @@ def test_shifted_tags_show_in_their_own_row(adapeff: Adapeff, sweep: Path, data_
     view = run(adapeff, sweep, "wikiann")
 
     assert scores(view, "entity_f1") == {"en": 1, "sw": 1, "de": 0}
-    told = {language: [record["predicted"] for record in some] for language, some in predictions(view).items()}
-    assert told["en"] == told["sw"] == told["de"]
+    predicted = {language: [row["predicted"] for row in rows] for language, rows in predictions(view).items()}
+    assert predicted["en"] == predicted["sw"] == predicted["de"]
     check_stored(view, ("entity_f1", "entity_precision", "entity_recall", "token_accuracy"))
 
 
 def test_swapped_spans_show_in_their_own_row(adapeff: Adapeff, sweep: Path, data_root: Path) -> None:
-    """Trained on one data set, tested on another, in three languages."""
+    """Trained on one data set and tested on another, in three languages."""
     write_splits(data_root / "qa/squad/plain_text", {"train": 64, "validation": 12, "test": 12}, questions)
     for language in ("en", "de"):
         write_splits(data_root / f"qa/xquad/xquad.{language}", {"validation": 8, "test": 20}, questions)

@@ -1,4 +1,4 @@
-"""Bad days: messages that are none of ours, a broker or a database that goes away, hosts that cannot do their work."""
+"""Failures from outside: malformed messages, a broker or a database that goes away, hosts that cannot run jobs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LANE = "adapeff-any"
 
 
 def envelope(body: Any = None, **changes: Any) -> bytes:
-    """A message as kombu lays it down, with a body of ours."""
+    """A message as kombu writes it, with a given body."""
     headers = {"task": "adapeff.run_job", "id": "x", "lang": "py"}
     properties = {
         "delivery_mode": 2,
@@ -108,7 +108,7 @@ def database(settings: Settings) -> Iterator[Database]:
 
 @pytest.fixture
 def listening(settings: Settings) -> Iterator[Callable[[], Future[int | None]]]:
-    """The next job id that comes by message, as a future."""
+    """The next job id received by message, as a future."""
     stop = threading.Event()
     ids = receive(make_app(settings), [LANE], stop)
     with ThreadPoolExecutor(1) as pool:
@@ -116,8 +116,8 @@ def listening(settings: Settings) -> Iterator[Callable[[], Future[int | None]]]:
         stop.set()
 
 
-def lay(settings: Settings, message: bytes, number: int) -> None:
-    """Put a raw message at the head of the lane."""
+def put_raw(settings: Settings, message: bytes, number: int) -> None:
+    """Put a raw message at the head of the queue."""
     if settings.broker_url is not None:
         with redis.Redis.from_url(settings.broker_url) as client:
             client.lpush(LANE, message)
@@ -127,7 +127,7 @@ def lay(settings: Settings, message: bytes, number: int) -> None:
     (folder / f"{number:020d}_bad.{LANE}.msg").write_bytes(message)
 
 
-def test_messages_that_are_none_of_ours_are_dropped_and_the_next_one_comes(
+def test_malformed_messages_are_dropped_and_the_next_one_is_received(
     settings: Settings,
     database: Database,
     listening: Callable[[], Future[int | None]],
@@ -136,7 +136,7 @@ def test_messages_that_are_none_of_ours_are_dropped_and_the_next_one_comes(
     app = make_app(settings)
     (job_id,) = queue_jobs(database)
     for number, message in enumerate(MALFORMED):
-        lay(settings, message, number)
+        put_raw(settings, message, number)
     coming = listening()
     eventually(lambda: caplog.text.count("dropped a message") >= len(MALFORMED) - 1, "all of them dropped")
 
@@ -146,12 +146,10 @@ def test_messages_that_are_none_of_ours_are_dropped_and_the_next_one_comes(
 
 @hypothesis.settings(max_examples=25)
 @given(st.binary(max_size=200))
-def test_whatever_bytes_a_message_file_holds_it_is_dropped(
-    tmp_path_factory: pytest.TempPathFactory, said: bytes
-) -> None:
+def test_message_file_of_any_bytes_is_dropped(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     settings = Settings(state_dir=tmp_path_factory.mktemp("state"))
     app = make_app(settings)
-    lay(settings, said, 0)
+    put_raw(settings, content, 0)
     stop = threading.Event()
     with app.connection_for_write() as connection:
         producer = app.amqp.Producer(connection)
@@ -160,7 +158,7 @@ def test_whatever_bytes_a_message_file_holds_it_is_dropped(
     assert next(receive(app, [LANE], stop)) == 7
 
 
-def test_embedded_queue_whose_folder_was_removed_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_embedded_queue_survives_the_removal_of_its_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = Settings(state_dir=tmp_path / "state")
     database = open_database(settings)
     (job_id,) = queue_jobs(database)
@@ -170,7 +168,7 @@ def test_embedded_queue_whose_folder_was_removed_goes_on(tmp_path: Path, caplog:
         coming = pool.submit(next, ids, None)
         eventually(lambda: (settings.state / "queue" / "messages").is_dir(), "the queue's folders")
         shutil.rmtree(settings.state / "queue")
-        eventually(lambda: "listening: " in caplog.text, "the trouble told")
+        eventually(lambda: "listening: " in caplog.text, "the failure in the log")
         send_unsent(database, make_app(settings))
 
         assert coming.result(60) == job_id
@@ -178,7 +176,7 @@ def test_embedded_queue_whose_folder_was_removed_goes_on(tmp_path: Path, caplog:
 
 
 @pytest.mark.parametrize("trouble", ["killed", "read-only"])
-def test_worker_hears_again_once_redis_is_well(
+def test_worker_receives_again_once_redis_recovers(
     redis_server: RedisServer, redis_url: str, tmp_path: Path, trouble: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = Settings(state_dir=tmp_path / "state", broker_url=redis_url)
@@ -193,7 +191,7 @@ def test_worker_hears_again_once_redis_is_well(
         else:
             client.replicaof("127.0.0.1", "1")
         try:
-            eventually(lambda: "listening: " in caplog.text, "the trouble told")
+            eventually(lambda: "listening: " in caplog.text, "the failure in the log")
         finally:
             if trouble == "killed":
                 redis_server.start()
@@ -205,14 +203,14 @@ def test_worker_hears_again_once_redis_is_well(
     database.close()
 
 
-def test_job_of_another_device_is_not_claimed_whatever_lane_its_message_lies_in(database: Database) -> None:
+def test_job_for_another_device_is_not_claimed_whatever_queue_its_message_is_in(database: Database) -> None:
     (job_id,) = queue_jobs(database, settings={"device": "cuda"})
 
     assert claimer(database)(job_id) is None
     assert state_of(database, job_id) == "queued"
 
 
-def test_leases_are_not_taken_back_while_writes_wait(settings: Settings, database: Database) -> None:
+def test_leases_are_not_taken_back_while_writes_are_blocked(settings: Settings, database: Database) -> None:
     """Healthy runs cannot renew their leases then."""
     (job_id,) = queue_jobs(database)
     take(database, job_id)
@@ -239,7 +237,7 @@ def test_leases_are_not_taken_back_while_writes_wait(settings: Settings, databas
     assert state_of(database, job_id) == "queued"
 
 
-def test_database_that_is_read_only_for_now_is_an_outage(any_database_url: str) -> None:
+def test_database_that_is_temporarily_read_only_is_an_outage(any_database_url: str) -> None:
     database = Database(any_database_url.replace("postgresql://", "postgresql+psycopg://"))
     read_only = "PRAGMA query_only=ON" if "sqlite" in database.url else "SET TRANSACTION READ ONLY"
 
@@ -263,7 +261,7 @@ def test_pool_has_a_connection_for_every_slot(tmp_path: Path) -> None:
     database.close()
 
 
-def test_two_who_submit_the_same_at_once_are_both_told_the_truth(any_database_url: str) -> None:
+def test_two_concurrent_submissions_of_the_same_sweep_both_report_what_they_created(any_database_url: str) -> None:
     database = Database(any_database_url.replace("postgresql://", "postgresql+psycopg://"))
     raw = {"models": ["a/b"], "tasks": ["offline_nli"], "methods": ["full"], "seeds": list(range(300))}
     sweep = parse_sweep({"name": "s", **raw})
@@ -284,17 +282,17 @@ def test_two_who_submit_the_same_at_once_are_both_told_the_truth(any_database_ur
     database.close()
 
 
-@pytest.mark.parametrize(("said", "stored"), [("a\0b", "a\\0b"), ("half \ud83d", "half \\ud83d")])
-def test_what_databases_cannot_hold_is_written_out_and_the_run_is_stored(
-    any_database_url: str, said: str, stored: str
-) -> None:
+@pytest.mark.parametrize(("message", "stored"), [("a\0b", "a\\0b"), ("half \ud83d", "half \\ud83d")])
+def test_characters_that_a_database_cannot_store_are_escaped(any_database_url: str, message: str, stored: str) -> None:
     database = Database(any_database_url.replace("postgresql://", "postgresql+psycopg://"))
     (job_id,) = queue_jobs(database)
     claim = take(database, job_id)
     found = run_results()
-    found.take({"event": "measurement", "name": "energy_j", "value": None, "unit": "J", "reason": said, "split": "x"})
+    found.take(
+        {"event": "measurement", "name": "energy_j", "value": None, "unit": "J", "reason": message, "split": "x"}
+    )
 
-    assert finish(database, claim, RunOutcome("succeeded", said), found) == "succeeded"
+    assert finish(database, claim, RunOutcome("succeeded", message), found) == "succeeded"
 
     with database.session(read_only=True) as session:
         kept = results.list_measurements(session, [claim.run_id])[claim.run_id]
@@ -303,7 +301,7 @@ def test_what_databases_cannot_hold_is_written_out_and_the_run_is_stored(
     database.close()
 
 
-def test_worker_that_starts_stores_what_an_earlier_one_left_finished(tmp_path: Path) -> None:
+def test_new_worker_stores_finished_runs_of_an_earlier_one(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path / "state")
     database = open_database(settings)
     done, half, elsewhere = queue_jobs(database, 3)
@@ -328,13 +326,13 @@ def test_worker_that_starts_stores_what_an_earlier_one_left_finished(tmp_path: P
 
 
 def test_signals_that_the_parent_ignored_stay_ignored(tmp_path: Path) -> None:
-    """As nohup asks."""
+    """As with nohup."""
     settings = Settings(state_dir=tmp_path / "state")
     database = open_database(settings)
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
     before = {number: signal.getsignal(number) for number in numbers}
     try:
-        for number in numbers:  # what the tests themselves were started with says nothing
+        for number in numbers:  # whatever the test process was started with
             signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
         Worker(settings, database, [Slot("cpu", 0)]).listen_to_signals()
 
@@ -347,7 +345,7 @@ def test_signals_that_the_parent_ignored_stay_ignored(tmp_path: Path) -> None:
         database.close()
 
 
-def test_host_leaves_a_job_it_cannot_run_for_longer_each_time() -> None:
+def test_host_excludes_a_job_it_cannot_run_for_longer_each_time() -> None:
     moment = 0.0
     faults = HostFaults(now=lambda: moment)
 
@@ -360,7 +358,7 @@ def test_host_leaves_a_job_it_cannot_run_for_longer_each_time() -> None:
     assert faults.excluded == {7: "disk full"}
 
 
-def test_slot_that_fails_several_in_a_row_rests_until_one_runs() -> None:
+def test_slot_with_several_failures_in_a_row_pauses_until_a_job_runs() -> None:
     faults = HostFaults()
     pauses = []
     for job_id in range(IN_A_ROW + len(PAUSES)):
@@ -373,7 +371,7 @@ def test_slot_that_fails_several_in_a_row_rests_until_one_runs() -> None:
     assert faults.pause_of("cpu:0") == 0
 
 
-def test_weights_of_a_source_that_are_not_what_its_run_stored_are_refused(tmp_path: Path) -> None:
+def test_weights_that_differ_from_those_their_run_stored_are_refused(tmp_path: Path) -> None:
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(b"as stored")
     argument = f"{'a' * 64}@{file_fingerprint(weights)}={tmp_path}"

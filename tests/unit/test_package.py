@@ -98,7 +98,7 @@ def commands() -> dict[str, Any]:
 
 
 def test_commands_and_options_grow_by_decision() -> None:
-    """Whoever adds one adds it here and to the changelog."""
+    """Whoever adds one adds it here, and to the changelog if users will see it."""
     found = {
         name: {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
         - {"--help"}
@@ -119,6 +119,7 @@ def test_overview_shows_the_help_of_the_command_itself(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_has_help_with_an_example(name: str) -> None:
+    """The documentation's page on the command line is made from it."""
     help_text = commands()[name].help
 
     assert "Example" in help_text

@@ -1,4 +1,4 @@
-"""Text from other people shows itself and does nothing."""
+"""Untrusted text is shown literally and executes nothing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from adapeff.cli.render.text import markdown_cell, one_line, printable, spreadsh
 
 
 @given(st.text())
-def test_nothing_that_a_terminal_obeys_is_left(text: str) -> None:
-    assert all(sign.isprintable() or sign in "\n\t" for sign in printable(text))
+def test_control_characters_are_escaped(text: str) -> None:
+    assert all(character.isprintable() or character in "\n\t" for character in printable(text))
     assert one_line(text).isprintable()
 
 
@@ -29,15 +29,15 @@ def test_nothing_that_a_terminal_obeys_is_left(text: str) -> None:
         ("a\n# b", "a\\\\n# b"),
     ],
 )
-def test_cell_of_a_table_is_text_alone(text: str, cell: str) -> None:
+def test_markdown_in_a_cell_is_escaped(text: str, cell: str) -> None:
     assert markdown_cell(text) == cell
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "\n=1", " =1", "\uff1d1"])
-def test_text_is_no_formula_in_a_spreadsheet(text: str) -> None:
+def test_text_is_not_a_formula_in_a_spreadsheet(text: str) -> None:
     assert spreadsheet_cell(text) == f"'{text}"
 
 
 @pytest.mark.parametrize("value", ["plain", -1.5, 3, None, ""])
-def test_other_cells_stay_as_they_are(value: object) -> None:
+def test_other_cells_are_unchanged(value: object) -> None:
     assert spreadsheet_cell(value) == value

@@ -115,20 +115,19 @@ class WorkerClient:
         Raises:
             AdapeffError: if it fails, with its own message.
         """
+        log = []
         with tempfile.TemporaryFile() as answers:
-            process = subprocess.Popen(
-                _command(verb, *arguments), stdout=answers, stderr=subprocess.PIPE, env=self.environment
-            )
-            log = []
-            try:
-                for raw in process.stderr or ():
-                    line = raw.decode(errors="replace").rstrip("\n")
-                    log.append(line)
-                    if is_shown and not line.startswith(_PREFIX):
-                        print(line, file=sys.stderr, flush=True)
-                process.wait()
-            finally:
-                process.kill()  # which does nothing once it has ended
+            command = _command(verb, *arguments)
+            with subprocess.Popen(command, stdout=answers, stderr=subprocess.PIPE, env=self.environment) as process:
+                try:
+                    for raw in process.stderr or ():
+                        line = raw.decode(errors="replace").rstrip("\n")
+                        log.append(line)
+                        if is_shown and not line.startswith(_PREFIX):
+                            print(line, file=sys.stderr, flush=True)
+                except BaseException:  # Ctrl-C
+                    process.kill()
+                    raise
             if process.returncode:
                 raise _error(process.returncode, log)
             answers.seek(0)
@@ -151,6 +150,9 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 def _error(exit_code: int, log: Sequence[str]) -> AdapeffError:

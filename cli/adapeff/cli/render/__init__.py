@@ -1,1 +1,1 @@
-"""How results look: tables, text formats, pictures."""
+"""How results look: tables, Markdown, plots."""

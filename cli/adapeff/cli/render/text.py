@@ -1,4 +1,4 @@
-"""Text from other people, as it may be shown: names and paths may hold what a terminal or a spreadsheet would obey."""
+"""Make untrusted text safe to show: names and paths may contain what a terminal or a spreadsheet would execute."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import re
 from typing import Any
 
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What a spreadsheet takes for the start of a formula, full-width forms too."""
+"""Characters that start a formula in a spreadsheet, with their full-width forms."""
 
 
 def printable(text: str) -> str:
-    """The text with control characters written out; tabs and line ends stay."""
+    """The text with control characters escaped; tabs and newlines stay."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def one_line(text: str) -> str:
-    """The same on a single line."""
+    """The same on one line."""
     return printable(text).replace("\n", "\\n").replace("\t", " ")
 
 
@@ -25,12 +25,12 @@ _ACTIVE = {"\\": "\\\\", "|": "\\|", "&": "&amp;", "<": "&lt;", "`": "\\`", "]("
 
 
 def markdown_cell(text: str) -> str:
-    """A cell of a Markdown table that shows the text and nothing else; brackets alone (lora[rank=4]) do nothing."""
-    return re.sub(r"\]\(|!\[|[\\|&<`]", lambda found: _ACTIVE[found[0]], one_line(text))
+    """The text as a cell of a Markdown table; brackets alone (lora[rank=4]) need no escaping."""
+    return re.sub(r"\]\(|!\[|[\\|&<`]", lambda match: _ACTIVE[match[0]], one_line(text))
 
 
 def spreadsheet_cell(value: Any) -> Any:
-    """A value that no spreadsheet takes for a formula."""
+    """The value, quoted if a spreadsheet would read it as a formula."""
     if isinstance(value, str) and (value.lstrip().startswith(_FORMULA) or value.startswith(("\t", "\r", "\n"))):
         return f"'{value}"
     return value
