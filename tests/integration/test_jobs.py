@@ -392,7 +392,7 @@ def test_lists_of_ids_and_hashes_may_be_longer_than_a_statement_has_room_for(dat
         assert job_queries.states_by_hash(session, hashes) == {spec(0).job_hash: "succeeded"}
         assert job_queries.ids_by_hash(session, hashes) == {spec(0).job_hash: ids[0]}
         assert not any(sweeps.names_of(session, many).values())
-        assert len(results.list_measurements(session, [claim.run_id, *many[2:]], ["accuracy"])[claim.run_id]) == 1
+        assert len(results.list_measurements(session, [claim.run_id, *many[2:]])[claim.run_id]) == 2
         assert results.list_curves_of(session, [claim.run_id, *many[2:]], ["train_loss"])[claim.run_id]
         assert len(results.list_environments(session, many)) == 1
         jobs.mark_sent(session, many)

@@ -12,7 +12,8 @@ from typing import Literal
 from adapeff.service.measured import Definition, Display
 from adapeff.service.measurements import DISTURBANCE, LATENCY_S, TUNING_COMPUTE_S, WALL_S, report_columns
 from adapeff.service.plugins import catalog
-from adapeff.service.reporting.runs import Reading, Result
+from adapeff.service.reporting.readings import Reading
+from adapeff.service.reporting.runs import Result
 from adapeff.service.reporting.statistics import Summary, summarise
 
 Phase = Literal["train", "inference", ""]
@@ -97,11 +98,11 @@ def _quality(result: Result, *, metric: MetricView) -> Reading:
 def _transfer(result: Result, *, metric: MetricView) -> Reading:
     """The mean over the other languages."""
     scores = [
-        measured.value
-        for measured in result.run.by_name.get(metric.name, ())
-        if (measured.key.split, measured.key.variant) == ("test", result.variant)
-        and measured.key.language != metric.source_language
-        and measured.value is not None
+        reading.value
+        for key, reading in result.run.readings.named(metric.name)
+        if (key.split, key.variant) == ("test", result.variant)
+        and key.language != metric.source_language
+        and reading.value is not None
     ]
     return Reading(math.fsum(scores) / len(scores)) if scores else Reading(None, "no other language tested")
 
@@ -177,7 +178,7 @@ class Price:
 
 def find_variants(results: Iterable[Result], metric: str) -> list[str]:
     """The inference variants that were tested, in the order they were measured."""
-    tested = [measured.key.variant for result in results for measured in result.run.by_name.get(metric, ())]
+    tested = [key.variant for result in results for key, _ in result.run.readings.named(metric)]
     return list(dict.fromkeys(filter(None, tested)))
 
 
@@ -194,9 +195,9 @@ def find_doubts(results: Iterable[Result], side_by_side: Container[int]) -> dict
     """
     doubts: dict[str, dict[str, None]] = {"train": {}, "inference": {}}
     for result in results:
-        for measured in result.run.by_name.get(DISTURBANCE.name, ()):
-            if measured.value and measured.key.phase in doubts:
-                doubts[measured.key.phase][measured.reason or "disturbed"] = None
+        for key, reading in result.run.readings.named(DISTURBANCE.name):
+            if reading.value and key.phase in doubts:
+                doubts[key.phase][reading.reason or "disturbed"] = None
         if result.run.run_id in side_by_side:
             for reasons in doubts.values():
                 reasons["measured next to another run on the same host"] = None

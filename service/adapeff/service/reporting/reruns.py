@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adapeff.service.measured import Key
 from adapeff.service.reporting.columns import Column
 from adapeff.service.reporting.runs import Result
 
@@ -64,7 +63,7 @@ def _with_repeats(results: Sequence[Result]) -> list[Result]:
 
 
 def _rerun(group: Sequence[Result], columns: Sequence[Column]) -> Rerun:
-    first, *others = (_scores(result) for result in group)
+    first, *others = (result.run.readings.scores() for result in group)
     spreads = {}
     for column in columns:
         values = [column.read(result).value for result in group]
@@ -79,7 +78,3 @@ def _rerun(group: Sequence[Result], columns: Sequence[Column]) -> Rerun:
         unequal_scores=sum(any(other.get(key) != value for other in others) for key, value in first.items()),
         spreads=spreads,
     )
-
-
-def _scores(result: Result) -> dict[Key, float | None]:
-    return {measured.key: measured.value for measured in result.run.measurements if measured.key.split}

@@ -6,14 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from adapeff.service.measured import Dimensions, Measured, canonical_variant
+from adapeff.service.measured import Dimensions, canonical_variant
 from adapeff.service.measurements import DISTURBANCE, EXAMPLES, LATENCY_S, WALL_S, report_columns
 from adapeff.service.reporting.convergence import CURVES, Curves
+from adapeff.service.reporting.readings import Reading, Readings, load_readings
 from adapeff.service.reporting.variation import settings_of
 from adapeff.service.specs.job import STORED, JobSpec, canonical_json
 from adapeff.service.store import results
@@ -28,13 +29,6 @@ ALIKE = (
 _ABOUT_THE_METRIC = ("metric_unit", "higher_is_better")
 """What a run records of its metric's plug-in, so that a report does not need it; no condition of the run."""
 _CHUNK = 500
-
-
-class Reading(NamedTuple):
-    """A figure of one run, or None with the reason why there is none."""
-
-    value: float | None
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,16 +46,8 @@ class RunRecord:
     host: str
     started_at: datetime
     finished_at: datetime | None
-    measurements: tuple[Measured, ...] = ()
+    readings: Readings
     curves: Curves = field(default_factory=dict)
-
-    @cached_property
-    def by_name(self) -> Mapping[str, Sequence[Measured]]:
-        """The measurements under their names."""
-        grouped: dict[str, list[Measured]] = {}
-        for measured in self.measurements:
-            grouped.setdefault(measured.key.name, []).append(measured)
-        return grouped
 
     @cached_property
     def likeness(self) -> str:
@@ -97,25 +83,11 @@ class Result:
         """The same run in an inference variant."""
         return replace(self, variant=variant)
 
-    def find(self, name: str, **where: Unpack[Dimensions]) -> Measured | None:
+    def read(self, name: str, **where: Unpack[Dimensions]) -> Reading:
         """The first measurement of that name and these dimensions, in this variant unless another one is named."""
         variant = canonical_variant(where["variant"]) if "variant" in where else self.variant
-        wanted = [(key, value) for key, value in where.items() if key != "variant"]
-        for measured in self.run.by_name.get(name, ()):
-            key = measured.key
-            if key.variant != variant:
-                continue
-            for dimension, value in wanted:
-                if getattr(key, dimension) != value:
-                    break
-            else:
-                return measured
-        return None
-
-    def read(self, name: str, **where: Unpack[Dimensions]) -> Reading:
-        """The value of a measurement, or why there is none."""
-        measured = self.find(name, **where)
-        return Reading(measured.value, measured.reason) if measured is not None else Reading(None, "not measured")
+        dimensions: Any = tuple((key, value) for key, value in where.items() if key != "variant")
+        return self.run.readings.find(name, variant, dimensions) or Reading(None, "not measured")
 
 
 def load_results(
@@ -136,8 +108,9 @@ def load_results(
         WALL_S.name,
         *(found.name for found, _ in report_columns()),
     }
-    measured = results.list_measurements(session, run_ids, names, with_scores=True)
-    metrics = {m.key.name for some in measured.values() for m in some if m.key.split == "validation"}
+    readings = load_readings(session, run_ids, names)
+    layouts = {id(found.layout): found.layout for found in readings.values()}
+    metrics = {key.name for layout in layouts.values() for key in layout.keys if key.split == "validation"}
     curves = results.list_curves_of(session, run_ids, [*CURVES, *(f"validation_{metric}" for metric in metrics)])
     environments = results.list_environments(session, {row.environment_id for row in rows if row.environment_id})
     settings: dict[str, Mapping[str, Any]] = {}  # seeds share their settings: one mapping for all of them
@@ -154,7 +127,7 @@ def load_results(
                 host=row.worker.rsplit("-", 2)[0],
                 started_at=row.started_at,
                 finished_at=row.finished_at,
-                measurements=tuple(measured[row.run_id]),
+                readings=readings[row.run_id],
                 curves=curves[row.run_id],
             )
         )

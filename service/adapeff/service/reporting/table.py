@@ -294,15 +294,15 @@ def _targets(by_row: _ByRow, names: Mapping[RowKey, str], metric: MetricView) ->
 
 def _disturbed(by_row: _ByRow, names: Mapping[RowKey, str]) -> dict[str, str]:
     disturbed = {}
-    for key, seeds in by_row.items():
+    for row, seeds in by_row.items():
         problems = {
-            f"{measured.key.phase}: {measured.reason}": None
+            f"{key.phase}: {reading.reason}": None
             for result in seeds.values()
-            for measured in result.run.by_name.get(DISTURBANCE.name, ())
-            if measured.value
+            for key, reading in result.run.readings.named(DISTURBANCE.name)
+            if reading.value
         }
         if problems:
-            disturbed[names[key]] = "; ".join(problems)
+            disturbed[names[row]] = "; ".join(problems)
     return disturbed
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import PurePath
 from typing import Any, TypeVar, cast
@@ -125,24 +125,32 @@ def _store_environment(session: Session, values: Mapping[str, Any]) -> int:
     return session.scalars(select(Environment.id).where(Environment.fingerprint == fingerprint)).one()
 
 
-def list_measurements(
+def list_measurements(session: Session, run_ids: Sequence[int]) -> dict[int, list[Measured]]:
+    """The measurements of each run, in the order they were stored."""
+    measured: dict[int, list[Measured]] = {run_id: [] for run_id in run_ids}
+    for run_id, key, value, unit, reason in measurement_rows(session, run_ids):
+        measured[run_id].append(Measured(key, value, unit, reason))
+    return measured
+
+
+def measurement_rows(
     session: Session, run_ids: Sequence[int], names: Iterable[str] | None = None, *, with_scores: bool = False
-) -> dict[int, list[Measured]]:
-    """The measurements of each run, in the order they were stored.
+) -> Iterator[tuple[int, Key, float | None, str, str]]:
+    """Run, key, value, unit and reason of each measurement, run by run in the order they were stored.
+
+    Equal keys are one object: a report looks at hundreds of thousands of measurements under a few hundred keys.
 
     Args:
         names: only those; None: all.
         with_scores: also everything that was measured on a split of the data, whatever its name.
     """
-    measured: dict[int, list[Measured]] = {run_id: [] for run_id in run_ids}
     column = Measurement.__table__.c
     wanted = select(column.run_id, column.value, column.unit, column.reason, *(column[name] for name in Key._fields))
     if names is not None:
         is_wanted = column.name.in_(sorted(names))
         wanted = wanted.where(or_(is_wanted, column.split != "") if with_scores else is_wanted)
-    keys: dict[tuple[Any, ...], Key] = {}  # runs share their keys: one object for each
-    texts: dict[str, str] = {}
-    connection = session.connection()  # plain tuples: of hundreds of thousands of rows, the session would make objects
+    keys: dict[tuple[Any, ...], Key] = {}
+    connection = session.connection()  # plain tuples; the session would make an object of each row
     for start in range(0, len(run_ids), _CHUNK):
         chunk = wanted.where(column.run_id.in_(run_ids[start : start + _CHUNK])).order_by(column.run_id, column.id)
         for run_id, value, unit, reason, *dimensions in connection.execute(chunk).all():
@@ -150,10 +158,7 @@ def list_measurements(
             key = keys.get(where)
             if key is None:
                 key = keys[where] = Key(*where)
-            measured[run_id].append(
-                Measured(key, value, texts.setdefault(unit, unit), texts.setdefault(reason, reason))
-            )
-    return measured
+            yield run_id, key, value, unit, reason
 
 
 def list_environments(session: Session, ids: Iterable[int]) -> dict[int, dict[str, Any]]:
