@@ -170,7 +170,7 @@ class Task(Frozen, ABC):
         return {}
 
     def file_notes(self, split: Split, language: str, data_root: Path | None) -> tuple[str, ...]:
-        """What a person should know of the files of a split: how they were read, what was left out."""
+        """What users should know about the files of a split: how they were read, what was left out."""
         return ()
 
     def untested(self, data_root: Path | None) -> tuple[str, ...]:
@@ -178,7 +178,7 @@ class Task(Frozen, ABC):
         return ()
 
     def remarks(self, data_root: Path | None) -> tuple[str, ...]:
-        """What a person should know of how these data are used."""
+        """What users should know about how these data are used."""
         return ()
 
     def hub_sources(self) -> tuple[tuple[str, str | None], ...]:
@@ -186,7 +186,7 @@ class Task(Frozen, ABC):
         return ()
 
     def record(self) -> dict[str, Any]:
-        """All there is to know of the task, in JSON's types; what a user may set stands under `parameters`."""
+        """The whole task, in JSON's types; what users may set is under `parameters`."""
         values = self.model_dump(mode="json")
         parameters = {name: values.pop(name) for name in sorted(self.parameters)}
         return {**values, "parameters": parameters}
@@ -214,8 +214,8 @@ class Metric:
     """A score of predicted answers against gold ones.
 
     Most scores are a function of sums: `counts` gives numbers for each example, and `score` turns their sums into the
-    score, so that any sample of the examples can be scored without another pass (bootstrap). A score that is no
-    function of sums, such as a rank correlation, gives `of_answers` instead and is recomputed for every sample.
+    score, so that any sample of the examples can be scored without another pass (bootstrap). A score that is not
+    a function of sums, such as a rank correlation, gives `of_answers` instead and is recomputed for every sample.
 
     What a gold and a predicted answer are depends on the family: label indices, tag names, texts, numbers.
     """
@@ -232,7 +232,7 @@ class Metric:
     unit: Literal["%", ""] = "%"
     """How a score is shown: `%` for a share between 0 and 1, shown times 100; '' for a value shown as it is."""
     of_answers: Callable[[Sequence[Any], Sequence[Any]], float] | None = None
-    """The score from all gold and predicted answers, where it is no function of sums."""
+    """The score from all gold and predicted answers, where it is not a function of sums."""
 
     def __post_init__(self) -> None:
         if (self.of_answers is None) != (self.counts is not None and self.score is not None):

@@ -121,12 +121,12 @@ class QuestionAnswering(Family):
         from adapeff.worker.families.encoding import IGNORED, OF_EXAMPLE, Rows, paddings
 
         if not getattr(tokenizer, "is_fast", False):
-            raise ModelError("question answering needs a tokenizer that knows where its tokens stand (a fast one)")
+            raise ModelError("question answering needs a tokenizer that knows the positions of its tokens (a fast one)")
         room = self.max_length - self.question_tokens - tokenizer.num_special_tokens_to_add(pair=True)
         if self.stride >= room:
             raise SpecError(
                 f"doc_stride is {self.stride}, but windows of max_length {self.max_length} leave {room} tokens of "
-                "context beside a question; set doc_stride lower or max_length higher"
+                "context next to a question; set doc_stride lower or max_length higher"
             )
         columns = tokenizer(
             self._cut_questions([example.question.strip() for example in examples], tokenizer),
@@ -246,7 +246,7 @@ class QuestionAnswering(Family):
 def _token_span(
     answers: Sequence[Answer], part: Sequence[int | None], starts: Sequence[int], ends: Sequence[int]
 ) -> tuple[int, int]:
-    """First and last token of the first answer in a window; (0, 0) where the window does not hold all of it."""
+    """First and last token of the first answer in a window; (0, 0) where the window does not contain all of it."""
     if not answers:
         return 0, 0
     text, begin = answers[0]
