@@ -1,4 +1,4 @@
-"""What methods, tasks, families, suites and metrics are: the light side of each plug-in.
+"""The contracts of plug-ins: methods, tasks, families, suites and metrics, as far as they need no torch.
 
 Nothing here imports torch: a laptop that only submits validates every parameter with these classes. The heavy side
 (`Method.attach`) imports what it needs when the runner calls it.
@@ -106,10 +106,10 @@ class FamilyPlugin(Protocol):
 
 
 class DataIdentity(Frozen):
-    """Which data a job means: content fingerprints (SHA-256) for local and generated data, a revision for the hub's.
+    """The data of a job: content fingerprints (SHA-256) of local and generated data, a revision of the hub's.
 
     `fingerprint` covers what training and selection read, `test_fingerprint` the test files, so that another test set
-    changes no `train_hash`.
+    does not change the `train_hash`.
     """
 
     source: Literal["folder", "hub", "generated"]
@@ -162,11 +162,11 @@ class Task(Frozen, ABC):
         """
 
     def available_languages(self, data_root: Path | None) -> tuple[str, ...]:
-        """The test languages whose data are at hand (all of them where the hub is asked)."""
+        """The test languages whose data are available (all of them if they come from the hub)."""
         return self.languages
 
     def resolved_revisions(self, data_root: Path | None) -> dict[str, str]:
-        """Hub id -> the commit the data come from, the training data's first; local data are known by fingerprints."""
+        """Hub id -> the commit the data come from, the training data's first; local data have fingerprints instead."""
         return {}
 
     def file_notes(self, split: Split, language: str, data_root: Path | None) -> tuple[str, ...]:
@@ -182,7 +182,7 @@ class Task(Frozen, ABC):
         return ()
 
     def hub_sources(self) -> tuple[tuple[str, str | None], ...]:
-        """The hub's data sets the data may come from, with the revisions asked for; training's first."""
+        """The hub's data sets that the data may come from, with the requested revisions; the training data's first."""
         return ()
 
     def record(self) -> dict[str, Any]:
@@ -192,7 +192,7 @@ class Task(Frozen, ABC):
         return {**values, "parameters": parameters}
 
     def ceiling(self) -> float | None:
-        """The best score anyone can expect on the test split where that is known (generated data), else None."""
+        """The score ceiling: the best score to expect on the test split, if it is known (generated data)."""
         return None
 
 

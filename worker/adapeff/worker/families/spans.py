@@ -1,12 +1,12 @@
 """Extractive question answering: the span of the context that answers a question.
 
 A context that is too long is read in overlapping windows (Devlin et al. 2019's SQuAD recipe). In training a window that
-does not hold the whole answer points at the first token. At test the best spans of all windows compete by the sum of
+does not contain the whole answer points at the first token. At test the best spans of all windows compete by the sum of
 their start and end logits; spans are inside the context and no longer than `max_answer_tokens`.
 
-Where a task asks whether there is an answer at all (SQuAD 2.0), the first token's two logits score that there is none,
-the lowest of all windows; it is the answer where it beats the best span by more than a threshold, which is chosen on
-validation data for the best F1 (Devlin et al. 2019, section 4.3).
+Where a task asks whether there is an answer at all (SQuAD 2.0), the sum of the first token's two logits, the lowest of
+all windows, scores no answer. No answer is given where it beats the best span by more than a threshold, which is chosen
+on validation data for the best F1 (Devlin et al. 2019, section 4.3).
 """
 
 from __future__ import annotations
