@@ -124,7 +124,8 @@ class Broken:
 TRAIN, GERMAN = "english/train.jsonl", "german/test.jsonl"
 BROKEN = [
     Broken("missing column", "reviews", put(TRAIN, 2, review=None), "row 3: no column 'review'; found: nr, verdict"),
-    Broken("empty split", "reviews", lambda f: lines(f / GERMAN, lambda _: []), "german/test.jsonl contains no examples"),
+    Broken("empty split", "reviews", lambda f: lines(f / GERMAN, lambda _: []),
+           "german/test.jsonl contains no examples"),
     Broken("missing file", "reviews", lambda f: (f / TRAIN).unlink(), "has no train data in 'en'"),
     Broken("label out of range", "reviews", put(TRAIN, 0, verdict=7),
            "row 1: unknown label 7; expected 0 (bad), 1 (good)"),
