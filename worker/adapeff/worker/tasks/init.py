@@ -91,6 +91,7 @@ def write(file: Path) -> tuple[Path, dict[str, Any]]:
     made = draft(file)
     head = (
         f"# A draft by `adapeff tasks init` from the first rows of {file.name}: review it.\n"
+        f"# The family is {made['family']}: {get_family(made['family']).summary}.\n"
         "# Labels that the data number from 0 are in that order; give them names. All keys: docs/tasks.md.\n"
     )
     if parts := [column for column in made.pop("unused") if column.lower() in _PARTS]:
