@@ -124,7 +124,8 @@ class Broken:
 TRAIN, GERMAN = "english/train.jsonl", "german/test.jsonl"
 BROKEN = [
     Broken("missing column", "reviews", put(TRAIN, 2, review=None), "row 3: no column 'review'; found: nr, verdict"),
-    Broken("empty split", "reviews", lambda f: lines(f / GERMAN, lambda _: []), "german/test.jsonl holds no examples"),
+    Broken("empty split", "reviews", lambda f: lines(f / GERMAN, lambda _: []),
+           "german/test.jsonl contains no examples"),
     Broken("missing file", "reviews", lambda f: (f / TRAIN).unlink(), "has no train data in 'en'"),
     Broken("label out of range", "reviews", put(TRAIN, 0, verdict=7),
            "row 1: unknown label 7; expected 0 (bad), 1 (good)"),
@@ -133,11 +134,11 @@ BROKEN = [
     Broken("tags shorter than tokens", "names", put("train.jsonl", 1, tags=["O", "O"]),
            "row 2: 4 tokens but 2 tags; expected one tag a token"),
     Broken("tag that is none", "names", put("train.jsonl", 1, tags=["O", "PER", "O", "O"]),
-           "train.jsonl, row 2: 'PER' is no tag; expected O, or B-, I-, E- or S- and a type"),
+           "train.jsonl, row 2: 'PER' is not a tag; expected O, or B-, I-, E- or S- and a type"),
     Broken("tag that training does not know", "names", put("test.jsonl", 0, tags=["O", "B-ORG", "O", "O"]),
            "names/test.jsonl, row 1: unknown label 'B-ORG'; expected 0 (O), 1 (B-LOC), 2 (B-PER)"),
     Broken("span off by one", "answers", put("train.jsonl", 5, at=3),
-           "row 6: the answer 'film' is not at character 3 of the context, where ' fil' stands; it stands at 4"),
+           "row 6: the answer 'film' is not at character 3 of the context, which has ' fil' there; it is at 4"),
     Broken("answer that is not there", "answers", put("test.jsonl", 0, a="book"), "it is not in the context"),
     Broken("question without an answer", "answers", put("train.jsonl", 0, a=""), "row 1: the question has no answer"),
     Broken("choice out of range", "choices", put("train.jsonl", 0, right=2), "row 1: unknown label 2; expected 0 to 1"),
@@ -145,7 +146,8 @@ BROKEN = [
            "row 1: 1 choice(s), expected at least two"),
     Broken("mixed types", "reviews", put(TRAIN, 9, review=12), "row 10: 'review' is 12, expected text"),
     Broken("blank text", "reviews", put(TRAIN, 9, review="  "), "row 10: 'review' is empty, expected text"),
-    Broken("duplicate ids", "reviews", put(TRAIN, 7, nr=3), "row 8: the id 3 stands in row 4 too; make ids differ"),
+    Broken("duplicate ids", "reviews", put(TRAIN, 7, nr=3),
+           "row 8: the id 3 appears in row 4 too; make the ids unique"),
     Broken("not UTF-8", "reviews", lambda f: (f / TRAIN).write_bytes("größer".encode("latin-1")), "is not UTF-8 text"),
     Broken("huge line", "reviews", lambda f: (f / TRAIN).write_text("[" + "1," * 6_000_000),
            "line 1: longer than 10,000,000 characters; expected one example"),
@@ -153,16 +155,17 @@ BROKEN = [
     Broken("CSV with a field too many", "reviews", lambda f: to_csv(f, "99,good, bad,1\n"),
            "train.csv, line 42: 4 fields, but the first line names 3"),
     Broken("two files for a split", "reviews", lambda f: (f / "english/train.csv").write_text("a\n"),
-           "holds train.csv and train.jsonl; leave one of them there"),
-    Broken("not Parquet", "reviews", lambda f: (f / TRAIN).rename(f / "english/train.parquet"), "is no Parquet file"),
+           "contains train.csv and train.jsonl; keep only one of them"),
+    Broken("not Parquet", "reviews", lambda f: (f / TRAIN).rename(f / "english/train.parquet"),
+           "is not a Parquet file"),
     Broken("half a surrogate pair", "reviews", put(TRAIN, 3, review="a \ud800 b"),
            "row 4: 'review' is 'a \\ud800 b', expected text without half a surrogate pair"),
     Broken("answers that are no list", "answers",
            lambda f: squad_form(f, {"text": "film", "answer_start": [4, 5, 6, 7]}),
            "expected {text: [...], answer_start: [...]} of equal length"),
     Broken("blank answer", "answers", put("train.jsonl", 0, a=" ", at=3),
-           "row 1: the answer is blank (' '), expected text that stands in the context"),
-    Broken("column that stands twice", "reviews", twice, "train.csv, line 1: the column 'verdict' stands twice"),
+           "row 1: the answer is blank (' '), expected text from the context"),
+    Broken("repeated column", "reviews", twice, "train.csv, line 1: the column 'verdict' appears twice"),
     Broken("group that is a list", "reviews", grouped, "row 1: the group 'where' is ['a'], expected text or a number"),
     Broken("folder elsewhere", "reviews",
            lambda f: lines(f / "task.yaml", lambda t: [x.replace("german", "/tmp") for x in t]),
@@ -177,9 +180,9 @@ BROKEN = [
            "unknown label 1; expected '0'"),
     Broken("number of 5,000 digits", "reviews", lambda f: lines(f / TRAIN, lambda t: ['{"nr": ' + "1" * 5000 + "}\n"]),
            "line 1: not JSON (Exceeds the limit (4300 digits)"),
-    Broken("key that stands twice", "reviews",
+    Broken("repeated key", "reviews",
            lambda f: lines(f / TRAIN, lambda t: ['{"nr": 1, "review": "a", "verdict": 0, "verdict": 1}\n', *t]),
-           "line 1: not JSON (the key 'verdict' stands twice)"),
+           "line 1: not JSON (the key 'verdict' appears twice)"),
     Broken("group column that is not there", "reviews",
            lambda f: lines(f / "task.yaml", lambda t: [*t, "group: topic\n"]), "row 1: no group column 'topic'"),
     Broken("misspelt folder", "reviews",
@@ -195,7 +198,7 @@ BROKEN = [
            "'family' is 'sequense_classification': unknown family; did you mean 'sequence_classification'?"),
     Broken("column not declared", "reviews",
            lambda f: lines(f / "task.yaml", lambda t: [x.replace("  label: verdict\n", "") for x in t]),
-           "the columns of 'reviews' name none for 'label'"),
+           "'reviews' declares no column for 'label'"),
 ]  # fmt: skip
 
 
@@ -241,8 +244,8 @@ def test_sound_data_pass_and_what_may_mislead_is_named(adapeff: Adapeff, swept: 
     assert found["train", "en"]["labels"] == {"bad": 21, "good": 19}
     assert found["train", "en"]["length_max"] == 5
     assert found["train", "en"]["warnings"][0].startswith("14 examples repeat an earlier one (id 26")
-    assert found["train", "en"]["warnings"][1] == "1 texts stand with different labels (id 27)"
-    assert any("stand in train too" in warning for warning in found["test", "de"]["warnings"])
+    assert found["train", "en"]["warnings"][1] == "1 texts appear with different labels (id 27)"
+    assert any("are also in train" in warning for warning in found["test", "de"]["warnings"])
 
 
 def test_lengths_are_counted_in_a_models_tokens(
@@ -369,5 +372,5 @@ def test_other_forms_of_file_hold_the_same(adapeff: Adapeff, swept: Path, tmp_pa
 def test_folder_without_a_description_says_what_to_write(adapeff: Adapeff, swept: Path, tmp_path: Path) -> None:
     (tmp_path / "reviews").mkdir()
 
-    assert "holds no task.yaml; write one with at least family and columns" in adapeff("submit", swept).stderr
+    assert "contains no task.yaml; write one with at least family and columns" in adapeff("submit", swept).stderr
     assert "does not exist; name a task" in adapeff("submit", swept, "--tasks", "./nothing.yaml").stderr

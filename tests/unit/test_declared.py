@@ -301,6 +301,6 @@ def test_verify_pins_what_reads_well_and_says_what_does_not(hub: None, tmp_path:
 
 def test_verify_without_the_hub_says_so(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match="the hub does not tell what 'stanfordnlp/sst2' stands at; check the connection"
+        DataError, match="the hub does not say which commit 'stanfordnlp/sst2' is at; check the connection"
     ):
         list(verify([hub_data_sets()["sst2"]], tmp_path / "verified.json"))

@@ -275,7 +275,7 @@ def test_stride_that_leaves_no_room_is_refused(tokenizer: Any) -> None:
 
 
 def test_tokenizer_that_does_not_know_places_is_refused() -> None:
-    with pytest.raises(ModelError, match="question answering needs a tokenizer that knows where its tokens stand"):
+    with pytest.raises(ModelError, match="question answering needs a tokenizer that knows the positions of its tokens"):
         QuestionAnswering((), training()).encode([QuestionExample("1", "q", "c", (Answer("c", 0),))], object())
 
 

@@ -50,7 +50,7 @@ def test_tsv_keeps_quotes_and_every_row(tmp_path: Path) -> None:
     rows = [row.values for row in read_rows([file], FileForm(), notes)]
 
     assert [row["text"] for row in rows] == ['"one', "two", 'three"', '"four"']
-    assert any("1 value(s) stand in quotes" in note for note in notes.all())
+    assert any("1 value(s) are in quotes" in note for note in notes.all())
     quoted = [row.values["text"] for row in read_rows([file], FileForm(quoting="double"))]
     assert quoted == ["one\t1\ntwo\t0\nthree", "four"]
 
@@ -61,7 +61,7 @@ def test_csv_says_where_a_quoted_value_goes_over_lines(tmp_path: Path) -> None:
     (train, *_) = look_over(get_task(str(folder)), None)
 
     assert train["examples"] == 37  # of 41 rows a tenth is held out
-    assert "1 row(s) go over several lines, by quotes (from line 42)" in train["warnings"]
+    assert "1 row(s) span several lines because of quotes (from line 42)" in train["warnings"]
 
 
 READ: dict[str, Callable[[], dict[str, str | bytes]]] = {
@@ -105,7 +105,7 @@ def test_parquet_parts_of_the_hub_are_read_in_order(tmp_path: Path) -> None:
 
     assert [example.text for example in examples(folder)] == TEXTS
     (folder / "train-00000-of-00002.parquet").unlink()
-    with pytest.raises(DataError, match=r"holds 1 of 2 parts of train-\?-of-00002"):
+    with pytest.raises(DataError, match=r"contains 1 of 2 parts of train-\?-of-00002"):
         examples(folder)
 
 
@@ -242,7 +242,7 @@ def test_numbers_are_names_where_a_label_is_a_number(tmp_path: Path) -> None:
 def test_values_that_lead_to_no_label_are_refused(tmp_path: Path) -> None:
     folder = make(tmp_path / "t", {"train.csv": CSV}, TASK + 'values: {"True": yes, "False": no}\n')
 
-    with pytest.raises(SpecError, match="values says 'True' is 'yes', which is no label; expected 'bad', 'good'"):
+    with pytest.raises(SpecError, match="values says 'True' is 'yes', which is not a label; expected 'bad', 'good'"):
         get_task(str(folder))
 
 
@@ -282,7 +282,7 @@ def test_which_of_two_files_to_split_is_asked(tmp_path: Path) -> None:
     rows = lines(ROWS)
     folder = make(tmp_path / "t", {"a.jsonl": rows, "b.jsonl": rows}, TASK + "split: {test: 0.2}\n")
 
-    with pytest.raises(DataError, match=r"holds a\.jsonl, b\.jsonl; say in task\.yaml which one to split"):
+    with pytest.raises(DataError, match=r"contains a\.jsonl, b\.jsonl; set the one to split in task\.yaml"):
         examples(folder)
 
 
@@ -369,7 +369,7 @@ def test_files_that_are_not_used_are_named(tmp_path: Path) -> None:
 
     assert "not used: holdout.csv" in report["warnings"]
     two = make(tmp_path / "two", {"train.csv": CSV, "test.csv": CSV, "dev.csv": CSV, "validation.csv": CSV})
-    with pytest.raises(DataError, match=r"holds dev\.csv and validation\.csv; leave one"):
+    with pytest.raises(DataError, match=r"contains dev\.csv and validation\.csv; keep only one"):
         examples(two)
 
 
@@ -438,7 +438,7 @@ def test_lists_written_into_a_table_are_read(tmp_path: Path, written: str) -> No
 
 
 LEAKS = {
-    "swapped": ({"text": "b", "text_pair": "a"}, "stand in train with their texts swapped"),
+    "swapped": ({"text": "b", "text_pair": "a"}, "are also in train with their texts swapped"),
     "second text": ({"text": "new", "text_pair": "b"}, "share a text or context with train"),
     "first as second": ({"text": "new", "text_pair": "a"}, "share a text or context with train"),
 }
@@ -464,9 +464,9 @@ def test_leakage_looks_at_every_text_of_a_pair(tmp_path: Path, kind: str) -> Non
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ("languages: {english_of_the_united_kingdom_of_gb: .}\n", "is no code"),
+        ("languages: {english_of_the_united_kingdom_of_gb: .}\n", "is not a language code"),
         ('name: "a\\0b"\n', "control character"),
-        ('languages: {"e\\0n": .}\n', "is no code"),
+        ('languages: {"e\\0n": .}\n', "is not a language code"),
         ("file: data.csv\n", "nothing says how to split it"),
         ("file: ../all.csv\nsplit: {test: 0.2}\n", "expected (a file's name|the name of a file)"),
         ("separator: abc\n", "expected one character"),
@@ -516,7 +516,7 @@ def test_draft_is_written_from_what_a_file_shows(tmp_path: Path, name: str, cont
 
     assert {key: made[key] for key in said} == said
     assert get_task(str(place)).family == made["family"]
-    with pytest.raises(SpecError, match="is there already"):
+    with pytest.raises(SpecError, match="already exists"):
         write_draft(tmp_path / name)
 
 

@@ -55,7 +55,7 @@ scores = st.tuples(*[st.sampled_from([0.04, 0.2, 0.33, 0.5, 0.61, 0.97])] * 3)
 def test_threshold_has_the_best_f1_of_all(found: list[tuple[tuple[int, ...], tuple[float, ...]]]) -> None:
     """No other of the thresholds does better on the data it is chosen by, and 0.5 stays where none does."""
     examples, readings = make_examples([gold for gold, _ in found]), [graded for _, graded in found]
-    chooser, metric, data = family(), get_metric("micro_f1"), Any
+    chooser, metric, data = family(), get_metric("micro_f1"), None
 
     def f1_at(threshold: float) -> float:
         chooser.threshold = threshold
@@ -70,7 +70,7 @@ def test_threshold_has_the_best_f1_of_all(found: list[tuple[tuple[int, ...], tup
 
 
 def test_confidence_is_that_of_the_least_sure_label() -> None:
-    ((answer, sure),) = family().answers(make_examples([()]), Any, [[0.9, 0.4, 0.05]])  # type: ignore[arg-type]
+    ((answer, sure),) = family().answers(make_examples([()]), None, [[0.9, 0.4, 0.05]])  # type: ignore[arg-type]
 
     assert answer == LabelScores((0,), (0.9, 0.4, 0.05))
     assert sure == 0.6

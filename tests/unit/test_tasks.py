@@ -62,7 +62,7 @@ def test_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_empty_split_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"validation\.jsonl holds no examples"):
+    with pytest.raises(DataError, match=r"validation\.jsonl contains no examples"):
         get_task("sst2").examples("validation", "en", write_sst2(tmp_path, validation=[]))
 
 

@@ -102,7 +102,7 @@ def test_damaged_file_is_made_again(
 
     assert again.tokenised_examples == 50
     assert same(found, expected)
-    assert "is made again" in caplog.text
+    assert "is written again" in caplog.text
 
 
 def test_file_is_memory_mapped(tokenizer: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What methods, tasks, families, suites and metrics are: the light side of each plug-in.
+"""The contracts of plug-ins: methods, tasks, families, suites and metrics, as far as they need no torch.
 
 Nothing here imports torch: a laptop that only submits validates every parameter with these classes. The heavy side
 (`Method.attach`) imports what it needs when the runner calls it.
@@ -106,10 +106,10 @@ class FamilyPlugin(Protocol):
 
 
 class DataIdentity(Frozen):
-    """Which data a job means: content fingerprints (SHA-256) for local and generated data, a revision for the hub's.
+    """The data of a job: content fingerprints (SHA-256) of local and generated data, a revision of the hub's.
 
     `fingerprint` covers what training and selection read, `test_fingerprint` the test files, so that another test set
-    changes no `train_hash`.
+    does not change the `train_hash`.
     """
 
     source: Literal["folder", "hub", "generated"]
@@ -162,15 +162,15 @@ class Task(Frozen, ABC):
         """
 
     def available_languages(self, data_root: Path | None) -> tuple[str, ...]:
-        """The test languages whose data are at hand (all of them where the hub is asked)."""
+        """The test languages whose data are available (all of them if they come from the hub)."""
         return self.languages
 
     def resolved_revisions(self, data_root: Path | None) -> dict[str, str]:
-        """Hub id -> the commit the data come from, the training data's first; local data are known by fingerprints."""
+        """Hub id -> the commit the data come from, the training data's first; local data have fingerprints instead."""
         return {}
 
     def file_notes(self, split: Split, language: str, data_root: Path | None) -> tuple[str, ...]:
-        """What a person should know of the files of a split: how they were read, what was left out."""
+        """What users should know about the files of a split: how they were read, what was left out."""
         return ()
 
     def untested(self, data_root: Path | None) -> tuple[str, ...]:
@@ -178,21 +178,21 @@ class Task(Frozen, ABC):
         return ()
 
     def remarks(self, data_root: Path | None) -> tuple[str, ...]:
-        """What a person should know of how these data are used."""
+        """What users should know about how these data are used."""
         return ()
 
     def hub_sources(self) -> tuple[tuple[str, str | None], ...]:
-        """The hub's data sets the data may come from, with the revisions asked for; training's first."""
+        """The hub's data sets that the data may come from, with the requested revisions; the training data's first."""
         return ()
 
     def record(self) -> dict[str, Any]:
-        """All there is to know of the task, in JSON's types; what a user may set stands under `parameters`."""
+        """The whole task, in JSON's types; what users may set is under `parameters`."""
         values = self.model_dump(mode="json")
         parameters = {name: values.pop(name) for name in sorted(self.parameters)}
         return {**values, "parameters": parameters}
 
     def ceiling(self) -> float | None:
-        """The best score anyone can expect on the test split where that is known (generated data), else None."""
+        """The score ceiling: the best score to expect on the test split, if it is known (generated data)."""
         return None
 
 
@@ -214,8 +214,8 @@ class Metric:
     """A score of predicted answers against gold ones.
 
     Most scores are a function of sums: `counts` gives numbers for each example, and `score` turns their sums into the
-    score, so that any sample of the examples can be scored without another pass (bootstrap). A score that is no
-    function of sums, such as a rank correlation, gives `of_answers` instead and is recomputed for every sample.
+    score, so that any sample of the examples can be scored without another pass (bootstrap). A score that is not
+    a function of sums, such as a rank correlation, gives `of_answers` instead and is recomputed for every sample.
 
     What a gold and a predicted answer are depends on the family: label indices, tag names, texts, numbers.
     """
@@ -232,7 +232,7 @@ class Metric:
     unit: Literal["%", ""] = "%"
     """How a score is shown: `%` for a share between 0 and 1, shown times 100; '' for a value shown as it is."""
     of_answers: Callable[[Sequence[Any], Sequence[Any]], float] | None = None
-    """The score from all gold and predicted answers, where it is no function of sums."""
+    """The score from all gold and predicted answers, where it is not a function of sums."""
 
     def __post_init__(self) -> None:
         if (self.of_answers is None) != (self.counts is not None and self.score is not None):

@@ -51,7 +51,7 @@ class MultipleChoice(Family):
             given = [row[column] for column in columns.choices or () if row[column] not in absent]
         for choice in given:
             if not is_text(choice) or not choice.strip():
-                raise DataError(f"{where}: the choice {shown(choice)} is no text")
+                raise DataError(f"{where}: the choice {shown(choice)} is not text")
         if len(given) < 2:
             raise DataError(f"{where}: {len(given)} choice(s), expected at least two")
         asked = _question(reader, row, where)
@@ -61,7 +61,7 @@ class MultipleChoice(Family):
 
     @classmethod
     def default_metrics(cls, labels: Sequence[str], options: Mapping[str, Any]) -> Metrics:
-        """Accuracy alone: the places of choices are no classes."""
+        """Accuracy alone: the places of choices are not classes."""
         return "accuracy", ()
 
     @classmethod
@@ -126,7 +126,7 @@ class MultipleChoice(Family):
 
 
 def _by_item(logits: Tensor, batch: Batch) -> Tensor:
-    """Scores, items x most choices; places without a choice hold minus infinity."""
+    """Scores, items x most choices; places without a choice are minus infinity."""
     from torch.nn.utils.rnn import pad_sequence
 
     if len(set(batch.row_counts)) == 1:

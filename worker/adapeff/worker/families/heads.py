@@ -43,7 +43,7 @@ class TokenHead(nn.Module):
 
 
 def head_from_state(state: Mapping[str, torch.Tensor]) -> nn.Module | None:
-    """The head whose tensors these are, without dropout; None if they are no head's."""
+    """The head whose tensors these are, without dropout; None if they belong to no head."""
     kinds = {("dense.bias", "dense.weight", "out.bias", "out.weight"): ClassificationHead,
              ("out.bias", "out.weight"): TokenHead}  # fmt: skip
     kind = kinds.get(tuple(sorted(state)))

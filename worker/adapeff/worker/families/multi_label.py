@@ -15,7 +15,7 @@ from adapeff.worker.families.base import Family, Metrics
 from adapeff.worker.families.drafts import Table, is_absent, label_names
 from adapeff.worker.families.sequences import encode_texts
 from adapeff.worker.families.values import is_written_list, words
-from adapeff.worker.metrics.multi_label import MICRO_F1, LabelScores
+from adapeff.worker.metrics.multi_label import LabelScores
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -148,12 +148,17 @@ class MultiLabelClassification(Family):
 
     def choose(self, examples: Sequence[MultiLabelExample], data: Encoded, readings: Sequence[Any]) -> dict[str, float]:
         """Set the threshold with the best micro F1."""
-        gold = [example.labels for example in examples]
+        import numpy
 
-        def score(threshold: float) -> float:
-            return MICRO_F1.compute(gold, [_answer(scores, threshold) for scores in readings])
+        scores = numpy.asarray(readings)
+        is_gold = numpy.array([[at in example.labels for at in range(len(self.labels))] for example in examples])
 
-        self.threshold = max(THRESHOLDS, key=score)
+        def micro_f1(threshold: float) -> float:
+            is_predicted = scores >= threshold
+            labels = is_gold.sum() + is_predicted.sum()
+            return float(2 * (is_gold & is_predicted).sum() / labels) if labels else 0.0
+
+        self.threshold = max(THRESHOLDS, key=micro_f1)
         return {"label_threshold": self.threshold}
 
     @classmethod

@@ -189,10 +189,12 @@ class RowReader:
             return ""
         names = list(map(str, row))
         if len(names) == 1 and (other := next((mark for mark in ";|:\t" if mark in names[0]), None)):
-            return f"; if its values are separated by {other!r}, say so in task.yaml: `separator: {json.dumps(other)}`"
+            return f"; if its values are separated by {other!r}, set it in task.yaml: `separator: {json.dumps(other)}`"
         if not set(self._needed) & set(names):
             wanted = [*self._needed, *(f"other_{at}" for at in range(len(names) - len(self._needed)))][: len(names)]
-            return f"; if the first line is no heading, name the columns in task.yaml: `header: [{', '.join(wanted)}]`"
+            return (
+                f"; if the first line is not a heading, name the columns in task.yaml: `header: [{', '.join(wanted)}]`"
+            )
         return ""
 
     def _name(self, row: Mapping[str, Any], number: int, place: str, where: str) -> str:
@@ -204,8 +206,8 @@ class RowReader:
             raise DataError(f"{where}: the id '{column}' is {name!r}, expected text or a number")
         if str(name) in self._seen:
             raise DataError(
-                f"{where}: the id {name!r} stands in {self._seen[str(name)]} too; "
-                "make ids differ, or declare no id column"
+                f"{where}: the id {name!r} appears in {self._seen[str(name)]} too; "
+                "make the ids unique, or declare no id column"
             )
         self._seen[str(name)] = place
         return str(name)
@@ -260,7 +262,7 @@ class RowReader:
             if isinstance(given, bool):
                 hint = '; map true and false in task.yaml: `values: {"True": ..., "False": ...}`'
             elif given in (-1, "-1", None, "") and "label" in str(self.columns):
-                hint = "; if it means that there is none, say `ignore_labels: [-1]`" if given in (-1, "-1") else ""
+                hint = "; if it means no label, set `ignore_labels: [-1]`" if given in (-1, "-1") else ""
             raise DataError(f"{where}: unknown label {shown(given)}; expected {known}{hint}")
         return self._index[label]
 

@@ -44,7 +44,7 @@ def read_question(reader: RowReader, row: Mapping[str, Any], name: str, where: s
         if reader.form.unanswerable:
             return None
         raise DataError(
-            f"{where}: the question has no answer, and SQuAD 1.1's scores know none; "
+            f"{where}: the question has no answer, which SQuAD 1.1's scores do not cover; "
             "leave it out, or declare unanswerable: true (left out) or predict (SQuAD 2.0)"
         )
     return QuestionExample(name, question, context, tuple(_span(reader, context, *one, where) for one in answers))
@@ -74,16 +74,16 @@ def _span(reader: RowReader, context: str, text: Any, start: Any, where: str) ->
     if isinstance(start, float) and start.is_integer():
         start = int(start)
     if isinstance(text, str) and not text.strip():
-        raise DataError(f"{where}: the answer is blank ({text!r}), expected text that stands in the context")
+        raise DataError(f"{where}: the answer is blank ({text!r}), expected text from the context")
     if not is_text(text) or not isinstance(start, int) or isinstance(start, bool):
         raise DataError(f"{where}: the answer is {shown(text)} at {shown(start)}, expected text at a number")
     found = context[start : start + len(text)] if start >= 0 else ""
     if found != text:
         nearest = min(_places(context, text), key=lambda at: abs(at - start), default=None)
-        hint = "it is not in the context" if nearest is None else f"it stands at {nearest}"
+        hint = "it is not in the context" if nearest is None else f"it is at {nearest}"
         raise DataError(
             f"{where}: the answer {shown(text)} is not at character {start} of the context, "
-            f"where {shown(found)} stands; {hint}"
+            f"which has {shown(found)} there; {hint}"
         )
     return Answer(text, start)
 

@@ -1,12 +1,12 @@
 """Extractive question answering: the span of the context that answers a question.
 
 A context that is too long is read in overlapping windows (Devlin et al. 2019's SQuAD recipe). In training a window that
-does not hold the whole answer points at the first token. At test the best spans of all windows compete by the sum of
+does not contain the whole answer points at the first token. At test the best spans of all windows compete by the sum of
 their start and end logits; spans are inside the context and no longer than `max_answer_tokens`.
 
-Where a task asks whether there is an answer at all (SQuAD 2.0), the first token's two logits score that there is none,
-the lowest of all windows; it is the answer where it beats the best span by more than a threshold, which is chosen on
-validation data for the best F1 (Devlin et al. 2019, section 4.3).
+Where a task asks whether there is an answer at all (SQuAD 2.0), the sum of the first token's two logits, the lowest of
+all windows, scores no answer. No answer is given where it beats the best span by more than a threshold, which is chosen
+on validation data for the best F1 (Devlin et al. 2019, section 4.3).
 """
 
 from __future__ import annotations
@@ -121,12 +121,12 @@ class QuestionAnswering(Family):
         from adapeff.worker.families.encoding import IGNORED, OF_EXAMPLE, Rows, paddings
 
         if not getattr(tokenizer, "is_fast", False):
-            raise ModelError("question answering needs a tokenizer that knows where its tokens stand (a fast one)")
+            raise ModelError("question answering needs a tokenizer that knows the positions of its tokens (a fast one)")
         room = self.max_length - self.question_tokens - tokenizer.num_special_tokens_to_add(pair=True)
         if self.stride >= room:
             raise SpecError(
                 f"doc_stride is {self.stride}, but windows of max_length {self.max_length} leave {room} tokens of "
-                "context beside a question; set doc_stride lower or max_length higher"
+                "context next to a question; set doc_stride lower or max_length higher"
             )
         columns = tokenizer(
             self._cut_questions([example.question.strip() for example in examples], tokenizer),
@@ -246,7 +246,7 @@ class QuestionAnswering(Family):
 def _token_span(
     answers: Sequence[Answer], part: Sequence[int | None], starts: Sequence[int], ends: Sequence[int]
 ) -> tuple[int, int]:
-    """First and last token of the first answer in a window; (0, 0) where the window does not hold all of it."""
+    """First and last token of the first answer in a window; (0, 0) where the window does not contain all of it."""
     if not answers:
         return 0, 0
     text, begin = answers[0]

@@ -1,8 +1,8 @@
 """Tokenised data on disk, found by content: one memory-mapped file per examples x tokenizer x preprocessing.
 
-Any number of runners may share the folder. The first one to want a file makes it while the others wait at its lock; a
-file is written beside its place and moved there whole, and carries a checksum of its arrays, so that one that is cut
-short or damaged is made again. Nothing in the folder is needed: it may be emptied at any time.
+Any number of runners may share the folder. The first one that needs a file writes it while the others wait for its
+lock. A file is written next to its place and then moved there, and has a checksum of its arrays, so that a truncated or
+damaged one is written again. The folder may be emptied at any time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ logger = logging.getLogger("adapeff.cache")
 
 
 class TokenCache:
-    """A folder of tokenised splits; without a folder everything is tokenised anew."""
+    """A folder of tokenised splits; without a folder everything is tokenised every time."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
@@ -41,7 +41,7 @@ class TokenCache:
         """How many examples were tokenised because no file had them."""
 
     def encode(self, family: Family, examples: Sequence[Any], tokenizer: Any) -> Encoded:
-        """The tokens of the examples, from a file where there is a sound one."""
+        """The tokens of the examples, from a file if there is a valid one."""
 
         def make() -> Encoded:
             self.tokenised_examples += len(examples)
@@ -57,7 +57,7 @@ class TokenCache:
                 if found is None:
                     _store(make(), file)
                     found = _load(file)
-        except OSError as error:  # a full or read-only disk must not end a run that can do without
+        except OSError as error:  # a full or read-only disk must not end a run that does not need it
             logger.warning("no cache at %s (%s); tokenising without it", self._folder, error.strerror)
             found = None
         return make() if found is None else found
@@ -70,7 +70,7 @@ class TokenCache:
 
 
 def content_key(family: Family, examples: Sequence[Any], tokenizer: Mapping[str, Any]) -> str:
-    """SHA-256 over what decides the tokens: examples, tokenizer (its content), preprocessing, versions."""
+    """SHA-256 over what determines the tokens: examples, tokenizer (its content), preprocessing, versions."""
     digest = hashlib.sha256()
     versions = [FORMAT, tokenizers.__version__, transformers.__version__]
     digest.update(canonical_json([versions, family.preprocessing, dict(tokenizer)]).encode())
@@ -80,7 +80,7 @@ def content_key(family: Family, examples: Sequence[Any], tokenizer: Mapping[str,
 
 
 def tokenizer_content(tokenizer: Any) -> dict[str, Any]:
-    """What a tokenizer is, whatever it was last asked to do (its truncation and padding are set by each call)."""
+    """A tokenizer's content, whatever its last call set (truncation and padding are set by each call)."""
     asked = ("model_input_names", "truncation_side", "padding_side", "pad_token_type_id", "split_special_tokens")
     settings = {
         "class": type(tokenizer).__name__,
@@ -126,13 +126,13 @@ def _store(data: Encoded, file: Path) -> None:
         written = Path(folder) / file.name
         try:
             save_file(tensors, written, metadata=about)
-        except SafetensorError as error:  # what it makes of a full disk
+        except SafetensorError as error:  # what it raises on a full disk
             raise OSError(0, str(error)) from error
         written.replace(file)
 
 
 def _load(file: Path) -> Encoded | None:
-    """The file's tensors, memory-mapped; None if there is none that is whole."""
+    """The file's tensors, memory-mapped; None if there is no valid file."""
     if not file.is_file():
         return None
     try:
@@ -143,7 +143,7 @@ def _load(file: Path) -> Encoded | None:
             raise ValueError("its checksum is wrong")
         return _encoded(tensors, json.loads(about["padding"]))
     except (SafetensorError, KeyError, ValueError) as error:
-        logger.warning("cache file %s is damaged (%s); it is made again", file, error)
+        logger.warning("cache file %s is damaged (%s); it is written again", file, error)
         return None
 
 

@@ -70,7 +70,7 @@ class TokenClassification(Family):
             raise DataError(f"{where}: no tokens; expected at least one")
         for token in tokens:
             if not is_text(token):
-                raise DataError(f"{where}: the token {shown(token)} is no text")
+                raise DataError(f"{where}: the token {shown(token)} is not text")
         found = tuple(IGNORED_TAG if reader.is_ignored(tag) else reader.label(tag, where) for tag in tags)
         return TaggedExample(name, tuple(tokens), found)
 
@@ -140,7 +140,9 @@ class TokenClassification(Family):
         from adapeff.worker.families.encoding import Rows, paddings
 
         if not getattr(tokenizer, "is_fast", False):
-            raise ModelError("token classification needs a tokenizer that knows which word a token is of (a fast one)")
+            raise ModelError(
+                "token classification needs a tokenizer that knows which word each token belongs to (a fast one)"
+            )
         before = _before_a_word(tokenizer)
         columns = tokenizer(
             [[before + token for token in example.tokens] for example in examples],
@@ -258,7 +260,7 @@ def tag_fault(label: str) -> str | None:
     prefix, hyphen, kind = label.partition("-")
     if label == OUTSIDE or (prefix in PREFIXES and len(prefix) == 1 and hyphen and kind.split() == [kind]):
         return None
-    return f"'{label}' is no tag; expected O, or B-, I-, E- or S- and a type without spaces, such as B-PER"
+    return f"'{label}' is not a tag; expected O, or B-, I-, E- or S- and a type without spaces, such as B-PER"
 
 
 def _loose_inside(tags: Sequence[str]) -> int:

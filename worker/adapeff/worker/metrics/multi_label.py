@@ -73,9 +73,8 @@ def _average_precision(is_gold: Any, scores: Any) -> float:
 
 
 _FAMILIES = ("multi_label_classification",)
-MICRO_F1 = Metric("micro_f1", "F1 of all labels of all examples together", True, _set_counts, _f1, _FAMILIES)
 MULTI_LABEL_METRICS = (
-    MICRO_F1,
+    Metric("micro_f1", "F1 of all labels of all examples together", True, _set_counts, _f1, _FAMILIES),
     Metric(
         "multi_label_macro_f1",
         "F1 of each label, averaged; labels neither gold nor predicted left out",

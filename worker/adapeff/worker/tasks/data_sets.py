@@ -183,7 +183,7 @@ class DataSet(RowForm, FileForm):
         if notes is not None and reader.left_out:
             notes.add(f"{reader.left_out} row(s) are left out: they have no label or answer, as declared")
         if not found:
-            raise DataError(f"{origin} holds no examples; expected at least one")
+            raise DataError(f"{origin} contains no examples; expected at least one")
         return found
 
     def absent(self, split: Split, language: str, data_root: Path | None) -> str:
@@ -257,7 +257,7 @@ class DataSet(RowForm, FileForm):
             line = mask((str(error).splitlines() or [""])[0])
             kind = DataError if is_reachable else NotHereError
             if not is_reachable:
-                line = f"the hub cannot be reached, and it is not kept here: {line}"
+                line = f"the hub cannot be reached, and no copy is cached: {line}"
             raise kind(
                 f"data set '{self.hub}' cannot be loaded from the hub ({type(error).__name__}: {line}); check the "
                 f"connection, or put it under data_root as {self.folder}/{self.languages[language]}/{split}.jsonl"

@@ -35,7 +35,7 @@ class DeclaredTask(Task):
     def _fits_together(self) -> Self:
         if self.source_language not in self.train.languages:
             known = ", ".join(self.train.languages)
-            raise ValueError(f"no training data in '{self.source_language}'; there are: {known}")
+            raise ValueError(f"no training data in '{self.source_language}'; available: {known}")
         family = get_family(self.family)
         if faults := family.label_faults(self.labels):
             raise ValueError(next(iter(faults.values())))
@@ -43,13 +43,15 @@ class DeclaredTask(Task):
             for data_set in self._sets:
                 for label in data_set.labels:
                     if self.merge.get(label, label) not in self.labels:
-                        raise ValueError(f"label '{label}' of '{data_set.name}' is none of the task's; add it to merge")
+                        raise ValueError(
+                            f"label '{label}' of '{data_set.name}' is not one of the task's labels; add it to merge"
+                        )
             if len(self.labels) < 2:
                 raise ValueError(f"{len(self.labels)} label(s), expected at least two")
         for data_set in self._sets:
             for role, columns in data_set.needed_columns().items():
                 if not columns:
-                    raise ValueError(f"the columns of '{data_set.name}' name none for '{role}'")
+                    raise ValueError(f"'{data_set.name}' declares no column for '{role}'")
         return self
 
     @cached_property
@@ -78,7 +80,7 @@ class DeclaredTask(Task):
         if not there:
             root = self.tests[self.languages[0]].local_root(data_root)
             config = self.tests[self.languages[0]].languages[self.languages[0]]
-            raise DataError(f"{root} holds no test file of '{self.name}'; expected {root}/{config}/test.jsonl")
+            raise DataError(f"{root} contains no test file of '{self.name}'; expected {root}/{config}/test.jsonl")
         return there
 
     def _is_there(self, language: str, data_root: Path | None) -> bool:

@@ -86,11 +86,11 @@ def find_files(folder: Path, split: Split, *, root: Path) -> tuple[Path, ...] | 
         if form is not None and name.lower() in SPLIT_NAMES[split] and file.is_file():
             found.setdefault(f"{name}-?-of-{part['count']}{file.suffix}" if part else file.name, []).append(file)
     if len(found) > 1:
-        raise DataError(f"{folder} holds {' and '.join(found)}; leave one of them there")
+        raise DataError(f"{folder} contains {' and '.join(found)}; keep only one of them")
     for name, files in found.items():
         count = int(name.partition("-?-of-")[2][:5] or 1)
         if len(files) != count:
-            raise DataError(f"{folder} holds {len(files)} of {count} parts of {name}; put the others there")
+            raise DataError(f"{folder} contains {len(files)} of {count} parts of {name}; add the missing ones")
         for file in files:
             _check_place(file, root)
         return tuple(files)
@@ -125,7 +125,7 @@ def find_whole(folder: Path, name: str | None, *, root: Path) -> Path | None:
     found = [file for file in files if (file.name == name if name else _stem_and_form(file)[1])]
     if len(found) > 1:
         names = ", ".join(file.name for file in found[:5])
-        raise DataError(f"{folder} holds {names}; say in task.yaml which one to split, such as file: {found[0].name}")
+        raise DataError(f"{folder} contains {names}; set the one to split in task.yaml, such as file: {found[0].name}")
     for file in found:
         _check_place(file, root)
     return found[0] if found else None
@@ -148,4 +148,4 @@ def _check_place(file: Path, root: Path) -> None:
     if not file.resolve().is_relative_to(root.resolve()):
         raise DataError(f"{file} is a link to a file outside of {root}; put the file itself there")
     if not stat.S_ISREG(file.stat().st_mode):
-        raise DataError(f"{file} is no plain file; put the data themselves there")
+        raise DataError(f"{file} is not a regular file; replace it with the data file itself")

@@ -50,7 +50,7 @@ def draft(file: Path) -> dict[str, Any]:
     """
     rows = list(islice(read_rows([file], FileForm(), Notes()), LOOKED_AT))
     if not rows:
-        raise DataError(f"{file} holds no rows; expected at least one")
+        raise DataError(f"{file} contains no rows; expected at least one")
     columns = list(rows[0].values)
     by_role = {
         role: next((column for column in columns if column.lower() in names), None) for role, names in _NAMES.items()
@@ -77,21 +77,22 @@ def _recognised(table: Table, file: Path) -> dict[str, Any]:
 
 
 def write(file: Path) -> tuple[Path, dict[str, Any]]:
-    """Write the draft beside the file, if it can be read back; gives where it is, and what it says.
+    """Write the draft next to the file, if it can be read back; returns its place and content.
 
     Raises:
-        SpecError: if there is a task.yaml already, or the draft does not do.
+        SpecError: if there is a task.yaml already, or the draft cannot be read back.
         DataError: as `draft`.
     """
     if not file.is_file():
         raise DataError(f"there is no file {file}; name a data file, such as reviews.csv")
     place = file.parent / FILE_NAME
     if place.exists():
-        raise SpecError(f"{place} is there already; move it away, or write another by hand")
+        raise SpecError(f"{place} already exists; move it, or edit it by hand")
     made = draft(file)
     head = (
-        f"# A draft by `adapeff tasks init` from the first rows of {file.name}: look it over.\n"
-        "# Labels that the data count from 0 stand in that order; give them names. All keys: docs/tasks.md.\n"
+        f"# A draft by `adapeff tasks init` from the first rows of {file.name}: review it.\n"
+        f"# The family is {made['family']}: {get_family(made['family']).summary}.\n"
+        "# Labels that the data number from 0 are in that order; give them names. All keys: docs/tasks.md.\n"
     )
     if parts := [column for column in made.pop("unused") if column.lower() in _PARTS]:
         head += f"# The column '{parts[0]}' is not used: to keep its parts, write each into a file of its own.\n"

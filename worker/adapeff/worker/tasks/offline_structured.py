@@ -1,4 +1,4 @@
-"""Generated paraphrases, named entities, questions with answers, and choices: the families beside `offline.py`."""
+"""Generated paraphrases, named entities, questions with answers, and choices."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class OwnTask(RowForm, FileForm):
         for code in value:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", code):
                 raise ValueError(
-                    f"language '{code[:40]}' is no code; expected up to 32 letters, digits, - and _, such as zh-Hans"
+                    f"'{code[:40]}' is not a language code; expected up to 32 letters, digits, - and _, such as zh-Hans"
                 )
         return value
 
@@ -73,7 +73,7 @@ class OwnTask(RowForm, FileForm):
     @classmethod
     def _printable(cls, value: str | None) -> str | None:
         if value is not None and (control := re.search(r"[\x00-\x08\x0b-\x1f\x7f]", value)):
-            raise ValueError(f"it holds the control character {control[0]!r}; take it out")
+            raise ValueError(f"it contains the control character {control[0]!r}; remove it")
         return value
 
     @field_validator("split")
@@ -87,7 +87,7 @@ class OwnTask(RowForm, FileForm):
         for text, label in self.values.items() if self.labels else ():
             if isinstance(label, str) and label not in self.labels:
                 known = ", ".join(map(repr, self.labels))
-                raise ValueError(f"values says '{text}' is '{label}', which is no label; expected {known}")
+                raise ValueError(f"values says '{text}' is '{label}', which is not a label; expected {known}")
         return self
 
     @model_validator(mode="after")
@@ -100,7 +100,7 @@ class OwnTask(RowForm, FileForm):
             raise ValueError(f"file is '{self.file}', but nothing says how to split it; add split: {SPLIT_EXAMPLE}")
         if self.file is not None and Path(self.file).name != self.file:
             raise ValueError(
-                f"file is '{self.file}', expected the name of a file beside task.yaml or in a language's folder"
+                f"file is '{self.file}', expected the name of a file next to task.yaml or in a language's folder"
             )
         return self
 
@@ -115,7 +115,9 @@ def load_own_task(written: str) -> DeclaredTask:
     path = expanded(written).absolute()
     if path.is_dir():
         if not (path / FILE_NAME).is_file():
-            raise SpecError(f"task folder '{written}' holds no {FILE_NAME}; write one with at least family and columns")
+            raise SpecError(
+                f"task folder '{written}' contains no {FILE_NAME}; write one with at least family and columns"
+            )
         path = path / FILE_NAME
     if path.is_symlink():  # a message may quote a description, and this could be any file of the worker's
         raise SpecError(f"task file {path} is a link; put the file itself there, or name the one it leads to")
@@ -192,7 +194,7 @@ def _read(path: Path) -> OwnTask:
     except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"{path} cannot be read: {first_line(error)}") from error
     if not isinstance(raw, dict):
-        raise SpecError(f"{path} holds no mapping; expected keys such as family and columns")
+        raise SpecError(f"{path} is not a mapping; expected keys such as family and columns")
     for key in raw:
         if key not in OwnTask.model_fields:
             raise SpecError(f"{path}: unknown key '{key}'; {suggest(str(key), OwnTask.model_fields)}")

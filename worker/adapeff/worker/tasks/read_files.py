@@ -52,11 +52,11 @@ class Notes:
         found = list(self.texts)
         if self.over_lines:
             some = ", ".join(map(str, self.over_lines[:3])) + (", ..." if len(self.over_lines) > 3 else "")
-            found.append(f"{len(self.over_lines)} row(s) go over several lines, by quotes (from line {some})")
+            found.append(f"{len(self.over_lines)} row(s) span several lines because of quotes (from line {some})")
         if self.in_quotes:
             found.append(
-                f"{self.in_quotes} value(s) stand in quotes, which are kept as they are; if they only enclose the "
-                "value, say `quoting: double`"
+                f"{self.in_quotes} value(s) are in quotes, which are kept; if the quotes only enclose the "
+                "value, set `quoting: double`"
             )
         return found
 
@@ -76,16 +76,16 @@ def read_rows(files: Sequence[Path], form: FileForm | None = None, notes: Notes 
         try:
             yield from _READERS[form_of(file, form)](file, form, notes)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise DataError(f"{file} is no whole gzip file ({error}); compress it again") from error
+            raise DataError(f"{file} is not a complete gzip file ({error}); compress it again") from error
         except OSError as error:
             raise DataError(
-                f"cannot read {file}: {error.strerror or error}; check that it is there and readable"
+                f"cannot read {file}: {error.strerror or error}; check that it exists and is readable"
             ) from error
         except UnicodeDecodeError as error:
             if form.encoding is not None:
                 raise DataError(f"{file} is not {form.encoding} text (byte {error.start})") from error
             raise DataError(
-                f"{file} is not UTF-8 text (byte {error.start}); save it as UTF-8, or say what it is in task.yaml, "
+                f"{file} is not UTF-8 text (byte {error.start}); save it as UTF-8, or set its encoding in task.yaml, "
                 "such as `encoding: latin-1`"
             ) from error
 
@@ -116,7 +116,7 @@ def _json_lines(file: Path, form: FileForm, notes: Notes) -> Iterator[Row]:
                 empty = empty or number
                 continue
             if empty:
-                raise DataError(f"{file}, line {empty}: empty; expected a JSON object a line, take the empty line out")
+                raise DataError(f"{file}, line {empty}: empty; expected a JSON object a line, remove the empty line")
             yield Row(_json_object(line, where), f"row {number}")
 
 
@@ -139,7 +139,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key '{next(key for key in keys if keys.count(key) > 1)}' stands twice")
+        raise ValueError(f"the key '{next(key for key in keys if keys.count(key) > 1)}' appears twice")
     return made
 
 
@@ -226,7 +226,7 @@ def _named_rows(file: Path, form: FileForm, notes: Notes, rows: Any, name: str, 
     if headings is None:
         return
     if twice := [heading for heading in dict.fromkeys(headings) if headings.count(heading) > 1]:
-        raise DataError(f"{file}, line 1: the column '{twice[0]}' stands twice; give each a name of its own")
+        raise DataError(f"{file}, line 1: the column '{twice[0]}' appears twice; give each column its own name")
     empty, end = 0, rows.line_num
     for number, values in enumerate(rows, start=1):
         first, end = end + 1, rows.line_num
@@ -234,10 +234,10 @@ def _named_rows(file: Path, form: FileForm, notes: Notes, rows: Any, name: str, 
             empty = empty or first
             continue
         if empty:
-            raise DataError(f"{file}, line {empty}: empty; take the empty line out")
+            raise DataError(f"{file}, line {empty}: empty; remove the empty line")
         if len(values) != len(headings):
             names = "`header` names" if form.header is not None else "the first line names"
-            fix = f"put fields that hold a {name} into quotes" if quoted else f"a value may hold no {name}"
+            fix = f"put fields that contain a {name} in quotes" if quoted else f"values must not contain a {name}"
             raise DataError(f"{file}, line {end}: {len(values)} fields, but {names} {len(headings)}; {fix}")
         if end > first:
             notes.over_lines.append(first)
@@ -260,7 +260,7 @@ def _parquet(file: Path, form: FileForm, notes: Notes) -> Iterator[Row]:
                     number += 1
                     yield Row(row, f"row {number}")
     except pyarrow.ArrowException as error:
-        raise DataError(f"{file} is no Parquet file ({first_line(error)})") from error
+        raise DataError(f"{file} is not a Parquet file ({first_line(error)})") from error
 
 
 _COMMENT = re.compile(r"#\s*(?:[\w.:-]+\s*=|(?:newdoc|newpar|id)\b)")
@@ -291,8 +291,8 @@ def _conll(file: Path, form: FileForm, notes: Notes) -> Iterator[Row]:
                 continue
             elif len(values) < 2:
                 raise DataError(
-                    f"{file}, line {number}: one column ({line!r:.60}), expected a token and its tag apart by a tab or "
-                    "spaces; if something else stands between them, say it in task.yaml, such as `separator: ','`"
+                    f"{file}, line {number}: one column ({line!r:.60}), expected a token and its tag, separated by a "
+                    "tab or spaces; if another character separates them, set it in task.yaml, such as `separator: ','`"
                 )
             elif sentence and len(values) != len(sentence[0]):
                 raise DataError(

@@ -11,7 +11,7 @@ SUITES: Mapping[str, Suite] = {
     for suite in (
         Suite(
             name="offline",
-            description="Generated data of all families in four languages, for machines without the hub.",
+            description="Generated data in four languages, for machines without the hub.",
             tasks=(
                 *("offline_sentiment", "offline_nli", "offline_paraphrase"),
                 *("offline_ner", "offline_qa", "offline_choice"),

@@ -122,7 +122,7 @@ def _warnings(task: Task, examples: Sequence[Any], earlier: Mapping[str, Sequenc
         yield f"{sum(map(len, repeated)) - len(repeated)} examples repeat an earlier one ({_ids(repeated)})"
     differing = [group for group in repeated if len({getattr(example, family.target) for example in group}) > 1]
     if differing:
-        yield f"{len(differing)} texts stand with different labels ({_ids(differing)})"
+        yield f"{len(differing)} texts appear with different labels ({_ids(differing)})"
     for split, known in earlier.items():
         yield from _leakage(by_key, split, {_key(family, example) for example in known})
     yield from family.warnings(task.labels, examples, earlier)
@@ -131,11 +131,11 @@ def _warnings(task: Task, examples: Sequence[Any], earlier: Mapping[str, Sequenc
 def _leakage(by_key: dict[tuple[str, ...], list[Any]], split: str, known: set[tuple[str, ...]]) -> Iterator[str]:
     leaked = [group for key, group in by_key.items() if key in known]
     if leaked:
-        yield f"{sum(map(len, leaked))} examples stand in {split} too ({_ids(leaked)})"
+        yield f"{sum(map(len, leaked))} examples are also in {split} ({_ids(leaked)})"
     swapped = {key[::-1] for key in known if len(key) == 2}
     turned = [group for key, group in by_key.items() if key not in known and key in swapped]
     if turned:
-        yield f"{sum(map(len, turned))} examples stand in {split} with their texts swapped ({_ids(turned)})"
+        yield f"{sum(map(len, turned))} examples are also in {split} with their texts swapped ({_ids(turned)})"
     texts = {text for key in known if len(key) > 1 for text in key if text}
     sharing = [
         group for key, group in by_key.items() if key not in known and key not in swapped and texts.intersection(key)

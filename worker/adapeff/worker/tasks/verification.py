@@ -30,7 +30,9 @@ def verify(data_sets: Sequence[DataSet], verified: Path) -> Iterator[dict[str, A
         hub = str(data_set.hub)
         commit = current_commit(f"datasets/{hub}", data_set.asked_revision or "main")
         if commit is None:
-            raise DataError(f"the hub does not tell what '{hub}' stands at; check the connection, and HF_HUB_OFFLINE")
+            raise DataError(
+                f"the hub does not say which commit '{hub}' is at; check the connection, and HF_HUB_OFFLINE"
+            )
         found = list(_faults(data_set.model_copy(update={"revision": commit})))
         faults.setdefault(hub, []).extend(found)
         commits[hub] = commit

@@ -82,10 +82,10 @@ class Baseline:
 
 def baseline(metric: Metric, family: Family, examples: Sequence[Any], found: Predictions) -> Baseline:
     """Compare answers to the best trivial ones by a bootstrap over the examples (both on the same samples)."""
-    best = max if metric.higher_is_better else min
-    trivial = best(family.trivial_answers(examples), key=lambda answers: metric.compute(found.gold, answers))
-    score = metric.compute(found.gold, trivial)
-    ours, theirs = bootstrap(metric, found.gold, [found.predicted, trivial])
+    trivial = [(metric.compute(found.gold, answers), answers) for answers in family.trivial_answers(examples)]
+    score = metric.best(score for score, _ in trivial)
+    best = next(answers for each, answers in trivial if each == score)
+    ours, theirs = bootstrap(metric, found.gold, [found.predicted, best])
     return Baseline(score, float(1.959964 * (ours - theirs).std(ddof=1)))
 
 

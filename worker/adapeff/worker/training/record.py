@@ -47,7 +47,7 @@ def measure_parameters(log: EventLog, model: TaskModel) -> None:
 
 
 def measure_data(log: EventLog, prepared: Prepared, tokens: TokenCache) -> None:
-    """How much text there is, and how much of it was tokenised anew."""
+    """How much text there is, and how much of it was tokenised in this run."""
     source = prepared.task.source_language
     splits = [("train", source, prepared.train), ("validation", source, prepared.validation)]
     splits += [("test", language, data) for language, data in prepared.tests.items()]

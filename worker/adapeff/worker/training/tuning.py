@@ -141,7 +141,7 @@ class OptunaSearch:
         self._study = optuna.create_study(direction=direction, sampler=optuna.samplers.TPESampler(seed=seed))
 
     def ask(self) -> float:
-        """A rate by what was told so far."""
+        """A rate, given the scores so far."""
         self._trial = self._study.ask()
         return float(self._trial.suggest_float("learning_rate", self._bounds.low, self._bounds.high, log=True))
 
