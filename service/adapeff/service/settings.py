@@ -237,10 +237,10 @@ def _environment() -> list[tuple[str, dict[str, Any]]]:
         if variable.startswith(PREFIX) and name not in names and not name.startswith("test_"):
             known = [PREFIX + field.upper() for field in names]
             raise ConfigError(f"unknown environment variable {variable}; {suggest(variable, known)}")
-    ours = EnvSettingsSource(Settings)()
+    prefixed = EnvSettingsSource(Settings)()
     plain = {field: os.environ[name] for field, name in _PLAIN_NAMES.items() if os.environ.get(name)}
     return [
-        *(("environment " + PREFIX + field.upper(), {field: value}) for field, value in ours.items()),
+        *(("environment " + PREFIX + field.upper(), {field: value}) for field, value in prefixed.items()),
         *((f"environment {_PLAIN_NAMES[field]}", {field: value}) for field, value in plain.items()),
     ]
 

@@ -36,6 +36,18 @@ def expand(sweep: SweepSpec, *, data_root: Path | None) -> list[JobSpec]:
     named = [*sweep.tasks, *(task for name in sweep.suites for task in catalog.get_suite(name).tasks)]
     tasks = [task for text in named for task in _matching_folders(text)]
     _check_test_languages(sweep, tasks)
+    cells = _cells(sweep, tasks)
+    identify, count = _memoised_identity(data_root), _memoised_count(data_root)
+    jobs = [_job(cell, sweep=sweep, identify=identify, count=count) for cell in cells]
+    return list({job.job_hash: job for job in jobs}.values())
+
+
+def _cells(sweep: SweepSpec, tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """The grid without what is excluded, and what is included besides, each cell as a mapping.
+
+    Raises:
+        SpecError: if an axis is empty, an exclude matches nothing, or nothing is left.
+    """
     axes = {key: value for key, value in sweep.settings.items() if key not in LIST_SETTINGS and isinstance(value, list)}
     for key, values in axes.items():
         if not values:
@@ -56,17 +68,7 @@ def expand(sweep: SweepSpec, *, data_root: Path | None) -> list[JobSpec]:
         cells += [{**fixed, **extra, "seed": seed} for seed in seeds]
     if not cells:
         raise SpecError(f"sweep '{sweep.name}' has no jobs left after its excludes; loosen `exclude`")
-    identify = _memoised_identity(data_root)
-    counts: dict[str, int] = {}
-
-    def count(task: Task) -> int:
-        key = f"{task.name} {task.source_language} {task.model_dump(include=set(task.parameters))}"
-        if key not in counts:
-            counts[key] = len(task.examples("train", task.source_language, data_root))
-        return counts[key]
-
-    jobs = [_job(cell, sweep=sweep, identify=identify, count=count) for cell in cells]
-    return list({job.job_hash: job for job in jobs}.values())
+    return cells
 
 
 def _matching_folders(task: str) -> list[str]:
@@ -146,11 +148,23 @@ def _matches(cell: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
 
 def _check_train_size(size: int | AtMost | None, task: Task, data: DataIdentity, count: Callable[[Task], int]) -> None:
     """Refuse more training examples than there are, if the data are available locally."""
-    if isinstance(size, int) and data.source != "hub" and size > (there := count(task)):
+    if isinstance(size, int) and data.source != "hub" and size > (available := count(task)):
         raise SpecError(
-            f"train_size is {size}, but '{task.name}' has {there} training examples; lower it, set it to all, or to "
-            f"{{at_most: {size}}}"
+            f"train_size is {size}, but '{task.name}' has {available} training examples; lower it, or set it to "
+            f"all or {{at_most: {size}}}"
         )
+
+
+def _memoised_count(data_root: Path | None) -> Callable[[Task], int]:
+    counts: dict[str, int] = {}
+
+    def count(task: Task) -> int:
+        key = f"{task.name} {task.source_language} {task.model_dump(include=set(task.parameters))}"
+        if key not in counts:
+            counts[key] = len(task.examples("train", task.source_language, data_root))
+        return counts[key]
+
+    return count
 
 
 def _memoised_identity(data_root: Path | None) -> _Identify:
