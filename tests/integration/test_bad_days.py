@@ -138,7 +138,7 @@ def test_messages_that_are_none_of_ours_are_dropped_and_the_next_one_comes(
     for number, message in enumerate(MALFORMED):
         lay(settings, message, number)
     coming = listening()
-    eventually(lambda: caplog.text.count("dropped a message") >= len(MALFORMED) - 1, "all of them dropped")
+    eventually(lambda: caplog.text.count("dropped a foreign message") >= len(MALFORMED) - 1, "all of them dropped")
 
     assert send_unsent(database, app) == 1
     assert coming.result(60) == job_id

@@ -19,8 +19,6 @@ from adapeff.service.store.job_queries import ids_by_hash
 from adapeff.service.store.tables import Job, JobSource
 
 _Spec = TypeVar("_Spec", JobSpec, ProfileSpec)
-_CHUNK = 500
-"""Rows of one INSERT."""
 
 
 def create_jobs(
@@ -57,9 +55,8 @@ def create_jobs(
     ]
     rows = list({row["job_hash"]: row for row in rows}.values())
     stored: set[str] = set()
-    for start in range(0, len(rows), _CHUNK):
-        chunk = insert_ignoring(session, Job, "job_hash").values(rows[start : start + _CHUNK])
-        stored.update(session.scalars(chunk.returning(Job.job_hash)))
+    if rows:
+        stored.update(session.scalars(insert_ignoring(session, Job, "job_hash").returning(Job.job_hash), rows))
     ids = ids_by_hash(session, hashes)
     _update_limits(session, [spec for spec, h in zip(specs, hashes, strict=True) if h in known], priority, max_failures)
     for spec, job_hash in zip(specs, hashes, strict=True):
