@@ -138,7 +138,7 @@ def test_malformed_messages_are_dropped_and_the_next_one_is_received(
     for number, message in enumerate(MALFORMED):
         put_raw(settings, message, number)
     coming = listening()
-    eventually(lambda: caplog.text.count("dropped a message") >= len(MALFORMED) - 1, "all of them dropped")
+    eventually(lambda: caplog.text.count("dropped a foreign message") >= len(MALFORMED) - 1, "all of them dropped")
 
     assert send_unsent(database, app) == 1
     assert coming.result(60) == job_id

@@ -233,7 +233,7 @@ def test_unreachable_server_is_named_without_its_password() -> None:
 def test_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "adapeff.db").write_text("certainly no database, but long enough to be read as one" * 10)
 
-    with pytest.raises(ResourceError, match="it is no SQLite database"):
+    with pytest.raises(ResourceError, match="it is not an SQLite database"):
         open_database(Settings(state_dir=tmp_path))
 
 
@@ -282,7 +282,7 @@ def test_lock_held_for_too_long_is_an_outage(postgres_url: str) -> None:
     with holder.session() as session:
         session.execute(text("LOCK TABLE jobs IN SHARE MODE"))
 
-        with pytest.raises(UnreachableError, match="kept a lock waiting for too long"):
+        with pytest.raises(UnreachableError, match="timed out waiting for a lock"):
             queue_jobs(waiting)
 
     assert queue_jobs(waiting)

@@ -106,10 +106,10 @@ def indexed(part: str) -> Spoil:
         (without("tokenizer", "vocab", "special_tokens"), "knows no words"),
         (longer_vocabulary, "gives ids up to"),
         (lambda folder: (folder / "adapter_config.json").write_text("{}"), "adapter would be loaded with the model"),
-        (without("model.safetensors"), "holds no weights"),
+        (without("model.safetensors"), "contains no weights"),
         (
             indexed("../elsewhere.safetensors"),
-            "weight file '../elsewhere.safetensors', expected a file beside",
+            "weight file '../elsewhere.safetensors', expected a file in the same folder",
         ),
         (indexed("/etc/passwd"), "names the weight file '/etc/passwd'"),
         (indexed("absent.safetensors"), "names the weight file 'absent.safetensors'"),
@@ -148,7 +148,7 @@ def test_prefix_of_a_class_with_a_head_and_an_absent_pooler_do_no_harm(folder: P
 def test_weights_of_another_framework_alone_are_no_weights(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "adapter_model.bin")
 
-    with pytest.raises(ModelError, match="holds no weights"):
+    with pytest.raises(ModelError, match="contains no weights"):
         resolve_model(str(folder))
 
 

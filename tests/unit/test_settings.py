@@ -174,5 +174,5 @@ def test_network_file_systems_are_recognised(mounts: str, kind: str | None) -> N
 
 
 def test_home_of_nobody_is_refused_in_one_line() -> None:
-    with pytest.raises(ConfigError, match=r"'~nosuchuser/x': no home folder is known for it; set HOME"):
+    with pytest.raises(ConfigError, match=r"'~nosuchuser/x': its home folder is unknown; set HOME"):
         expanded("~nosuchuser/x")

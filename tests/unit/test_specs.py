@@ -261,7 +261,7 @@ def test_pattern_of_folders_stands_for_every_task_in_them(tmp_path: Path, monkey
     found = jobs(tasks=["./customers/*"])
 
     assert [Path(job.task.name).name for job in found] == ["anna", "bert & co", "çelik (2)"]
-    with pytest.raises(SpecError, match=r"no folder with a task.yaml fits './nothing/\*'"):
+    with pytest.raises(SpecError, match=r"no folder with a task.yaml matches './nothing/\*'"):
         jobs(tasks=["./nothing/*"])
 
 

@@ -1,4 +1,4 @@
-"""How Alembic reaches the database: the connection it is handed, else the settings.
+"""How Alembic reaches the database: through the connection it is given, else through the settings.
 
 On SQLite a table is altered by copying it. With foreign keys on, dropping the original would silently delete the rows
 that refer to it, so they are off while migrating and checked afterwards.
@@ -38,8 +38,8 @@ def migrate(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-if (handed := context.config.attributes.get("connection")) is not None:
-    migrate(handed)
+if (given := context.config.attributes.get("connection")) is not None:
+    migrate(given)
 else:
     with connect(load_settings().values).connection() as opened:
         migrate(opened)

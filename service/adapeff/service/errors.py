@@ -1,19 +1,19 @@
 """Every error adapeff raises on purpose, and the exit code each one gives.
 
 AdapeffError                     1
-├── ConfigError                  1   settings: unknown key, bad value, unusable place
+├── ConfigError                  1   settings: unknown key, bad value, unusable location
 ├── SpecError                    1   sweep or job: YAML, unknown name, bad parameter
-│   └── UnknownNameError         1   a method, task, suite, metric, sweep ... nobody has registered
+│   └── UnknownNameError         1   an unregistered method, task, suite, metric, sweep ...
 ├── DataError                    1   a data set that is missing, unreadable or not as declared
 ├── ModelError                   1   a model that cannot be found, loaded or adapted
-├── JobError                     1   a job that does not exist or is not in the state asked for
-│   └── LeaseLostError           1   the run is no longer the one that counts
-├── ResourceError                1   a device or a disk that is not there, full or read-only
+├── JobError                     1   a job that does not exist, or whose state does not allow the request
+│   └── LeaseLostError           1   the run no longer holds the job's lease
+├── ResourceError                1   a device or disk that is missing, full or read-only
 │   └── NotHereError             1   what a job needs (data, model, sources, packages) is not on this host
-├── SchemaError                  1   the database has no tables of ours, or other ones than this version knows
+├── SchemaError                  1   the database has no adapeff tables, or not those of this version
 ├── UnreachableError             3   PostgreSQL or Redis cannot be reached
-│   └── ConflictError            3   two transactions stood in each other's way; the same again will do
-└── JobsFailedError              4   `run`, `--wait`: a job ended failed or cancelled
+│   └── ConflictError            3   two transactions conflicted; try again
+└── JobsFailedError              4   `run`, `--wait`: a job failed or was cancelled
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class ExitCode(IntEnum):
-    """What the command line exits with."""
+    """Exit codes of the command line."""
 
     OK = 0
     ERROR = 1
@@ -42,13 +42,13 @@ class ExitCode(IntEnum):
 
 
 class AdapeffError(Exception):
-    """Root of the tree; its text is one line: what is wrong, what was expected, what to do."""
+    """Root of the tree. The text is one line: what is wrong, what was expected, what to do."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.ERROR
 
 
 class ConfigError(AdapeffError):
-    """A setting is unknown, malformed, or names a place that cannot be used."""
+    """A setting is unknown, malformed, or names an unusable location."""
 
 
 class SpecError(AdapeffError):
@@ -67,27 +67,27 @@ class DataError(AdapeffError):
 
 
 class ModelError(AdapeffError):
-    """A model cannot be found, loaded, or adapted in the way asked for."""
+    """A model cannot be found, loaded, or adapted as requested."""
 
 
 class JobError(AdapeffError):
-    """A job does not exist or is not in a state that allows what was asked."""
+    """A job does not exist, or its state does not allow the request."""
 
 
 class LeaseLostError(JobError):
-    """A run tried to renew or write after its job was given to another run or ended."""
+    """A run tried to renew its lease or store results after its job had ended or was given to another run."""
 
 
 class ResourceError(AdapeffError):
-    """A device, a disk, or a lock that the work needs cannot be had."""
+    """A device, a disk or a lock that the work needs is not available."""
 
 
 class NotHereError(ResourceError):
-    """What a job needs is not on this host, or is another than was submitted; a host that has it can run the job."""
+    """This host lacks what a job needs, or has another version of it; a host that has it can run the job."""
 
 
 class SchemaError(AdapeffError):
-    """The database is not one this version can use as it stands."""
+    """This version cannot use the database as it is."""
 
 
 class UnreachableError(AdapeffError):
@@ -97,11 +97,11 @@ class UnreachableError(AdapeffError):
 
 
 class ConflictError(UnreachableError):
-    """Two transactions stood in each other's way; one of them was undone, and will do when it is tried again."""
+    """Two transactions conflicted; one was rolled back and will succeed when tried again."""
 
 
 class JobsFailedError(AdapeffError):
-    """At least one of the jobs waited for ended failed or cancelled."""
+    """At least one of the jobs waited for failed or was cancelled."""
 
     exit_code = ExitCode.JOBS_FAILED
 
@@ -110,9 +110,9 @@ _MAX_NAMES = 40
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Say which known name was probably meant, and list them: "did you mean 'lora'?  known: ...".
+    """Suggest the known name that was probably meant, and list all: "did you mean 'lora'?  known: ...".
 
-    Of very many names those with a prefix, such as peft:vera, are only counted.
+    In long lists, names with a prefix, such as peft:vera, are only counted.
     """
     names = sorted(known)
     by_lower = {known_name.lower(): known_name for known_name in names}
@@ -130,13 +130,13 @@ _PLAIN_WORDS = {
     "too_short": "expected at least one value",
     "extra_forbidden": "unknown key",
 }
-"""Pydantic's words where they speak of Python rather than of what a person wrote."""
+"""Replacements for pydantic messages that speak of Python rather than of what a user wrote."""
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first complaint of a validation, in one line: where, what was given, what was expected."""
+    """The first problem of a validation in one line: where, what was given, what was expected."""
     problem = error.errors()[0]
-    # of a field that takes several types, pydantic names the type it tried last too
+    # for a field of several types, pydantic also names the type it tried last
     where = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or str(part).isidentifier())
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
@@ -148,6 +148,6 @@ def first_problem(error: ValidationError) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says, without passwords; its type where it says nothing."""
+    """The first line of an exception's message, passwords masked; its type if it has none."""
     lines = mask(str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -18,7 +18,7 @@ def mask(text: str) -> str:
 
 
 def _mask_one(part: str) -> str:
-    """A text with one address at most; its password may hold anything, so that the last @ ends it."""
+    """Mask a text with at most one address; a password may contain anything, so the last @ ends it."""
     if re.search(r"://[^:/\s]*:.*@", part, re.DOTALL):
         return re.sub(r"(://[^:/\s]*):.*@", r"\1:***@", part, count=1, flags=re.DOTALL)
     return re.sub(r"(https?://)[^:/@\s]+@|(://)[^:/@\s]{16,}@", r"\1\2***@", part)

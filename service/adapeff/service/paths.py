@@ -1,4 +1,4 @@
-"""Folders and the file systems they are on."""
+"""Folders: home directories, private modes, network file systems."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def expanded(path: str | Path) -> Path:
     """A path with `~` or `~user` replaced by that home folder.
 
     Raises:
-        ConfigError: if there is no such home folder, as for a user the system does not know.
+        ConfigError: if there is no such home folder, as for an unknown user.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise ConfigError(f"'{path}': no home folder is known for it; set HOME, or write the whole path") from error
+        raise ConfigError(f"'{path}': its home folder is unknown; set HOME or give the full path") from error
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder with its parents, for this user's eyes alone whatever the umask; one that exists stays as it is.
+    """Make a folder and its parents readable for this user only, whatever the umask; an existing folder stays as it is.
 
     Raises:
         OSError: if it cannot be made.
@@ -45,7 +45,7 @@ def make_private(folder: Path) -> None:
 
 
 def network_file_system(path: Path, mounts: str | None = None) -> str | None:
-    """The type of the network file system a path lies on, or None for a local one.
+    """The type of the network file system a path is on, or None for a local one.
 
     Args:
         path: need not exist yet.

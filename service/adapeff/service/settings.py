@@ -1,8 +1,8 @@
-"""Settings and where each one comes from: flag, environment, project file, user file, default, in this order.
+"""Settings and their sources: flag, environment, project file, user file, default, in this order.
 
-The project is the nearest folder, from the working directory upwards, with `adapeff.toml` or `.adapeff` in it.
-`DATABASE_URL` and `REDIS_URL` count after their `ADAPEFF_` forms; such a database may belong to something else: it is
-never migrated unasked.
+The project is the nearest folder, from the working directory upwards, that contains `adapeff.toml` or `.adapeff`.
+`DATABASE_URL` and `REDIS_URL` are read after their `ADAPEFF_` forms; such a database may belong to something else, so
+it is never migrated unasked.
 """
 
 from __future__ import annotations
@@ -32,33 +32,36 @@ _PATHS = ("state_dir", "data_root", "artifacts_url", "cache_dir", "lock_dir")
 
 
 class Settings(BaseSettings):
-    """One frozen object, built once by the process that owns `main`."""
+    """All settings; built once, in `main`, and passed down."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
 
-    database_url: str | None = Field(default=None, description="SQLAlchemy URL; none: SQLite in state_dir")
-    broker_url: str | None = Field(default=None, description="redis://...; none: files in state_dir")
+    database_url: str | None = Field(default=None, description="SQLAlchemy URL; default: SQLite in state_dir")
+    broker_url: str | None = Field(default=None, description="redis://...; default: files in state_dir")
     state_dir: Path | None = Field(
-        default=None, description="embedded state; none: .adapeff of the project or user data"
+        default=None, description="embedded state; default: the project's .adapeff, or the user's data folder"
     )
-    artifacts_url: str | None = Field(default=None, description="folder for run files; none: artifacts in state_dir")
+    artifacts_url: str | None = Field(default=None, description="folder for run files; default: artifacts in state_dir")
     data_root: Path | None = Field(default=None, description="folder of local data sets in the hub's schema")
-    cache_dir: Path | None = Field(default=None, description="tokenised data, may be emptied; none: cache in state_dir")
-    lease_seconds: PositiveFloat = Field(default=60, description="a run that is silent for longer is taken back")
+    cache_dir: Path | None = Field(
+        default=None, description="tokenized data, may be emptied; default: cache in state_dir"
+    )
+    lease_seconds: PositiveFloat = Field(default=60, description="a run without a heartbeat for longer is requeued")
     heartbeat_seconds: PositiveFloat = Field(default=15, description="how often a run renews its lease")
     reconcile_seconds: PositiveFloat = Field(default=15, description="how often a worker looks for lost jobs")
-    max_failures: PositiveInt = Field(default=3, description="lost or killed runs after which a job fails")
-    cores_per_slot: PositiveInt = Field(default=1, description="cores a CPU slot is pinned to")
+    max_failures: PositiveInt = Field(default=3, description="lost or killed runs before a job fails")
+    cores_per_slot: PositiveInt = Field(default=1, description="cores that a CPU slot is pinned to")
     lock_dir: Path | None = Field(
-        default=None, description="locks of this host's devices, the same for all workers; none: the system's folder"
+        default=None, description="device locks, shared by all workers of this host; default: the system's folder"
     )
     runner_environment: str = Field(
-        default="", description="further environment variables that runs get, comma separated; MY_* takes all of MY_"
+        default="",
+        description="environment variables to pass on to runs, comma-separated; MY_* passes all that start with MY_",
     )
     price_per_device_hour: PositiveFloat | None = Field(
-        default=None, description="what an hour of a slot costs; adds the price of each run's time in it to reports"
+        default=None, description="cost of an hour of a slot; adds each run's price to reports"
     )
-    currency: str = Field(default="", max_length=16, description="the unit of price_per_device_hour, such as EUR")
+    currency: str = Field(default="", max_length=16, description="unit of price_per_device_hour, such as EUR")
 
     @field_validator("database_url")
     @classmethod
@@ -75,7 +78,7 @@ class Settings(BaseSettings):
     @classmethod
     def _known_broker(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("redis://", "rediss://", "filesystem://")):
-            raise ValueError("expected redis://:PASSWORD@HOST:PORT/NUMBER, or none for the embedded queue")
+            raise ValueError("expected redis://:PASSWORD@HOST:PORT/NUMBER, or nothing for the embedded queue")
         if value is not None:
             _check_address(value)
         return value
@@ -96,7 +99,7 @@ class Settings(BaseSettings):
     @classmethod
     def _is_there(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_dir():
-            raise ValueError("no such folder; without data_root, data come from the hub")
+            raise ValueError("no such folder; give an existing one, or remove it to load data from the hub")
         return value
 
     @model_validator(mode="after")
@@ -117,12 +120,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then our environment; the other layers arrive merged below them (see `load_settings`)."""
+        """Flags, then the environment; `load_settings` merges the other sources below them."""
         return init_settings, env_settings
 
     @property
     def state(self) -> Path:
-        """The folder of the embedded database, queue and artifacts."""
+        """Folder of the embedded database, queue and artifacts."""
         if self.state_dir is not None:
             return expanded(self.state_dir)
         project = find_project()
@@ -131,7 +134,7 @@ class Settings(BaseSettings):
         try:
             return user_data_path("adapeff")
         except RuntimeError as error:
-            raise ConfigError("no home folder is known for the state; set HOME or ADAPEFF_STATE_DIR") from error
+            raise ConfigError("the home folder is unknown; set HOME or ADAPEFF_STATE_DIR") from error
 
     @property
     def database(self) -> str:
@@ -145,40 +148,40 @@ class Settings(BaseSettings):
 
     @property
     def artifacts(self) -> Path:
-        """The folder that run files are kept in."""
+        """Folder of run files."""
         if self.artifacts_url is None:
             return self.state / "artifacts"
         return expanded(self.artifacts_url.removeprefix("file://"))
 
     @property
     def cache(self) -> Path:
-        """The folder of tokenised data that runners share."""
+        """Folder of tokenized data that runners share."""
         return self.cache_dir or self.state / "cache"
 
     @property
     def is_embedded(self) -> bool:
-        """Whether the database is the embedded one, which migrates itself."""
+        """Whether the database is the embedded one, which is migrated automatically."""
         return self.database_url is None
 
 
 def _check_address(url: str) -> None:
-    """Refuse what a driver would stumble over: brackets, ports, Redis's database number."""
+    """Refuse what a driver would fail on: brackets, ports, Redis's database number."""
     scheme, _, rest = url.partition("://")
     try:
-        parts = urlsplit(f"{scheme}://{rest.rpartition('@')[2]}")  # a password may hold what addresses may not
+        parts = urlsplit(f"{scheme}://{rest.rpartition('@')[2]}")  # a password may contain what an address may not
         port = parts.port
     except ValueError as error:
-        raise ValueError(f"it is no address ({str(error).partition(' as ')[0].lower()})") from error
+        raise ValueError(f"it is not a valid address ({str(error).partition(' as ')[0].lower()})") from error
     if port == 0:
-        raise ValueError("port 0 is none; expected 1 to 65535")
+        raise ValueError("port 0 is not valid; expected 1 to 65535")
     number = parts.path.strip("/")
     if url.startswith(("redis://", "rediss://")) and number and not number.isdecimal():
-        raise ValueError(f"Redis's databases are numbered, '{number}' is no number")
+        raise ValueError(f"Redis databases are numbered, and '{number}' is not a number")
 
 
 @dataclass(frozen=True)
 class LoadedSettings:
-    """The settings, and for each the name of the source that gave it."""
+    """The settings and the source of each."""
 
     values: Settings
     origins: Mapping[str, str]
@@ -200,10 +203,10 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> LoadedSettings:
     """Read every source.
 
     Args:
-        flags: values given on the command line; None means not given.
+        flags: values from the command line; None: not given.
 
     Raises:
-        ConfigError: for an unknown key or a value of the wrong form, naming it and its source.
+        ConfigError: for an unknown key or an invalid value, naming it and its source.
     """
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     layers = [("flag", given), *_environment(), *_files()]
@@ -218,12 +221,12 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> LoadedSettings:
     except ValidationError as error:
         problem = error.errors()[0]
         name = str(problem["loc"][0]) if problem["loc"] else ""
-        if name in _PLAIN_NAMES:  # an address may hold a password, wherever in it: say what is wrong, not what it is
-            said = f"'{name}': {problem['msg'].removeprefix('Value error, ')}"
+        if name in _PLAIN_NAMES:  # an address may contain a password anywhere: name the problem, not the value
+            complaint = f"'{name}': {problem['msg'].removeprefix('Value error, ')}"
         else:
-            said = first_problem(error)
+            complaint = first_problem(error)
         source = f" (from {origins[name]})" if name in origins else ""
-        raise ConfigError(f"setting {said}{source}") from error
+        raise ConfigError(f"setting {complaint}{source}") from error
     return LoadedSettings(values, origins)
 
 
@@ -234,10 +237,10 @@ def _environment() -> list[tuple[str, dict[str, Any]]]:
         if variable.startswith(PREFIX) and name not in names and not name.startswith("test_"):
             known = [PREFIX + field.upper() for field in names]
             raise ConfigError(f"unknown environment variable {variable}; {suggest(variable, known)}")
-    ours = EnvSettingsSource(Settings)()
+    prefixed = EnvSettingsSource(Settings)()
     plain = {field: os.environ[name] for field, name in _PLAIN_NAMES.items() if os.environ.get(name)}
     return [
-        *(("environment " + PREFIX + field.upper(), {field: value}) for field, value in ours.items()),
+        *(("environment " + PREFIX + field.upper(), {field: value}) for field, value in prefixed.items()),
         *((f"environment {_PLAIN_NAMES[field]}", {field: value}) for field, value in plain.items()),
     ]
 
@@ -245,7 +248,7 @@ def _environment() -> list[tuple[str, dict[str, Any]]]:
 def _files() -> list[tuple[str, dict[str, Any]]]:
     project = find_project()
     files = [project / PROJECT_FILE] if project else []
-    with suppress(RuntimeError):  # where no home folder is known
+    with suppress(RuntimeError):  # if the home folder is unknown
         files.append(user_config_path("adapeff") / "config.toml")
     return [(str(file), _read_toml(file)) for file in files if file.is_file()]
 
@@ -261,13 +264,13 @@ def _read_toml(file: Path) -> dict[str, Any]:
         if key not in Settings.model_fields:
             raise ConfigError(f"{file}: unknown setting '{key}'; {suggest(key, Settings.model_fields)}")
         is_path = key in _PATHS and isinstance(value, str) and "://" not in value
-        if is_path and not value.startswith("~"):  # relative to the file that says so, wherever the command is typed
+        if is_path and not value.startswith("~"):  # relative to the file, not to the working directory
             values[key] = str(file.parent / value)
     return values
 
 
 def find_project() -> Path | None:
-    """The nearest folder with an `adapeff.toml` or an `.adapeff`, from the working directory upwards."""
+    """The nearest folder with an `adapeff.toml` or `.adapeff`, from the working directory upwards."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / PROJECT_FILE).is_file() or (folder / ".adapeff").is_dir():

@@ -1,4 +1,4 @@
-"""YAML as people mean it in the files and options they write."""
+"""Strict YAML for the files and options people write: no duplicate keys, no aliases, `no` is a word."""
 
 from __future__ import annotations
 
@@ -9,34 +9,36 @@ from typing import Any
 import yaml
 
 MAX_DEPTH = 40
-"""How deep a file people write may be nested."""
+"""Levels of nesting a file may have."""
 
 
 class StrictLoader(yaml.SafeLoader):
-    """YAML as people mean it: a key stands once, nothing refers to itself, and `no` is a word (as in YAML 1.2)."""
+    """YAML without duplicate keys and aliases, in which `no` is a word (as in YAML 1.2)."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
         self._depth = 0
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a key that stands twice, where plain YAML would keep the last one."""
+        """Refuse a duplicate key, of which plain YAML would keep the last."""
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str | int) and key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key}' stands twice", key_node.start_mark
+                    None, None, f"the key '{key}' appears twice", key_node.start_mark
                 )
             seen.add(key if isinstance(key, str | int) else None)
         made: dict[Any, Any] = super().construct_mapping(node, deep)
         return made
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Refuse aliases: a sweep needs none, and one can refer to itself."""
+        """Refuse aliases: no file needs them, and an alias can refer to itself."""
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not taken; write the value", mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, "aliases (*name) are not supported; write the value itself", mark
+            )
         self._depth += 1
         if self._depth > MAX_DEPTH:
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
@@ -57,7 +59,7 @@ StrictLoader.yaml_implicit_resolvers = {
 
 
 def load_yaml(text: str) -> Any:
-    """A value as a person writes it in a file or on the command line.
+    """Read a value from a file or the command line.
 
     Raises:
         yaml.YAMLError, ValueError: if it is malformed, refers to itself, or is nested too deep.
@@ -75,7 +77,7 @@ def scalars(value: Any) -> Any:
 
 
 def _scalar(value: Any) -> Any:
-    """YAML 1.1 reads 1e-4 as a string; people write it, so take it for the number it is."""
+    """Read 1e-4 as the number people mean; to YAML 1.1 it is a string."""
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         return float(value)
     if isinstance(value, list):

@@ -1,9 +1,8 @@
-"""Kombu's file system transport with messages that appear whole and folders that may go and come.
+"""Kombu's file system transport with atomic messages and folders that are recreated.
 
-Kombu writes a message under its final name, so a consumer in another process may take it half written. Here it is
-written under another name and renamed. And kombu skips what it cannot take: were a folder gone or closed to it, the
-consumer would wait in silence. Here the folders are made anew with each connection, and what keeps a consumer from its
-messages is raised.
+Kombu writes a message under its final name, so a consumer in another process may read it half written. Here it is
+written under another name and renamed. Kombu also skips what it cannot take, so with a missing or unreadable folder the
+consumer would wait silently. Here each connection recreates the folders, and errors in taking a message are raised.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class Channel(filesystem.Channel):  # type: ignore[misc]  # kombu ships no types
             Path(folder).mkdir(parents=True, exist_ok=True)
 
     def _put(self, queue: str, payload: Any, **kwargs: Any) -> None:
-        name = f"{time.monotonic_ns():020d}_{uuid.uuid4()}.{queue}.msg"  # consumers take the first by name
+        name = f"{time.monotonic_ns():020d}_{uuid.uuid4()}.{queue}.msg"  # consumers take messages in order of name
         draft = Path(self.data_folder_out) / f"{name}.draft"
         draft.touch(mode=0o600)
         draft.write_text(dumps(payload), encoding="utf-8")
@@ -49,7 +48,7 @@ class Channel(filesystem.Channel):  # type: ignore[misc]  # kombu ships no types
                     problem = error
                 continue
             if not taken.is_file():
-                raise ValueError(f"{name} is no file")
+                raise ValueError(f"{name} is not a file")
             return loads(taken.read_text(encoding="utf-8"))
         raise problem or Empty
 

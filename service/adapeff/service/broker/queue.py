@@ -1,10 +1,10 @@
-"""The queue: a Celery app whose messages carry a job's id and nothing else, and the reconciler that makes it sound.
+"""The queue: a Celery app whose messages carry only a job's id.
 
-The database is the truth, a message only a wake-up. Nothing is sent before the commit; a row without `sent_at` is the
-outbox. Losing every message loses no job, because the reconciler sends again; a message delivered twice runs nothing
-twice, because the second claim finds nothing to claim. So no result backend, and nothing is acknowledged: a message is
-gone from the broker once a worker has received it. (Celery's own consumer acknowledges over the wire; where that fails,
-kombu counts the message as still out and asks for no other, and an ill-formed message ends it.)
+The database is the truth, a message only a wake-up call. Nothing is sent before the commit; rows without `sent_at` are
+the outbox. Losing every message loses no job, because `reconciler` sends them again; a message delivered twice runs no
+job twice, because the second claim fails. So there is no result backend, and nothing is acknowledged: a message is gone
+from the broker once a worker has received it. (Celery's own consumer acknowledges over the wire; if that fails, kombu
+counts the message as outstanding and requests no other, and a malformed message ends the consumer.)
 """
 
 from __future__ import annotations
@@ -91,10 +91,10 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _connection(app: Celery) -> Iterator[Any]:
-    """A connection to the broker, closed when the block ends; what fails in it is raised as an error of ours.
+    """A connection to the broker, closed when the block ends; its failures are raised as adapeff errors.
 
     Raises:
-        UnreachableError: if the broker does not answer, or only with an error.
+        UnreachableError: if the broker does not answer, or answers with an error.
         ResourceError: if the embedded queue cannot be read or written.
     """
     connection = app.connection_for_write()
@@ -111,7 +111,7 @@ def _connection(app: Celery) -> Iterator[Any]:
 
 
 def _broker_errors(connection: Any) -> tuple[type[BaseException], ...]:
-    """What a broker that is away or refuses makes kombu raise: on Redis it counts every KeyError and OSError too."""
+    """What kombu raises if a broker is away or refuses, without KeyError and OSError, which it lists for Redis."""
     kinds = (ConnectionError, TimeoutError, *connection.connection_errors, *connection.channel_errors)
     return tuple(kind for kind in kinds if kind not in (KeyError, OSError))
 
@@ -120,7 +120,7 @@ def send(app: Celery, waiting: Iterable[Job]) -> list[int]:
     """Send a message for each job, in order.
 
     Returns:
-        The ids that are now with the broker.
+        The ids that the broker now has.
 
     Raises:
         UnreachableError, ResourceError: as `_connection` does; jobs already committed are sent later by a worker.
@@ -135,9 +135,9 @@ def send(app: Celery, waiting: Iterable[Job]) -> list[int]:
 
 
 def receive(app: Celery, lanes: Sequence[str], stop: threading.Event) -> Iterator[int]:
-    """The job ids in the lanes' messages, as they come, until asked to stop; trouble with the broker is waited out.
+    """The job ids in the lanes' messages as they arrive, until asked to stop; outages of the broker are waited out.
 
-    Nothing is taken before it is asked for. What is no message of ours is told about and dropped.
+    No message is taken before the caller asks for it. Foreign messages are logged and dropped.
     """
     attempt = 0
     while not stop.is_set():
@@ -160,9 +160,9 @@ def receive(app: Celery, lanes: Sequence[str], stop: threading.Event) -> Iterato
 
 
 def _listen(connection: Any, lanes: Sequence[str]) -> Iterator[int | None]:
-    """What the lanes' messages carry, None after each second without one; ends when it was quiet for long.
+    """The job ids in the lanes' messages, None after each second without one; ends after a long silence.
 
-    So that whatever may have become of a connection, it is soon another one.
+    So a connection that has gone bad unnoticed is soon replaced.
     """
     received: list[int] = []
     failures: tuple[type[BaseException], ...] = (OSError, *_broker_errors(connection))
@@ -182,11 +182,11 @@ def _listen(connection: Any, lanes: Sequence[str]) -> Iterator[int | None]:
                 yield None
             except failures:
                 raise
-            except Exception as error:  # noqa: BLE001 - what a message that others put there provokes may be anything
+            except Exception as error:  # noqa: BLE001 - a foreign message may cause any error
                 logger.warning("dropped a foreign message: %s: %s", type(error).__name__, first_line(error))
-                return  # whatever it did to the connection, the next one is new
+                return  # the connection may be broken; the next one is new
             else:
-                quiet_since = time.monotonic()  # before a run, so that no connection is used that slept through one
+                quiet_since = time.monotonic()  # before a run, so that a connection idle during one is not used again
                 while received:
                     yield received.pop()
 
@@ -202,7 +202,7 @@ def send_unsent(database: Database, app: Celery) -> int:
     """Send every committed job that has not been sent.
 
     Returns:
-        How many there were.
+        Their number.
 
     Raises:
         UnreachableError: if the broker does not answer.

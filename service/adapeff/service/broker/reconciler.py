@@ -1,4 +1,4 @@
-"""Repair what went wrong between the database and the broker, for as long as a worker serves the queue."""
+"""Keep database and broker consistent while a worker serves the queue."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _QUICK_SECONDS = 0.5
 
 
 class Reconciler(threading.Thread):
-    """Sends what is queued and unsent, sends again what was lost, and takes back leases that ran out.
+    """Sends queued jobs, resends lost messages, and takes back jobs whose lease has expired.
 
-    A database that was away or blocked for longer than a lease makes healthy runs look lost, and so does a machine that
-    slept; so after any error of the database, after a slow write, after a gap between sweeps, and after its own start,
-    it takes nothing back for one lease.
+    Healthy runs look lost when the database was away or blocked for longer than a lease, or when the machine was
+    suspended. So it takes nothing back for one lease after its start, a database error, a slow write, or a gap between
+    sweeps.
 
     Args:
-        app: None: nothing is sent.
+        app: None: send nothing.
     """
 
     def __init__(self, database: Database, app: Celery | None, settings: Settings, stop: threading.Event) -> None:
@@ -54,17 +54,17 @@ class Reconciler(threading.Thread):
                     self._calm_sweeps = 0
                 is_calm = self.take_back(allowed=self._calm_sweeps >= needed)
                 self._calm_sweeps = self._calm_sweeps + 1 if is_calm else 0
-            except Exception as error:  # noqa: BLE001 - must outlive whatever comes; `_tell` keeps the traceback
+            except Exception as error:  # noqa: BLE001 - must survive any error; `_log` keeps the traceback
                 self._calm_sweeps = 0
-                _tell(error)
+                _log(error)
             try:
                 self.send()
-            except Exception as error:  # noqa: BLE001 - as above; a broker that is away says nothing of the database
-                _tell(error)
+            except Exception as error:  # noqa: BLE001 - as above; an absent broker says nothing about the database
+                _log(error)
             self._stop_asked.wait(self._settings.reconcile_seconds)
 
     def _slept(self) -> bool:
-        """Whether the last sweep is later than planned by more than half a lease, by the database's clock."""
+        """Whether this sweep is late by more than half a lease, by the database's clock."""
         with self._database.session(read_only=True) as session:
             moment = now(session)
         last, self._last_sweep = self._last_sweep, moment
@@ -72,12 +72,12 @@ class Reconciler(threading.Thread):
         return last is not None and (moment - last).total_seconds() > planned + self._settings.lease_seconds / 2
 
     def take_back(self, *, allowed: bool) -> bool:
-        """Take back leases that ran out, if that is allowed and writes go through at once.
+        """Take back jobs with an expired lease, if allowed and if writes go through at once.
 
-        Where writes are blocked while reads work, healthy runs cannot renew their leases.
+        If writes are blocked while reads work, healthy runs cannot renew their leases.
 
         Returns:
-            Whether a write took less than half a heartbeat.
+            Whether a write took less than half a heartbeat interval.
 
         Raises:
             UnreachableError, ResourceError: if the database is away.
@@ -92,7 +92,7 @@ class Reconciler(threading.Thread):
         return is_calm
 
     def send(self) -> None:
-        """Send what is unsent, and again what was lost.
+        """Send unsent jobs, and resend lost messages.
 
         Raises:
             UnreachableError: if database or broker is away.
@@ -105,7 +105,7 @@ class Reconciler(threading.Thread):
         self.forget_consumed(older_than_seconds=_CONSUMED_SECONDS)
 
     def forget_consumed(self, *, older_than_seconds: float) -> None:
-        """Delete the embedded queue's consumed messages: they are read right after they are moved there."""
+        """Delete the embedded queue's consumed messages; they are read right after being moved there."""
         folder = self._settings.state / "queue" / "processed"
         if self._settings.broker_url is not None or not folder.is_dir():
             return
@@ -113,13 +113,13 @@ class Reconciler(threading.Thread):
             with contextlib.suppress(FileNotFoundError):  # another worker's reconciler was first
                 if time.time() - file.lstat().st_ctime < older_than_seconds:
                     continue
-                if file.is_dir() and not file.is_symlink():  # no message of ours, but taken for one
+                if file.is_dir() and not file.is_symlink():  # not a message, but consumed like one
                     shutil.rmtree(file)
                 else:
                     file.unlink()
 
     def _send_lost_again(self, app: Celery, lane: str) -> None:
-        """Where a lane is empty and a job sent some time ago still waits, its message is lost (or with a consumer)."""
+        """Resend the messages of jobs that have waited for a while although their lane is empty: they are lost."""
         with self._database.session(read_only=True) as session:
             waiting = job_queries.list_waiting(session, lane, older_than_seconds=self._settings.reconcile_seconds)
         if not waiting:
@@ -129,10 +129,10 @@ class Reconciler(threading.Thread):
         sent = send(app, waiting)
         with self._database.session() as session:
             jobs.mark_sent(session, sent)
-        logger.info("sent %s messages of lane %s again", len(sent), lane)
+        logger.info("resent %s messages of lane %s", len(sent), lane)
 
 
-def _tell(error: Exception) -> None:
+def _log(error: Exception) -> None:
     if isinstance(error, AdapeffError):
         logger.warning("reconciler: %s", error)
     else:

@@ -34,7 +34,7 @@ def parse_plugin(text: str) -> PluginReference:
     """Read `name` or `name[key=value,...]`; values are YAML scalars or flow lists.
 
     Raises:
-        SpecError: if the text has another form.
+        SpecError: if the text has neither form.
     """
     match = _CALL.match(text.strip())
     if match is None or not text.strip().isprintable():
@@ -46,7 +46,7 @@ def parse_plugin(text: str) -> PluginReference:
         if not equals or not key.strip().isidentifier():
             raise SpecError(f"'{part}' in '{text}' is not of the form key=value")
         if key.strip() in parameters:
-            raise SpecError(f"'{key.strip()}' stands twice in '{text}'")
+            raise SpecError(f"'{key.strip()}' appears twice in '{text}'")
         try:
             parameters[key.strip()] = load_yaml(value)
         except (yaml.YAMLError, ValueError) as error:
@@ -86,5 +86,5 @@ def _flow(value: Any) -> str:
 
 
 def is_task_file(name: str) -> bool:
-    """Whether a task is named by the path of the file or folder that describes it."""
+    """Whether a task is given as the path of the file or folder that describes it."""
     return name in (".", "..") or name.startswith(("./", "../", "/", "~/")) or name.endswith((".yaml", ".yml"))

@@ -30,16 +30,28 @@ def expand(sweep: SweepSpec, *, data_root: Path | None) -> list[JobSpec]:
     """All jobs of a sweep, each once, in the order models, tasks, methods, settings, seeds.
 
     Raises:
-        SpecError: for a name or parameter nobody knows, or if nothing is left of the grid.
+        SpecError: for an unknown name or parameter, or if no job is left.
         DataError, ModelError: if local data or a local model cannot be read.
     """
     named = [*sweep.tasks, *(task for name in sweep.suites for task in catalog.get_suite(name).tasks)]
     tasks = [task for text in named for task in _matching_folders(text)]
     _check_test_languages(sweep, tasks)
+    cells = _cells(sweep, tasks)
+    identify, count = _memoised_identity(data_root), _memoised_count(data_root)
+    jobs = [_job(cell, sweep=sweep, identify=identify, count=count) for cell in cells]
+    return list({job.job_hash: job for job in jobs}.values())
+
+
+def _cells(sweep: SweepSpec, tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """The grid without what is excluded, and what is included besides, each cell as a mapping.
+
+    Raises:
+        SpecError: if an axis is empty, an exclude matches nothing, or nothing is left.
+    """
     axes = {key: value for key, value in sweep.settings.items() if key not in LIST_SETTINGS and isinstance(value, list)}
     for key, values in axes.items():
         if not values:
-            raise SpecError(f"setting '{key}' is an empty list, so the grid is empty; give at least one value")
+            raise SpecError(f"setting '{key}' is an empty list, so the grid is empty; list at least one value")
     fixed = {key: value for key, value in sweep.settings.items() if key not in axes}
     cells: list[dict[str, Any]] = [
         {"model": model, "task": task, "method": method, **fixed, **dict(zip(axes, values, strict=True)), "seed": seed}
@@ -49,28 +61,18 @@ def expand(sweep: SweepSpec, *, data_root: Path | None) -> list[JobSpec]:
     ]
     for rule in sweep.exclude:
         if not any(_matches(cell, rule) for cell in cells):
-            raise SpecError(f"exclude {rule} matches no job of the grid; correct it or leave it out")
+            raise SpecError(f"exclude {rule} matches no job of the grid; correct or remove it")
     cells = [cell for cell in cells if not any(_matches(cell, rule) for rule in sweep.exclude)]
     for extra in sweep.include:
         seeds = (extra["seed"],) if "seed" in extra else sweep.seeds
         cells += [{**fixed, **extra, "seed": seed} for seed in seeds]
     if not cells:
         raise SpecError(f"sweep '{sweep.name}' has no jobs left after its excludes; loosen `exclude`")
-    identify = _memoised_identity(data_root)
-    counts: dict[str, int] = {}
-
-    def count(task: Task) -> int:
-        key = f"{task.name} {task.source_language} {task.model_dump(include=set(task.parameters))}"
-        if key not in counts:
-            counts[key] = len(task.examples("train", task.source_language, data_root))
-        return counts[key]
-
-    jobs = [_job(cell, sweep=sweep, identify=identify, count=count) for cell in cells]
-    return list({job.job_hash: job for job in jobs}.values())
+    return cells
 
 
 def _matching_folders(task: str) -> list[str]:
-    """The task, or the folders with a task.yaml that a pattern such as ./customers/* fits.
+    """The task, or the folders with a task.yaml that match a pattern such as ./customers/*.
 
     Raises:
         SpecError: if there is none.
@@ -81,12 +83,12 @@ def _matching_folders(task: str) -> list[str]:
     places = sorted(Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor))))
     found = [place for place in places if (place / "task.yaml").is_file() or place.suffix in (".yaml", ".yml")]
     if not found:
-        raise SpecError(f"no folder with a task.yaml fits '{task}'")
+        raise SpecError(f"no folder with a task.yaml matches '{task}'; check the pattern and the working directory")
     return [str(place) if place.is_absolute() else f"./{place}" for place in found]
 
 
 def _check_test_languages(sweep: SweepSpec, tasks: Sequence[str]) -> None:
-    """Refuse a language that no task has, and a task's name that is none of the sweep's."""
+    """Refuse a language that no task has, and a task that is not in the sweep."""
     asked = sweep.settings.get("test_languages")
     known = {reference.name: catalog.get_task(reference.name) for reference in map(parse_plugin, tasks)}
     if isinstance(asked, Mapping):
@@ -112,7 +114,7 @@ def _as_list(value: Any) -> list[str]:
 
 
 def _languages_of(task: Task, asked: Any) -> tuple[str, ...] | None:
-    """The languages that a sweep asks a task to be tested in; None: all that are at hand.
+    """The languages in which a sweep tests a task; None: all that are available.
 
     Raises:
         SpecError: if it has none of them.
@@ -126,7 +128,7 @@ def _languages_of(task: Task, asked: Any) -> tuple[str, ...] | None:
     if not found:
         raise SpecError(
             f"task '{task.name}' has none of the test languages {', '.join(wanted)}; "
-            f"{suggest(wanted[0], task.languages)}; name some by task: "
+            f"{suggest(wanted[0], task.languages)}; list languages per task: "
             f"test_languages: {{{task.name}: [{task.languages[0]}]}}"
         )
     return found
@@ -145,12 +147,24 @@ def _matches(cell: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
 
 
 def _check_train_size(size: int | AtMost | None, task: Task, data: DataIdentity, count: Callable[[Task], int]) -> None:
-    """Refuse more training examples than there are, where the data are at hand."""
-    if isinstance(size, int) and data.source != "hub" and size > (there := count(task)):
+    """Refuse more training examples than there are, if the data are available locally."""
+    if isinstance(size, int) and data.source != "hub" and size > (available := count(task)):
         raise SpecError(
-            f"train_size is {size}, but '{task.name}' has {there} training examples; lower it, set it to all, or to "
-            f"{{at_most: {size}}}"
+            f"train_size is {size}, but '{task.name}' has {available} training examples; lower it, or set it to "
+            f"all or {{at_most: {size}}}"
         )
+
+
+def _memoised_count(data_root: Path | None) -> Callable[[Task], int]:
+    counts: dict[str, int] = {}
+
+    def count(task: Task) -> int:
+        key = f"{task.name} {task.source_language} {task.model_dump(include=set(task.parameters))}"
+        if key not in counts:
+            counts[key] = len(task.examples("train", task.source_language, data_root))
+        return counts[key]
+
+    return count
 
 
 def _memoised_identity(data_root: Path | None) -> _Identify:
@@ -168,19 +182,19 @@ def _memoised_identity(data_root: Path | None) -> _Identify:
 
 
 def _source(name: str) -> str:
-    """A source as a job names it: what may be a job stays as written until the database is asked."""
+    """A source as a job refers to it; a job's id or hash stays as written until it is looked up in the database."""
     if _JOB_REFERENCE.fullmatch(name):
         return name
     folder = expanded(name)
     if folder.is_dir():
         return source_fingerprint(folder)
     raise SpecError(
-        f"source '{name}' is neither a job (its id, or 12 or more characters of its job hash) nor a folder that is here"
+        f"source '{name}' is neither a job (its id, or 12 or more characters of its job hash) nor an existing folder"
     )
 
 
 def _canonical_task(reference: PluginReference) -> PluginReference:
-    """The same task with its parameters as they are validated, those at their default left out; a file by its place."""
+    """The task with validated parameters, without those at their default; a task file by its absolute path."""
     registered, task = catalog.get_task(reference.name), catalog.get_task(reference.name, reference.parameters)
     given = task.model_dump(mode="json", include=set(reference.parameters))
     default = registered.model_dump(mode="json", include=set(reference.parameters))
@@ -206,7 +220,7 @@ def _job(
     if learning_rate == "default":
         learning_rate, source = method.learning_rate()
     elif settings.get("tuning"):
-        raise SpecError("learning_rate and tuning contradict each other; leave one of them out")
+        raise SpecError("learning_rate and tuning exclude each other; remove one of them")
     if settings.get("tuning"):
         source = "tuned"
     training = {key: value for key, value in settings.items() if key in Training.model_fields}
@@ -217,7 +231,7 @@ def _job(
     if "test_languages" in measuring:
         measuring["test_languages"] = _languages_of(task, measuring["test_languages"])
     sources = tuple(_source(name) for name in method.source_names())
-    if sources:  # a folder is found again from wherever the worker runs
+    if sources:  # so that a worker finds a folder from anywhere
         method_parameters["sources"] = [
             str(expanded(name).resolve()) if source.startswith("folder:") else name
             for name, source in zip(method.source_names(), sources, strict=True)

@@ -1,4 +1,4 @@
-"""Identify local content by what it holds, never by where it lies."""
+"""Identify local files by their content, never by their location."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def file_fingerprint(path: Path) -> str:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; check that it is there and readable") from error
+        raise DataError(f"cannot read {path}: {error.strerror}; check that it exists and is readable") from error
     return digest.hexdigest()
 
 
 def files_fingerprint(root: Path, files: Iterable[Path]) -> str:
-    """SHA-256 over the relative names and contents of some files below `root`, whatever order they come in."""
+    """SHA-256 over the relative names and contents of some files below `root`, in any order."""
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(f"{path.relative_to(root).as_posix()}\0{file_fingerprint(path)}\n".encode())
@@ -37,12 +37,14 @@ def files_fingerprint(root: Path, files: Iterable[Path]) -> str:
 
 
 def source_fingerprint(folder: Path) -> str:
-    """A folder of adapter weights by its content.
+    """The identity of a folder of adapter weights: a fingerprint of its content.
 
     Raises:
-        SpecError: if it holds none.
+        SpecError: if it contains none.
     """
     files = [folder / name for name in SOURCE_FILES if (folder / name).is_file()]
     if not any(file.suffix == ".safetensors" for file in files):
-        raise SpecError(f"source folder '{folder}' holds no weights (weights.safetensors or adapter_model.safetensors)")
+        raise SpecError(
+            f"source folder '{folder}' contains no weights; expected weights.safetensors or adapter_model.safetensors"
+        )
     return f"folder:{files_fingerprint(folder, files)}"

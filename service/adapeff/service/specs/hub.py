@@ -1,7 +1,7 @@
-"""Ask the Hugging Face hub what a branch stands for now, so that a finished run of an older commit is not re-used.
+"""Look up the commit of a branch on the Hugging Face hub, so that a finished run of an older commit is not reused.
 
-The base install has no hub library, and one small request needs none. Where the hub is out of reach the answer is
-"unknown", and finished runs are re-used.
+The base install has no hub library, and one small request needs none. If the hub cannot be reached, finished runs
+are reused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def current_revisions(specs: Iterable[JobSpec | ProfileSpec]) -> dict[str, str]:
-    """What every branch or tag that the specs name on the hub stands for now, as far as the hub tells in time.
+    """The current commit of every hub branch or tag in the specs, as far as the hub answers in time.
 
     Returns:
         `models/org/name@main` or `datasets/org/name@main` -> commit.
@@ -31,13 +31,13 @@ def current_revisions(specs: Iterable[JobSpec | ProfileSpec]) -> dict[str, str]:
     for repository, revision in dict.fromkeys(source for spec in specs for source in moving_sources(spec)):
         commit = current_commit(repository, revision)
         if commit is None:
-            break  # out of reach: do not wait again for each
+            break  # unreachable: do not wait for each of the others
         found[f"{repository}@{revision}"] = commit
     return found
 
 
 def moving_sources(spec: JobSpec | ProfileSpec) -> list[tuple[str, str]]:
-    """(repository, branch or tag) of what a job takes from the hub by a name that may move."""
+    """(repository, branch or tag) of everything a job takes from the hub by a name that can move."""
     sources = []
     if spec.model.source == "hub":
         sources.append((f"models/{spec.model.name}", spec.model.revision or "main"))
@@ -48,7 +48,7 @@ def moving_sources(spec: JobSpec | ProfileSpec) -> list[tuple[str, str]]:
 
 
 def current_commit(repository: str, revision: str) -> str | None:
-    """The commit that a branch of `models/org/name` or `datasets/org/name` stands at; None if the hub does not tell."""
+    """The current commit of a branch of `models/org/name` or `datasets/org/name`; None if the hub does not answer."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return None
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")

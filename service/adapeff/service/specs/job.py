@@ -38,7 +38,7 @@ Device = Annotated[str, AfterValidator(_is_served)]
 
 
 class LogRange(Frozen):
-    """Values between two bounds, drawn evenly on a logarithmic scale."""
+    """Values between two bounds, drawn uniformly on a logarithmic scale."""
 
     low: PositiveFloat
     high: PositiveFloat
@@ -51,7 +51,7 @@ class LogRange(Frozen):
 
 
 class Tuning(Frozen):
-    """A search for the learning rate by validation score, with as many trials for every method of a comparison."""
+    """A search for the learning rate by validation score, with the same number of trials for every method."""
 
     learning_rate: tuple[PositiveFloat, ...] | LogRange
     """Rates to try, or a range that Optuna proposes from (`pip install 'adapeff[tuning]'`)."""
@@ -59,7 +59,7 @@ class Tuning(Frozen):
 
     @property
     def words(self) -> str:
-        """The search as a reader of a report wants it."""
+        """A short description of the search for reports."""
         rates = self.learning_rate
         tried = (
             ", ".join(f"{rate:g}" for rate in rates) if isinstance(rates, tuple) else f"{rates.low:g} to {rates.high:g}"
@@ -78,7 +78,7 @@ class Tuning(Frozen):
 
 
 class AtMost(Frozen):
-    """That many, or all where there are fewer."""
+    """That many, or all if there are fewer."""
 
     at_most: Count
 
@@ -87,40 +87,40 @@ class AtMost(Frozen):
 
 
 class Training(Frozen):
-    """Everything that shapes training; all of it enters `train_hash`."""
+    """Everything that shapes training; all of it is part of `train_hash`."""
 
     learning_rate: PositiveFloat
     epochs: float = Field(default=3.0, gt=0, le=10**6)
     steps: Count | None = None
-    """Optimizer steps; where given, it takes the place of `epochs`."""
+    """Optimizer steps; replaces `epochs` if given."""
     batch_size: Count = 32
     max_length: int = Field(default=128, ge=8, le=10**6, strict=True)
-    """Tokens an example is cut to; where a sweep names none, tasks of long texts ask for more."""
+    """Tokens an example is truncated to; tasks with long texts raise this default."""
     warmup_ratio: Share = 0.1
-    """Share of the steps in which the learning rate rises linearly; then it falls linearly to zero."""
+    """Share of the steps over which the learning rate rises linearly, before it falls linearly to zero."""
     weight_decay: float = Field(default=0.01, ge=0)
     max_grad_norm: PositiveFloat = 1.0
     head_dropout: Share = 0.1
     evaluate_every_epochs: PositiveFloat = 1.0
     evaluate_every_steps: Count | None = None
-    """Steps between validations; where given, it takes the place of `evaluate_every_epochs`."""
+    """Steps between validations; replaces `evaluate_every_epochs` if given."""
     train_size: Count | AtMost | None = None
-    """Train on that many examples, the same for all methods and seeds, labels in their shares; None or `all`: all;
-    {at_most: 1000}: that many, or all of a task that has fewer."""
+    """Training examples to use, stratified by label, the same for all methods and seeds; None or `all`: all;
+    {at_most: 1000}: that many, or all if the task has fewer."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` is bf16 autocast where the device has it, else fp32."""
+    """`auto` is bf16 autocast if the device supports it, else fp32."""
     device: Device = ANY
     cpu_threads: Count = 1
-    """Threads torch may use on a CPU; part of the settings because sums depend on it."""
+    """Threads torch may use on a CPU; a setting because the order of sums depends on it."""
     batch_tokens: Count | None = None
-    """Fill batches up to that many tokens, padding included; where given, it takes the place of `batch_size`."""
+    """Tokens of a batch, padding included; replaces `batch_size` if given."""
     doc_stride: Count | None = None
-    """Tokens that neighbouring windows of a long context share (question answering); None takes a third of
-    `max_length`, as SQuAD's 128 of 384."""
+    """Tokens that adjacent windows of a long context share (question answering); None: a third of `max_length`, as
+    in SQuAD (128 of 384)."""
     max_answer_tokens: Count = 30
-    """Longest answer that is looked for (question answering)."""
+    """Tokens of the longest answer considered (question answering)."""
     tuning: Tuning | None = None
-    """Train once for each learning rate tried, and go on with the best by validation."""
+    """Train with each learning rate tried and keep the best by validation."""
 
     @field_validator("train_size", mode="before")
     @classmethod
@@ -129,19 +129,19 @@ class Training(Frozen):
 
 
 class Measuring(Frozen):
-    """What is measured around training; enters `job_hash` alone."""
+    """What is measured around training; part of `job_hash` only."""
 
     test_languages: tuple[str, ...] | None = None
-    """Languages to test in; a sweep that names none gets all whose data are at hand. A sweep may name some by task:
-    {xnli: [en, de]}; a task is tested in those of them that it has."""
+    """Languages to test in; by default all whose data are available. A sweep may list them per task:
+    {xnli: [en, de]}; a task is tested in those it has."""
     latency_batches: tuple[Count, ...] = (1, 32)
-    """Batch sizes of the latency measurement; none leaves it out."""
+    """Batch sizes of the latency measurement; an empty list skips it."""
     latency_length: int = Field(default=64, ge=8, le=10**6, strict=True)
     """Tokens of each example in the latency measurement."""
     latency_seconds: float = Field(default=2.0, gt=0, le=3600)
-    """Time budget of each latency cell; at least 5 samples are taken whatever it is."""
+    """Time budget of each latency cell; at least 5 samples are taken in any case."""
     latency_lengths: tuple[Count, ...] = ()
-    """Several lengths for the latency measurement; where given, they take the place of `latency_length`."""
+    """Several lengths for the latency measurement; replaces `latency_length` if given."""
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -149,7 +149,7 @@ class Measuring(Frozen):
         return self.latency_lengths or (self.latency_length,)
 
     variants: bool = False
-    """Test and time each other way of serving too: merged weights, an ejected prefix, each depth of AdapterDrop."""
+    """Also test and time the inference variants: merged weights, an ejected prefix, each depth of AdapterDrop."""
 
     @field_validator("test_languages", mode="before")
     @classmethod
@@ -165,13 +165,13 @@ class Measuring(Frozen):
     @classmethod
     def _each_once(cls, value: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
         if value is not None and len(set(value)) != len(value):
-            raise ValueError("the same value stands twice; name each once")
+            raise ValueError("a value appears twice; list each once")
         return value
 
     best_state: Literal["memory", "disk"] = "memory"
-    """Where the best state by validation is kept while training goes on."""
+    """Where the best state by validation is kept during training."""
     keep_weights: bool = False
-    """Keep what was trained (safetensors) as an artifact."""
+    """Keep the trained weights (safetensors) as an artifact."""
 
 
 class JobSpec(Frozen):
@@ -189,10 +189,10 @@ class JobSpec(Frozen):
     time_limit_minutes: PositiveFloat | None = None
     repeat: int = Field(default=0, ge=0)
     sources: tuple[str, ...] = ()
-    """What it builds on: hashes of jobs whose weights it needs, and `folder:` with the fingerprint of a folder."""
+    """What it builds on: hashes of the jobs whose weights it needs, or `folder:` and the fingerprint of a folder."""
 
     def train_identity(self) -> dict[str, Any]:
-        """What shapes training, as canonical JSON takes it."""
+        """What shapes training, ready for canonical JSON."""
         return {
             "kind": self.kind,
             "model": self.model.identity,
@@ -228,12 +228,12 @@ class JobSpec(Frozen):
 
     @property
     def label(self) -> str:
-        """The cell in a few words, for logs and tables."""
+        """A short name of the cell for logs and tables."""
         return f"{self.model} {self.task} {self.method} seed {self.seed}"
 
     @property
     def columns(self) -> dict[str, Any]:
-        """What its row in the table of jobs says of it."""
+        """Its descriptive columns in the jobs table."""
         return {"model": str(self.model), "task": str(self.task), "method": str(self.method), "seed": self.seed}
 
     @property
@@ -248,7 +248,7 @@ class JobSpec(Frozen):
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: one text per value."""
+    """JSON with sorted keys and no spaces: equal text for equal values."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 

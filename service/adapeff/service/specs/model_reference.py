@@ -28,10 +28,10 @@ _MODEL_FILES = (
     *("entity_vocab.json", "target_vocab.json", "word_*.json", "byte_maps.json", "emoji.json", "normalizer.json"),
     *("dict.txt", "*.codes", "*.model", "*.spm", "*.tokenizer"),
 )
-"""What transformers reads of a model folder; a test holds it against the files that its tokenizers name."""
+"""What transformers reads from a model folder; a test compares this with the files its tokenizers name."""
 
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-"""What it takes the weights from, whole or as an index of several files; the first that is there."""
+"""Where it reads the weights from, one file or an index of several; the first that exists."""
 
 ADAPTER_FILE = "adapter_config.json"
 LEFTOVER_ADAPTER = (
@@ -40,7 +40,7 @@ LEFTOVER_ADAPTER = (
 
 
 class ModelReference(Frozen):
-    """A model: hub ones by name and revision, local ones by name and content fingerprint."""
+    """A model: on the hub by name and revision, local by name and content fingerprint."""
 
     name: str
     source: Literal["hub", "folder"]
@@ -49,7 +49,7 @@ class ModelReference(Frozen):
 
     @property
     def identity(self) -> str:
-        """What makes two references the same model, wherever a local one lies."""
+        """Equal for two references to the same model, wherever a local one is stored."""
         return self.fingerprint or f"{self.name}@{self.revision or 'main'}"
 
     def __str__(self) -> str:
@@ -57,25 +57,26 @@ class ModelReference(Frozen):
 
 
 def resolve_model(text: str, *, needs_weights: bool = True) -> ModelReference:
-    """Turn what a user wrote into a reference, reading a local model's files for its fingerprint.
+    """Turn what a user wrote into a reference; a local model's files are read for its fingerprint.
 
     Args:
-        needs_weights: refuse a folder that holds a configuration alone.
+        needs_weights: refuse a folder that contains only a configuration.
 
     Raises:
         SpecError: if the text is neither a hub id nor a folder.
-        ModelError: if a local folder or package does not hold a model.
+        ModelError: if a local folder or package contains no model.
     """
     if not text.isprintable():
-        raise SpecError(f"model {text[:80]!r} holds a control character; take it out")
+        raise SpecError(f"model {text[:80]!r} contains a control character; remove it")
     folder = model_folder(text)
     if folder is not None:
-        name = text if text.startswith("package:") else str(folder.absolute())  # found from wherever a worker runs
+        name = text if text.startswith("package:") else str(folder.absolute())
         return ModelReference(name=name, source="folder", fingerprint=_folder_fingerprint(folder, needs_weights))
     name, at, revision = text.partition("@")
     if not _HUB_ID.match(name) or (at and not revision):
         raise SpecError(
-            f"'{text}' is no model: expected a hub id org/name[@revision], an existing folder, or package:NAME/folder"
+            f"'{text}' is not a valid model reference: "
+            "expected a hub id org/name[@revision], an existing folder, or package:NAME/folder"
         )
     return ModelReference(name=name, source="hub", revision=revision or None)
 
@@ -84,7 +85,7 @@ def model_folder(text: str) -> Path | None:
     """The folder a local model reference names, or None for a hub id.
 
     Raises:
-        ModelError: if it names a place on this machine that is not there.
+        ModelError: if it names a folder that does not exist on this machine.
     """
     if text.startswith("package:"):
         return _package_folder(text)
@@ -115,25 +116,27 @@ def _folder_fingerprint(folder: Path, needs_weights: bool) -> str:
     files = {path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()}
     names = {path.name for path in files}
     if "config.json" not in names:
-        raise ModelError(f"'{folder}' holds no config.json, so it is not a model folder in transformers' form")
+        raise ModelError(f"'{folder}' contains no config.json; give a folder that transformers' save_pretrained wrote")
     if (folder / ADAPTER_FILE).exists():
-        raise ModelError(f"'{folder}' holds {ADAPTER_FILE} beside the model: {LEFTOVER_ADAPTER}")
+        raise ModelError(f"'{folder}' contains {ADAPTER_FILE} next to the model: {LEFTOVER_ADAPTER}")
     for index in (path for path in files if path.name.endswith(".index.json")):
         _check_index(index)
     if needs_weights and not any(name in names or f"{name}.index.json" in names for name in _WEIGHT_FILES):
         raise ModelError(
-            f"'{folder}' holds no weights (model.safetensors or pytorch_model.bin, or their parts with an index)"
+            f"'{folder}' contains no weights; expected model.safetensors or pytorch_model.bin, or parts with an index"
         )
     return files_fingerprint(folder, files)
 
 
 def _check_index(index: Path) -> None:
-    """Refuse an index of weight files that names others than those beside it."""
+    """Refuse an index that names weight files outside its folder or missing from it."""
     try:
         parts = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         named = sorted({str(part) for part in parts})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{index} is no index of weight files: expected a JSON object with a weight_map") from error
+        raise ModelError(
+            f"{index} is not an index of weight files: expected a JSON object with a weight_map"
+        ) from error
     for part in named:
         if Path(part).name != part or not (index.parent / part).is_file():
-            raise ModelError(f"{index} names the weight file '{part}', expected a file beside it")
+            raise ModelError(f"{index} names the weight file '{part}', expected a file in the same folder")

@@ -1,4 +1,4 @@
-"""Profile jobs: what several methods cost on one model and shape, measured in turns in one process, without a task."""
+"""Profile jobs: what several methods cost on one model and shape, interleaved in one process, without a task."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from adapeff.service.specs.job import STORED, Count, Device, JobSpec, canonical_
 from adapeff.service.specs.model_reference import ModelReference, resolve_model
 
 PROFILE = "profile"
-"""The name under which profiles are found among the sweeps."""
+"""The sweep name that profiles are stored under."""
 
 
 class ProfileSettings(Frozen):
-    """What a profile measures, and how long it takes over it."""
+    """What a profile measures, and for how long."""
 
     batch: Count = 8
     """Examples of a training step."""
@@ -30,35 +30,35 @@ class ProfileSettings(Frozen):
     device: Device = ANY
     cpu_threads: Count = 1
     blocks: int = Field(default=20, ge=5, le=10_000, strict=True)
-    """Rounds in which each candidate has one turn, in an order drawn anew."""
+    """Rounds in which each candidate takes one turn, in random order."""
     turn_seconds: float = Field(default=0.2, gt=0, le=3600)
-    """Least time of a turn; as many steps are taken as it holds, at least one."""
+    """Minimum length of a turn, which takes at least one step."""
     latency_batches: tuple[Count, ...] | None = None
-    """Batch sizes of the latency grid; None: 1 and 8 on a CPU, 1, 8 and 32 on a GPU; none leaves it out."""
+    """Batch sizes of the latency grid; None: 1 and 8 on a CPU, 1, 8 and 32 on a GPU; an empty list skips it."""
     latency_lengths: tuple[Count, ...] | None = None
-    """Lengths of the latency grid; None: 16 to 128 on a CPU, 16 to 512 on a GPU, those the model takes."""
+    """Lengths of the latency grid; None: 16 to 128 on a CPU, 16 to 512 on a GPU, as far as the model allows."""
     latency_seconds: float = Field(default=1.0, gt=0, le=3600)
-    """Time budget of each candidate in each cell; at least 5 turns are taken whatever it is."""
+    """Time budget of each candidate in each cell; at least 5 turns are taken in any case."""
     variants: bool = True
-    """Time each other way of serving too: merged weights, an ejected prefix, each depth of AdapterDrop."""
+    """Also time the inference variants: merged weights, an ejected prefix, each depth of AdapterDrop."""
     compile: bool = False
-    """Run the models through torch.compile; compiling is timed apart."""
+    """Run the models through torch.compile; compilation is timed separately."""
     throughput: bool = False
     """Double the batch until throughput rises by less than 5 %, at `length`."""
     memory: bool = True
-    """Measure each method's memory, in a process of its own."""
+    """Measure each method's memory, each in its own process."""
     largest_batch: bool = False
-    """Search the largest batch whose training step fits into `memory_limit`, in processes of their own."""
+    """Find the largest batch whose training step fits into `memory_limit`, each try in its own process."""
     memory_limit: Count | None = Field(default=None, le=2**63)
-    """Bytes; None: what the GPU has free, or four fifths of what the host has where there is none."""
+    """Bytes; None: the GPU's free memory, or four fifths of the host's memory without a GPU."""
     energy_seconds: float = Field(default=10.0, ge=1, le=3600)
-    """Length of a turn when energy is measured."""
+    """Length of a turn for the energy measurement."""
 
     @field_validator("latency_batches", "latency_lengths")
     @classmethod
     def _each_once(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if value is not None and len(set(value)) != len(value):
-            raise ValueError("the same value stands twice; name each once")
+            raise ValueError("a value appears twice; list each once")
         return value
 
 
@@ -73,13 +73,13 @@ class ProfileSpec(Frozen):
     time_limit_minutes: PositiveFloat | None = None
     repeat: int = Field(default=0, ge=0)
     sources: tuple[str, ...] = Field(default=(), max_length=0)
-    """None: methods that build on others cannot be profiled."""
+    """Always empty: methods that build on trained sources cannot be profiled."""
 
     @model_validator(mode="after")
     def _methods_once(self) -> ProfileSpec:
         names = [str(method) for method in self.methods]
         if len(set(names)) != len(names):
-            raise ValueError("a method stands twice; name each once, the reference apart")
+            raise ValueError("a method appears twice; list each once, the reference included")
         return self
 
     @property
@@ -97,7 +97,7 @@ class ProfileSpec(Frozen):
 
     @property
     def columns(self) -> dict[str, Any]:
-        """What its row in the table of jobs says of it."""
+        """Its descriptive columns in the jobs table."""
         methods = ", ".join(str(method) for method in self.methods)
         return {"model": str(self.model), "task": PROFILE, "method": methods, "seed": 0}
 
@@ -113,7 +113,7 @@ class ProfileSpec(Frozen):
 
     @property
     def label(self) -> str:
-        """The job in a few words, for logs and tables."""
+        """A short name of the job for logs and tables."""
         return f"profile of {len(self.methods)} methods on {self.model}"
 
 
@@ -121,16 +121,16 @@ AnySpec = JobSpec | ProfileSpec
 
 
 def read_spec(stored: Mapping[str, Any]) -> AnySpec:
-    """A job's specification from the form it is stored in.
+    """Read a job's specification from its stored form.
 
     Raises:
-        ValidationError: if a later adapeff wrote it.
+        ValidationError: if it is malformed or from a later version.
     """
     return (ProfileSpec if stored.get("kind") == "profile" else JobSpec).model_validate(stored, context=STORED)
 
 
 class ProfileRequest(Frozen):
-    """What is stored as the sweep a profile was asked for with."""
+    """The request for a profile, stored in place of a sweep."""
 
     name: str = PROFILE
     priority: int = 5
@@ -140,10 +140,10 @@ class ProfileRequest(Frozen):
 def plan_profile(
     model: str, methods: Sequence[str], *, reference: str = "full", settings: dict[str, Any] | None = None
 ) -> ProfileRequest:
-    """The request for a profile as a user writes it.
+    """Validate a request for a profile.
 
     Args:
-        methods: as a sweep writes them; the reference is added where it is not among them.
+        methods: written as in a sweep; the reference is added if missing.
 
     Raises:
         SpecError: for a name, parameter or setting nobody knows.
@@ -166,5 +166,5 @@ def _canonical_method(text: str) -> PluginReference:
     written = parse_plugin(text)
     method = catalog.get_method(written.name, written.parameters)
     if method.source_names():
-        raise SpecError(f"method '{text}' builds on trained sources, which a profile does not train; leave it out")
+        raise SpecError(f"method '{text}' builds on trained sources, which a profile does not train; remove it")
     return PluginReference(name=written.name, parameters=method.model_dump(mode="json", exclude_defaults=True))

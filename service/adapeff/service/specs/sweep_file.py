@@ -38,13 +38,13 @@ class SweepSpec(Frozen):
     include: tuple[dict[str, Any], ...] = ()
     time_limit_minutes: float | None = Field(default=None, gt=0, le=10**6)
     priority: int = Field(default=5, ge=0, le=9, strict=True)
-    """0 is served first."""
+    """Jobs with priority 0 run first."""
 
     @field_validator("name", "description")
     @classmethod
     def _printable(cls, value: str) -> str:
         if not value.replace("\n", "").isprintable() or "\n" in value.strip():
-            raise ValueError("it holds a control character, or several lines; take them out")
+            raise ValueError("it contains a control character or several lines; remove them")
         return value.strip()
 
     @field_validator("models", "tasks", "suites", "methods", "seeds", mode="before")
@@ -69,7 +69,7 @@ class SweepSpec(Frozen):
                     raise ValueError(f"unknown key '{key}' in exclude/include; {suggest(str(key), cell_keys)}")
         for cell in self.include:
             if missing := {"model", "task", "method"} - cell.keys():
-                raise ValueError(f"an include needs model, task and method; {', '.join(sorted(missing))} missing")
+                raise ValueError(f"an include needs model, task and method; missing: {', '.join(sorted(missing))}")
         return self
 
 
@@ -81,21 +81,21 @@ def find_sweep(name: str) -> Path:
     """The file of a sweep: a path, or the name of a ready-made one.
 
     Raises:
-        SpecError: if there is none.
+        SpecError: if it does not exist.
     """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml") and name in ready_made_sweeps():
-        return SWEEPS / f"{name}.yaml"  # whatever else is called so here; ./name means the file
+        return SWEEPS / f"{name}.yaml"  # even if a file has that name; ./name means the file
     if path.suffix in (".yaml", ".yml") or path.exists():
         if not path.is_file():
-            what = "is no file" if path.exists() else "does not exist"
+            what = "is not a file" if path.exists() else "does not exist"
             raise SpecError(f"sweep file '{name}' {what}; ready-made sweeps: {', '.join(ready_made_sweeps())}")
         return path
     raise UnknownNameError("sweep", name, ready_made_sweeps())
 
 
 def ready_made_sweeps() -> list[str]:
-    """The names of the sweeps that ship with adapeff."""
+    """The names of the sweeps that come with adapeff."""
     return sorted(path.stem for path in SWEEPS.glob("*.yaml"))
 
 
@@ -115,21 +115,21 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> SweepSpec:
         raise SpecError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except OSError as error:
         raise SpecError(f"cannot read sweep file {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # such as a date that is none
-        raise SpecError(f"{path} holds a value that cannot be read: {error}") from error
+    except (ValueError, RecursionError) as error:  # such as an impossible date
+        raise SpecError(f"{path} contains a value that cannot be read: {error}") from error
     if not isinstance(raw, dict):
-        raise SpecError(f"{path} holds {_kind(raw)}, expected a mapping with keys such as models, tasks, methods")
+        raise SpecError(f"{path} contains {_kind(raw)}, expected a mapping with keys such as models, tasks, methods")
     raw.setdefault("name", path.stem)
     _from_its_folder(raw, path.parent)
-    said = {}
+    origins = {}
     for override in overrides:
         _apply_override(raw, override)
-        said[override.partition("=")[0].strip()] = override
-    return parse_sweep(raw, origin=str(path), overrides=said)
+        origins[override.partition("=")[0].strip()] = override
+    return parse_sweep(raw, origin=str(path), overrides=origins)
 
 
 def _from_its_folder(raw: dict[str, Any], folder: Path) -> None:
-    """Have the relative paths in a sweep file start from the folder it lies in, wherever the command is typed."""
+    """Resolve the relative paths in a sweep file from its own folder, not from the working directory."""
 
     def moved(value: Any, *, is_model: bool) -> Any:
         if isinstance(value, list):
@@ -154,8 +154,8 @@ def parse_sweep(
     """Validate a sweep given as a mapping.
 
     Args:
-        origin: what to blame in messages.
-        overrides: key -> the override that set it, which is to blame for that key.
+        origin: the source to name in messages.
+        overrides: key -> the override that set it, to name instead.
 
     Raises:
         SpecError: naming the key, the value and what was expected.
@@ -196,7 +196,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         raw["settings"] = {**settings, key: value}
     else:
         raw[key] = value
-        if key in ("tasks", "suites"):  # what is named takes the place of all the sweep has
+        if key in ("tasks", "suites"):  # replaces the sweep's tasks and suites alike
             raw["suites" if key == "tasks" else "tasks"] = []
 
 

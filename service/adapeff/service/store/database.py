@@ -1,4 +1,4 @@
-"""Open the database, check its schema, give sessions, tell its time.
+"""Open the database, check its schema, provide sessions, read its clock.
 
 SQLite runs in WAL mode, and every writing transaction takes the write lock at its start (BEGIN IMMEDIATE), so that two
 processes never deadlock on upgrading a read lock. Times come from the database's clock, never from a worker's.
@@ -41,8 +41,8 @@ _LIMITS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
-"""libpq's limits (seconds; the last in milliseconds) after which a server that is silent counts as gone; what the URL
-says goes first."""
+"""libpq's limits (seconds; the last in milliseconds) after which a silent server counts as gone; the URL's own settings
+win."""
 _STATEMENT_LIMITS = {"statement_timeout": "60s", "lock_timeout": "30s", "idle_in_transaction_session_timeout": "120s"}
 
 
@@ -50,7 +50,7 @@ class Database:
     """An engine and the sessions on it.
 
     Args:
-        connections: how many are kept open; as many threads may use the database at once, and ten more for a moment.
+        connections: number kept open; this many threads can use the database at once, and up to ten more briefly.
     """
 
     def __init__(self, url: str, *, connections: int = CONNECTIONS) -> None:
@@ -62,8 +62,8 @@ class Database:
         """A session in one transaction: committed when the block ends, rolled back when it raises.
 
         Raises:
-            UnreachableError: if a server does not answer, or cannot serve now.
-            ConflictError: if another transaction stood in the way.
+            UnreachableError: if the server does not answer or is temporarily unavailable.
+            ConflictError: if it conflicts with another transaction.
             ResourceError: if SQLite's file cannot be opened or written.
         """
         engine = self.engine.execution_options(begin="DEFERRED") if read_only else self.engine
@@ -76,10 +76,10 @@ class Database:
             raise _explain(error, self.url) from error
 
     def retried(self, action: Callable[[Session], _T]) -> _T:
-        """What an action on a session gives; done again where another transaction stood in its way.
+        """Run an action on a session; run it again if it conflicts with another transaction.
 
         Raises:
-            ConflictError: if that happened every time.
+            ConflictError: if it conflicted every time.
         """
         for attempt in range(1, _ATTEMPTS):
             try:
@@ -104,19 +104,19 @@ class Database:
             raise _explain(error, self.url) from error
 
     def close(self) -> None:
-        """Give back every connection."""
+        """Close every connection."""
         self.engine.dispose()
 
 
 def open_database(settings: Settings, *, connections: int = CONNECTIONS) -> Database:
-    """The database the settings name, with a schema this version knows; the embedded one is migrated first.
+    """Open the settings' database, with a schema this version knows; the embedded one is migrated first.
 
     Args:
         connections: as `Database` takes it.
 
     Raises:
-        SchemaError: if it has none of our tables, older or newer ones.
-        ConfigError: if SQLite's file lies on a network file system.
+        SchemaError: if it has no adapeff tables, or older or newer ones.
+        ConfigError: if SQLite's file is on a network file system.
         UnreachableError, ResourceError: if it cannot be opened.
     """
     database = connect(settings, connections=connections)
@@ -149,26 +149,26 @@ def _check_revision(have: str | None, want: str, where: str) -> None:
 
 
 def connect(settings: Settings, *, connections: int = CONNECTIONS, mounts: str | None = None) -> Database:
-    """The database the settings name, whatever its schema.
+    """Connect to the settings' database, whatever its schema.
 
     Args:
         connections: as `Database` takes it.
         mounts: the text of /proc/self/mounts (read if None).
 
     Raises:
-        ConfigError, ResourceError: if SQLite's file cannot be used where it lies.
+        ConfigError, ResourceError: if SQLite's file cannot be used where it is.
     """
     url = make_url(settings.database)
     if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
         file = Path(str(url.database))
         if kind := network_file_system(file, mounts):
             raise ConfigError(
-                f"SQLite would lie on a network file system ({kind}) at {file}, where its locks do not hold; set "
+                f"{file} is on a network file system ({kind}), where SQLite's locks do not work; set "
                 "ADAPEFF_STATE_DIR to a local folder, or ADAPEFF_DATABASE_URL to a PostgreSQL"
             )
         try:
             make_private(file.parent)
-            with suppress(PermissionError):  # one that may only be read is opened all the same
+            with suppress(PermissionError):  # a read-only file is opened all the same
                 os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives its other files the same mode
         except OSError as error:
             raise ResourceError(
@@ -178,13 +178,13 @@ def connect(settings: Settings, *, connections: int = CONNECTIONS, mounts: str |
 
 
 def head_revision() -> str:
-    """The newest revision this version ships; revisions are numbered, so the file names tell."""
+    """The newest revision in this version, read from the numbered file names."""
     versions = importlib.resources.files("adapeff.migrations") / "versions"
     return max(entry.name[:4] for entry in versions.iterdir() if entry.name[:4].isdigit())
 
 
 def current_revision(database: Database) -> str | None:
-    """The revision a database is at, or None if it has no tables of ours."""
+    """The revision a database is at, or None if it has no adapeff tables."""
     with database.session(read_only=True) as session:
         if not inspect(session.connection()).has_table("alembic_version") or not inspect(
             session.connection()
@@ -217,13 +217,13 @@ def _alembic(database: Database, verb: str, revision: str) -> None:
     config.set_main_option("path_separator", "os")
     with database.connection() as connection:
         if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")  # a migration takes as long as it takes
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")  # migrations have no time limit
         config.attributes["connection"] = connection
         getattr(command, verb)(config, revision)
 
 
 def now(session: Session) -> datetime:
-    """The database's clock, now (not the transaction's start), aware UTC."""
+    """The current time by the database's clock (not the transaction's start), aware UTC."""
     if session.get_bind().dialect.name == "sqlite":
         value = session.scalar(text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')"))
         return datetime.fromisoformat(str(value)).replace(tzinfo=UTC)
@@ -232,16 +232,16 @@ def now(session: Session) -> datetime:
 
 
 def insert_ignoring(session: Session, table: type[DeclarativeBase], unique: str) -> Any:
-    """An INSERT that leaves a row with the same `unique` column, stored by another process meanwhile, as it is.
+    """An INSERT that skips rows whose `unique` column exists, as another process may have stored it in the meantime.
 
-    SQLite and PostgreSQL spell it alike, but each in its own dialect's construct.
+    SQLite and PostgreSQL spell it alike, but SQLAlchemy has a construct for each.
     """
     dialect: Any = sqlite_dialect if session.get_bind().dialect.name == "sqlite" else postgresql_dialect
     return dialect.insert(table).on_conflict_do_nothing(index_elements=[unique])
 
 
 def take_turn(session: Session, what: str) -> None:
-    """Wait until no other transaction does `what`, and do it alone until this one ends; on SQLite writing is alone."""
+    """Wait until no other transaction does `what`, and exclude others until this one ends (SQLite has one writer)."""
     if session.get_bind().dialect.name == "postgresql":
         key = int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "big", signed=True)
         session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
@@ -286,31 +286,31 @@ def _postgres_engine(url: str, connections: int) -> Engine:
 
 
 _SERVER_SAYS = {
-    "25006": "is read-only now",
-    "40001": "had two transactions at odds",
-    "40P01": "had two transactions waiting for each other",
-    "42501": "does not let this user do that",
+    "25006": "is read-only",
+    "40001": "reports conflicting transactions",
+    "40P01": "reports a deadlock",
+    "42501": "denies this user permission",
     "53100": "has no disk space left",
     "53200": "has no memory left",
-    "53300": "has no connection free",
-    "55P03": "kept a lock waiting for too long",
-    "57014": "took too long over a statement",
+    "53300": "has no free connection",
+    "55P03": "timed out waiting for a lock",
+    "57014": "cancelled a statement that took too long",
 }
-"""PostgreSQL's error codes (its manual, appendix A) that pass."""
+"""PostgreSQL's temporary errors by code (its manual, appendix A)."""
 _CONFLICTS = ("40001", "40P01")
 _SQLITE_SAYS = {
     "readonly": "it is read-only; make it writable or set ADAPEFF_STATE_DIR",
-    "disk is full": "the disk is full; free some space, nothing was lost",
+    "disk is full": "the disk is full; free some space, no data was lost",
     "disk I/O": "the disk failed or is full",
     "unable to open": "it cannot be opened; check the folder's permissions or set ADAPEFF_STATE_DIR",
-    "not a database": "it is no SQLite database; move it away or set ADAPEFF_STATE_DIR",
+    "not a database": "it is not an SQLite database; move it away or set ADAPEFF_STATE_DIR",
     "malformed": "it is damaged; restore a backup or set ADAPEFF_STATE_DIR",
     "locked": "another process has held it for 30 s; try again",
 }
 
 
 def _explain(error: DBAPIError, url: str) -> Exception:
-    """The error a user can act on: every outage is one kind; what is none is a bug and stays what it was."""
+    """Turn a driver's error into one that users can act on; what is no outage is a bug and stays as it is."""
     where = mask(url)
     cause = first_line(error.orig or error)
     if make_url(url).get_backend_name() != "sqlite":

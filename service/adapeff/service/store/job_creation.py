@@ -1,4 +1,4 @@
-"""Store jobs: each once, with the jobs it builds on."""
+"""Store jobs, each once, with references to the jobs it builds on."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from adapeff.service.store.job_queries import ids_by_hash
 from adapeff.service.store.tables import Job, JobSource
 
 _Spec = TypeVar("_Spec", JobSpec, ProfileSpec)
-_CHUNK = 500
-"""Rows of one INSERT."""
 
 
 def create_jobs(
@@ -28,10 +26,10 @@ def create_jobs(
 ) -> tuple[list[int], list[int]]:
     """Store a queued job for each spec that has none yet.
 
-    Submissions take turns: two of the same grid in different order would deadlock over each other's rows.
+    Submissions are serialized: two of the same grid in different order would deadlock on each other's rows.
 
     Returns:
-        The ids of all the specs' jobs in their order, and the ids of those that this call has stored.
+        The ids of all jobs in the order of the specs, and the ids of the jobs this call has stored.
     """
     hashes = [spec.job_hash for spec in specs]
     take_turn(session, "adapeff submit")
@@ -57,9 +55,8 @@ def create_jobs(
     ]
     rows = list({row["job_hash"]: row for row in rows}.values())
     stored: set[str] = set()
-    for start in range(0, len(rows), _CHUNK):
-        chunk = insert_ignoring(session, Job, "job_hash").values(rows[start : start + _CHUNK])
-        stored.update(session.scalars(chunk.returning(Job.job_hash)))
+    if rows:
+        stored.update(session.scalars(insert_ignoring(session, Job, "job_hash").returning(Job.job_hash), rows))
     ids = ids_by_hash(session, hashes)
     _update_limits(session, [spec for spec, h in zip(specs, hashes, strict=True) if h in known], priority, max_failures)
     for spec, job_hash in zip(specs, hashes, strict=True):
@@ -70,7 +67,7 @@ def create_jobs(
 
 
 def _update_limits(session: Session, specs: Sequence[AnySpec], priority: int, max_failures: int) -> None:
-    """Give jobs that have not ended well the limits they are now asked for with: these are in no identity."""
+    """Update the limits of jobs that have not succeeded: limits are not part of a job's identity."""
     wanted = {spec.job_hash: spec for spec in specs}
     found = session.execute(
         select(Job.id, Job.job_hash, Job.spec, Job.priority, Job.max_failures)
@@ -101,11 +98,11 @@ def _store_sources(session: Session, job_id: int, sources: Iterable[str]) -> Non
 
 
 def with_sources(session: Session, spec: _Spec) -> _Spec:
-    """The spec with its source jobs, however they were written, named by their hashes.
+    """The spec with its source jobs named by their hashes, however they were written.
 
     Raises:
-        JobError: if one does not exist, is of another model or method than can be built on, keeps no weights, or has
-            ended without them.
+        JobError: if a source does not exist, has another model, cannot be built on, keeps no weights, or ended without
+            them.
     """
     if isinstance(spec, ProfileSpec):
         return spec
@@ -127,7 +124,7 @@ def _source_hash(session: Session, name: str, spec: JobSpec) -> str:
     wanted = Job.id == int(name) if by_id else Job.job_hash.startswith(name, autoescape=True)
     rows = session.execute(select(Job.id, Job.job_hash, Job.state, Job.spec).where(wanted).limit(2)).all()
     if len(rows) != 1:
-        what = "stands for several jobs; give more of its hash" if rows else "does not exist; submit it first"
+        what = "matches several jobs; give more of its hash" if rows else "does not exist; submit it first"
         raise JobError(f"source job {name} {what}")
     (row,) = rows
     source = read_spec(row.spec)
@@ -148,14 +145,14 @@ def _source_hash(session: Session, name: str, spec: JobSpec) -> str:
 
 
 def next_repeat(session: Session, spec: _Spec) -> _Spec:
-    """The spec with the lowest `repeat` that no job has yet."""
+    """The spec with the lowest `repeat` without a job."""
     while ids_by_hash(session, [spec.job_hash]):
         spec = spec.model_copy(update={"repeat": spec.repeat + 1})
     return spec
 
 
 def newest_repeat(session: Session, spec: _Spec) -> _Spec:
-    """The spec with the highest `repeat` that has a job; the spec itself if none has."""
+    """The spec with the highest `repeat` that has a job; the spec itself if there is none."""
     while ids_by_hash(session, [(after := spec.model_copy(update={"repeat": spec.repeat + 1})).job_hash]):
         spec = after
     return spec

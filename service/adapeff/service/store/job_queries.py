@@ -67,7 +67,7 @@ def ids_of_sweeps(session: Session, sweep_ids: Sequence[int]) -> Select[int]:
 
 
 def count_by_state(session: Session, *, sweep_ids: Sequence[int] | None = None) -> dict[str, int]:
-    """How many jobs are in each state."""
+    """The number of jobs in each state."""
     wanted = select(Job.state, func.count()).group_by(Job.state)
     if sweep_ids is not None:
         wanted = wanted.where(Job.id.in_(ids_of_sweeps(session, sweep_ids)))
@@ -108,13 +108,13 @@ def is_claimable(moment: datetime) -> ColumnElement[bool]:
 
 
 def _needed(sweep_id: int) -> Any:
-    """The ids of a sweep's jobs, and of those whose artifacts they need."""
+    """The ids of a sweep's jobs and of the jobs whose artifacts they need."""
     needed = select(SweepJob.job_id).where(SweepJob.sweep_id == sweep_id).cte(recursive=True)
     return select(needed.union(select(JobSource.source_id).join(needed, JobSource.job_id == needed.c.job_id)).c.job_id)
 
 
 def list_claimable(session: Session, sweep_id: int, lanes: Sequence[str], *, limit: int = 100) -> list[int]:
-    """The jobs of a sweep, and those they build on, that could be claimed now, in the order they should be served."""
+    """The jobs of a sweep, and their sources, that can be claimed now, most urgent first."""
     wanted = (
         select(Job.id)
         .where(Job.id.in_(_needed(sweep_id)), Job.lane.in_(lanes), is_claimable(now(session)))
@@ -125,7 +125,11 @@ def list_claimable(session: Session, sweep_id: int, lanes: Sequence[str], *, lim
 
 
 def count_unfinished(session: Session, sweep_id: int, lanes: Sequence[str], *, but: Sequence[int]) -> int:
-    """How many jobs of a sweep, and those they build on, have not ended, some left out."""
+    """The number of jobs of a sweep, and of their sources, that have not ended.
+
+    Args:
+        but: jobs to leave out.
+    """
     wanted = select(func.count()).where(
         Job.id.in_(_needed(sweep_id)),
         Job.lane.in_(lanes),
@@ -136,7 +140,7 @@ def count_unfinished(session: Session, sweep_id: int, lanes: Sequence[str], *, b
 
 
 def list_unsent(session: Session, *, limit: int = 10_000) -> list[Job]:
-    """Queued jobs nobody has sent a message for: the outbox, in the order they should be served."""
+    """Queued jobs without a message: the outbox, most urgent first."""
     wanted = (
         select(Job).where(is_claimable(now(session)), Job.sent_at.is_(None)).order_by(Job.priority, Job.id).limit(limit)
     )
@@ -144,7 +148,7 @@ def list_unsent(session: Session, *, limit: int = 10_000) -> list[Job]:
 
 
 def list_waiting(session: Session, lane: str, *, older_than_seconds: float, limit: int = 10_000) -> list[Job]:
-    """Queued jobs of a lane whose message was sent some time ago and may be lost."""
+    """Queued jobs of a lane whose message was sent a while ago and may be lost."""
     moment = now(session)
     wanted = (
         select(Job)

@@ -7,9 +7,9 @@
                  └─ release, lost ┘  └────► succeeded
     queued ── cancel ─► cancelled
 
-Every change is a compare-and-set: it names the state (and, for a run, the fencing token) it expects, so whoever comes
-late changes nothing and is told so. Each claim adds 1 to the token; a run whose token is no longer the job's may not
-write. `failures` is another budget: only runs that were killed or lost spend it, a run handed back does not.
+Every change is a compare-and-set: it names the state (and, for a run, the fencing token) it expects, so a late caller
+changes nothing and gets an error. Each claim adds 1 to the token; a run whose token is no longer the job's may not
+write. `failures` is a separate budget: only killed and lost runs use it up, runs handed back do not.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Claim:
     run_id: int
     token: int
     spec: Mapping[str, Any]
-    """The job's specification as it is stored; whoever runs it reads it."""
+    """The job's specification as stored; the runner parses it."""
     folder: str
     """Where the run keeps its files."""
 
@@ -57,19 +57,19 @@ class RunOutcome:
     signal: int | None = None
     resolved: Mapping[str, Any] = field(default_factory=dict)
     retry_after_seconds: float = 0
-    """How long a job that goes back to the queue is left alone."""
+    """Seconds that a job handed back to the queue waits before it may be claimed again."""
     not_here: bool = False
-    """Whether what failed is the host, not the job: another one may run it."""
+    """Whether the host failed, not the job; another host may run it."""
 
 
 def claim_job(
     session: Session, job_id: int, *, owner: str, slot: str, folder: str, lease_seconds: float, lanes: Sequence[str]
 ) -> Claim | None:
-    """Take a queued job, or None if it is not there to be taken; a second message for it finds that.
+    """Claim a queued job; None if it cannot be claimed, as for a second message.
 
-    A message may lie in a lane that is not its job's, so the job's own must be among the `lanes` that its slot serves.
-    The run's folder is named apart from every other's: two databases may share one artifacts folder, and a run that
-    found another's events would take them for its own.
+    A message may be in another lane than its job, so the job's lane must be one of the `lanes` its slot serves. Each
+    run's folder has a unique name: two databases may share an artifacts folder, and a run must not read another's
+    events as its own.
     """
     moment = now(session)
     taken = session.execute(
@@ -110,10 +110,10 @@ def heartbeat(
     """Store the progress, and renew the lease unless `lease_seconds` is None.
 
     Returns:
-        Whether the job's cancellation was asked for.
+        Whether cancellation of the job was requested.
 
     Raises:
-        LeaseLostError: if the run is no longer the one that counts.
+        LeaseLostError: if the run no longer holds the job's lease.
     """
     until = Job.lease_until if lease_seconds is None else now(session) + timedelta(seconds=lease_seconds)
     _set_as_holder(session, claim, {"lease_until": until})
@@ -131,13 +131,13 @@ def finish_run(
     """End a run and move its job: to a final state, or back to the queue for another attempt.
 
     Args:
-        conditions: what must hold of the job's row besides, at the moment it is changed.
+        conditions: further conditions on the job's row when it is changed.
 
     Returns:
         The job's new state.
 
     Raises:
-        LeaseLostError: if the run is no longer the one that counts; nothing is written then.
+        LeaseLostError: if the run no longer holds the job's lease; nothing is written then.
     """
     moment = now(session)
     wanted = select(Job.failures, Job.max_failures, Job.cancel_requested_at).where(Job.id == claim.job_id)
@@ -193,13 +193,13 @@ def _set_as_holder(session: Session, claim: Claim, values: Mapping[str, Any], *c
         .execution_options(synchronize_session=False)
     )
     if cast("CursorResult[Any]", done).rowcount == 0:
-        raise LeaseLostError(f"run {claim.run_id} of job {claim.job_id} no longer counts (token {claim.token})")
+        raise LeaseLostError(f"run {claim.run_id} of job {claim.job_id} has lost its lease (token {claim.token})")
 
 
 def _change(
     session: Session, moment: datetime, conditions: Sequence[ColumnElement[bool]], values: Mapping[str, Any]
 ) -> int:
-    """Change the jobs that meet the conditions, and note when; gives how many did."""
+    """Change the jobs that meet the conditions, and record the time. Returns their number."""
     done = session.execute(
         update(Job).where(*conditions).values(**values, changed_at=moment).execution_options(synchronize_session=False)
     )
@@ -207,7 +207,7 @@ def _change(
 
 
 def _fail_dependents(session: Session, job_id: int, state: str) -> None:
-    """Fail what waits for a job that has ended without success: it could never run."""
+    """Fail the jobs that wait for one that ended without success: they could never run."""
     waiting = select(JobSource.job_id).where(JobSource.source_id == job_id)
     cause, moment = f"its source, job {job_id}, was {state}", now(session)
     _change(
@@ -219,7 +219,7 @@ def _fail_dependents(session: Session, job_id: int, state: str) -> None:
 
 
 def request_cancel(session: Session, job_id: int) -> str:
-    """Cancel a queued job at once, or ask the worker of a running one to.
+    """Cancel a queued job at once, or ask a running job's worker to cancel it.
 
     Returns:
         `cancelled` or `cancelling`.
@@ -235,7 +235,7 @@ def request_cancel(session: Session, job_id: int) -> str:
         return "cancelled"
     if _change(session, moment, (Job.id == job_id, Job.state == "running"), {"cancel_requested_at": moment}):
         return "cancelling"
-    raise JobError(f"job {job_id} is {get_job(session, job_id).state}; only a queued or running one can be cancelled")
+    raise JobError(f"job {job_id} is {get_job(session, job_id).state}; only queued and running jobs can be cancelled")
 
 
 def retry_job(session: Session, job_id: int) -> None:
@@ -251,19 +251,20 @@ def retry_job(session: Session, job_id: int) -> None:
     )
     if source is not None:
         raise JobError(
-            f"job {job_id} needs the weights of job {source}, which has failed or was cancelled; retry that first"
+            f"job {job_id} needs the weights of job {source}, which has failed or was cancelled; "
+            f"retry job {source} first"
         )
     queued = {"state": "queued", "cause": "", "failures": 0} | dict.fromkeys(
         ("sent_at", "not_before", "finished_at", "cancel_requested_at")
     )
     if not _change(session, now(session), (Job.id == job_id, Job.state.in_(("failed", "cancelled"))), queued):
         raise JobError(
-            f"job {job_id} is {get_job(session, job_id).state}; only a failed or cancelled one can be retried"
+            f"job {job_id} is {get_job(session, job_id).state}; only failed and cancelled jobs can be retried"
         )
 
 
 def take_back_expired(session: Session) -> list[tuple[int, str]]:
-    """End every run whose lease has run out as lost, and queue its job again or fail it.
+    """End every run with an expired lease as lost, and requeue its job or fail it.
 
     Returns:
         (job id, new state) of each.
@@ -281,17 +282,17 @@ def take_back_expired(session: Session) -> list[tuple[int, str]]:
             ending = RunOutcome("lost", f"no heartbeat from worker {row.lease_owner}")
             state = finish_run(session, claim, ending, Job.lease_until < moment)
         except LeaseLostError:
-            continue  # it ended or was renewed meanwhile, or another reconciler was first
+            continue  # it ended or was renewed in the meantime, or another reconciler was first
         taken.append((row.id, state))
     return taken
 
 
 def list_left_runs(session: Session, *, host: str, but: str) -> list[Claim]:
-    """Runs of other workers of a host that count as running; their workers may be gone.
+    """Runs of a host's other workers that are recorded as running; their workers may be gone.
 
     Args:
-        host: what the names of its workers begin with.
-        but: the worker whose runs are left out.
+        host: the prefix of its workers' names.
+        but: the worker whose runs to skip.
     """
     wanted = (
         select(Job.id, Run.id.label("run_id"), Job.token, Job.spec, Run.folder)
@@ -302,12 +303,12 @@ def list_left_runs(session: Session, *, host: str, but: str) -> list[Claim]:
 
 
 def touch(session: Session) -> None:
-    """Write, changing nothing: waits as long as writes to the jobs are blocked, and from then on holds their lock."""
+    """Write without changing anything: waits while writes to the jobs are blocked, then holds the lock."""
     session.execute(update(Job).where(Job.id < 0).values(cause="").execution_options(synchronize_session=False))
 
 
 def mark_sent(session: Session, job_ids: Sequence[int]) -> None:
-    """Note that messages for these jobs are with the broker."""
+    """Record that the broker has messages for these jobs."""
     moment = now(session)
     session.execute(
         update(Job)
@@ -318,7 +319,7 @@ def mark_sent(session: Session, job_ids: Sequence[int]) -> None:
 
 
 def mark_unsent(session: Session, job_id: int) -> None:
-    """Note that a job's message was consumed without effect, so that it is sent again."""
+    """Record that a job's message was consumed without effect, so that it is sent again."""
     session.execute(
         update(Job)
         .where(Job.id == job_id, Job.state == "queued")

@@ -1,4 +1,4 @@
-"""Store what a run found, once, together with its ending and under its token; read it back."""
+"""Store a run's results once, together with its outcome and fenced by its token; read them back."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TYPES: dict[str, dict[str, Any]] = {
 
 @dataclass
 class RunResults:
-    """What a runner's events add up to."""
+    """The results collected from a runner's events."""
 
     environment: dict[str, Any] = field(default_factory=dict)
     resolved: dict[str, Any] = field(default_factory=dict)
@@ -38,10 +38,10 @@ class RunResults:
     artifacts: list[dict[str, Any]] = field(default_factory=list)
 
     def take(self, event: Mapping[str, Any]) -> None:
-        """Add one event; those that are no finding are ignored.
+        """Add one event; events without results are ignored.
 
         Raises:
-            KeyError, TypeError, ValueError: if it lacks something, or holds something else.
+            KeyError, TypeError, ValueError: if a value is missing or has the wrong type.
         """
         kind = event.get("event")
         for key, expected in _TYPES.get(str(kind), {}).items():
@@ -60,13 +60,13 @@ class RunResults:
 
 
 def finish(session: Session, claim: jobs.Claim, ending: jobs.RunOutcome, run_results: RunResults) -> str:
-    """End a run and store its run_results in one transaction; those of a run that failed are kept too, under its id.
+    """End a run and store its results in one transaction, also those of a failed run.
 
     Returns:
         The job's new state.
 
     Raises:
-        LeaseLostError: if the run is no longer the one that counts; nothing is stored then.
+        LeaseLostError: if the run no longer holds the job's lease; nothing is stored then.
     """
     run_results = storable(run_results)
     ending = storable(ending)
@@ -97,9 +97,9 @@ _Stored = TypeVar("_Stored")
 
 
 def storable(value: _Stored) -> _Stored:
-    """The same with every text as databases take it: NUL and half a surrogate pair are written out.
+    """Escape what databases cannot store in text: NUL and lone surrogates.
 
-    They come from data and messages; PostgreSQL takes neither, and would refuse all that a run has found for them.
+    They come from data and messages; PostgreSQL would refuse all results of the run because of them.
     """
     made: Any = value
     if isinstance(value, str):
@@ -168,12 +168,12 @@ def list_environments(session: Session, ids: Iterable[int]) -> dict[int, dict[st
 
 
 def list_artifacts(session: Session, run_id: int) -> list[Artifact]:
-    """The files a run left behind."""
+    """The files a run has stored."""
     return list(session.scalars(select(Artifact).where(Artifact.run_id == run_id).order_by(Artifact.name)))
 
 
 def source_folders(session: Session, job_id: int) -> dict[str, tuple[str, str]]:
-    """The weights of a job's source jobs: job hash -> the folder of the run that counts, and the weights' SHA-256."""
+    """The weights of a job's sources: job hash -> folder of the run that succeeded, and the weights' SHA-256."""
     wanted = (
         select(Job.job_hash, Artifact.uri, Artifact.sha256)
         .join(JobSource, JobSource.source_id == Job.id)

@@ -26,12 +26,12 @@ _Spec = TypeVar("_Spec", JobSpec, ProfileSpec)
 
 @dataclass(frozen=True)
 class Submission:
-    """What submitting a sweep came to."""
+    """The result of submitting a sweep."""
 
     sweep_id: int
     job_ids: list[int]
     created: list[int]
-    """Those of the jobs that are new."""
+    """The new ones among the jobs."""
 
 
 def submit(
@@ -43,12 +43,12 @@ def submit(
     force: bool = False,
     hub_revisions: Mapping[str, str] | None = None,
 ) -> Submission:
-    """Store a sweep and a queued job for each spec that has none.
+    """Store a sweep, and a queued job for each spec that has no job yet.
 
     Args:
-        force: make a repeat of each spec that has a job.
-        hub_revisions: what branches on the hub stand for now (`hub.current_revisions`); a finished job whose run had
-            another commit is not re-used, it gets a repeat too.
+        force: create a repeat of each spec that already has a job.
+        hub_revisions: the current commits of hub branches (`hub.current_revisions`); a finished job whose run used
+            another commit is not reused, it gets a repeat too.
     """
     specs = [plan_repeat(session, spec, force=force, hub_revisions=hub_revisions or {}) for spec in specs]
     ids, created = job_creation.create_jobs(session, specs, priority=sweep.priority, max_failures=max_failures)
@@ -60,10 +60,10 @@ def submit(
 
 
 def plan_repeat(session: Session, spec: _Spec, *, force: bool, hub_revisions: Mapping[str, str]) -> _Spec:
-    """Which repeat of a spec submitting it means: a new one, the newest there is, or the one that is written.
+    """Choose the repeat of a spec that a submission means.
 
-    With `force` it is a new one. A model or data set that the hub knows by a branch means the newest repeat, or a new
-    one if that has ended well with another commit than the branch stands for now.
+    With `force`, a new one. If the model or data set is a branch on the hub, the newest repeat, or a new one if that
+    succeeded with another commit than the branch has now. Otherwise the spec as written.
     """
     spec = job_creation.with_sources(session, spec)
     if force:
@@ -85,7 +85,7 @@ def plan_repeat(session: Session, spec: _Spec, *, force: bool, hub_revisions: Ma
 
 
 def find_sweep_ids(session: Session, reference: str | None) -> list[int]:
-    """The submissions of a sweep given by name, or the one given by its number; for None those of the newest's name.
+    """The submissions of a sweep by name, or the one with a number; None: those of the sweep submitted last.
 
     Raises:
         JobError: if there is no such sweep.
@@ -120,7 +120,7 @@ def names_of(session: Session, job_ids: Sequence[int]) -> dict[int, list[str]]:
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """What is known of a sweep by name."""
+    """A sweep by name, with its submissions."""
 
     name: str
     submissions: list[int]
@@ -130,7 +130,7 @@ class SweepRecord:
 
 
 def list_sweeps(session: Session) -> list[SweepRecord]:
-    """Every sweep by name, the one submitted last at the end."""
+    """Every sweep by name, the most recently submitted last."""
     submitted: dict[str, list[tuple[int, datetime]]] = {}
     for row in session.execute(select(Sweep.id, Sweep.name, Sweep.created_at).order_by(Sweep.id)):
         submitted.setdefault(row.name, []).append((row.id, row.created_at))
@@ -151,9 +151,9 @@ def list_sweeps(session: Session) -> list[SweepRecord]:
 
 
 def estimate_seconds(session: Session, specs: Iterable[AnySpec]) -> list[float | None]:
-    """For each spec the median wall time of finished runs of the same cell, or None if there are none.
+    """The median wall time of finished runs of the same cell for each spec; None if there are none.
 
-    The same cell is the same model, task, method and settings, whatever the seed and the learning rate.
+    The same cell has the same model, task, method and settings, with any seed and learning rate.
     """
     wanted = (
         select(Job.spec, Measurement.value)
@@ -169,7 +169,7 @@ def estimate_seconds(session: Session, specs: Iterable[AnySpec]) -> list[float |
 
 
 def _cell(spec: Mapping[str, Any]) -> str:
-    """What decides how long a job takes, as one text."""
+    """Everything that decides how long a job takes, as one string."""
     if spec["kind"] == "profile":
         return canonical_json([spec["model"], spec["methods"], spec["settings"]])
     training = {key: value for key, value in spec["training"].items() if key != "learning_rate"}

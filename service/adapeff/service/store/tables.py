@@ -1,7 +1,7 @@
 """The tables.
 
-The database is the truth: a job's row says what is asked for and how it stands, a run's row what one attempt did.
-Columns of a measurement's key are never NULL ('' or 0 where they do not apply), or UNIQUE would not hold.
+The database is the truth: a job's row records what was requested and its state, a run's row what one attempt did.
+Columns of a measurement's key are never NULL ('' or 0 where they do not apply), or UNIQUE would not apply.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Refuse naive times; SQLite stores them without the zone."""
+        """Refuse naive times; SQLite stores times without a zone."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -50,7 +50,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Give the zone back."""
+        """Restore the time zone."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -61,7 +61,7 @@ def _one_of(column: str, values: tuple[str, ...]) -> str:
 
 
 class Base(DeclarativeBase):
-    """Names every constraint, so that migrations can speak of them."""
+    """Names every constraint, so that migrations can refer to them."""
 
     metadata = MetaData(
         naming_convention={
@@ -76,7 +76,7 @@ class Base(DeclarativeBase):
 
 
 class Sweep(Base):
-    """A sweep as it was submitted."""
+    """A submitted sweep."""
 
     __tablename__ = "sweeps"
 
@@ -87,7 +87,7 @@ class Sweep(Base):
 
 
 class SweepJob(Base):
-    """Which jobs a sweep asked for; a job may belong to several."""
+    """Which jobs belong to a sweep; a job may belong to several."""
 
     __tablename__ = "sweep_jobs"
 
@@ -96,7 +96,7 @@ class SweepJob(Base):
 
 
 class Job(Base):
-    """One cell: what is asked for, and how it stands."""
+    """One cell: what was requested, and its state."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -141,7 +141,7 @@ class Job(Base):
 
 
 class JobSource(Base):
-    """A job whose artifacts another one needs."""
+    """A job whose artifacts another job needs."""
 
     __tablename__ = "job_sources"
 
@@ -150,7 +150,7 @@ class JobSource(Base):
 
 
 class Environment(Base):
-    """Where runs ran: device, driver, versions; one row per distinct one."""
+    """Where runs ran: device, driver, versions; one row per distinct environment."""
 
     __tablename__ = "environments"
 
@@ -225,7 +225,7 @@ class Curve(Base):
 
 
 class Artifact(Base):
-    """A file a run left behind."""
+    """A file stored by a run."""
 
     __tablename__ = "artifacts"
 
