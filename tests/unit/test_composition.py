@@ -28,7 +28,10 @@ def logits(model: TaskModel) -> torch.Tensor:
         return made
 
 
-@pytest.mark.parametrize("architecture", ["bert", "distilbert", "deberta-v2", "modernbert"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("distilbert", "deberta-v2", "modernbert"))],
+)
 @pytest.mark.parametrize(
     ("one", "other"),
     [("houlsby", "unipelt"), ("lora", "lora[rank=2,target_modules=[intermediate]]"), ("ia3", "ia3[leave_out=[0]]")],

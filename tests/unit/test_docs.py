@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -130,3 +131,12 @@ def _anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub and MkDocs make them."""
     headings = re.findall(r"^#+ (.*)$", _FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_import_in_the_docs_works(page: Path) -> None:
+    for language, block in _FENCE.findall(page.read_text(encoding="utf-8")):
+        if language == "python":
+            for module, names in re.findall(r"^from (adapeff\S+) import (.+)$", block, re.MULTILINE):
+                for name in names.split(", "):
+                    assert hasattr(importlib.import_module(module), name), (page.name, module, name)

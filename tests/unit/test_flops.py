@@ -45,7 +45,14 @@ def counter(written: str, base: nn.Module, hidden: int) -> FlopCounter:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("layers", "hidden", "batch", "length"), [(2, 128, 3, 24), (4, 128, 2, 96), (3, 256, 4, 40)])
+@pytest.mark.parametrize(
+    ("layers", "hidden", "batch", "length"),
+    [
+        (2, 128, 3, 24),
+        pytest.param(4, 128, 2, 96, marks=pytest.mark.slow),
+        pytest.param(3, 256, 4, 40, marks=pytest.mark.slow),
+    ],
+)
 def test_counted_flops_follow_the_formula(method: str, layers: int, hidden: int, batch: int, length: int) -> None:
     counted = counter(method, bert(layers, hidden), hidden).step(batch, length)
     expected = step_flops(method, Encoder(layers, hidden, 4 * hidden, batch, length))
