@@ -21,6 +21,7 @@ from adapeff.service.errors import ModelError, SpecError
 from adapeff.service.plugins.catalog import get_method, get_task
 from adapeff.service.specs.job import Training
 from adapeff.service.specs.model_reference import resolve_model
+from adapeff.worker.devices.cpu import Cpu
 from adapeff.worker.families import FAMILIES, family_of
 from adapeff.worker.families.choices import ChoiceExample
 from adapeff.worker.families.encoding import IGNORED, Batch, collate
@@ -29,13 +30,14 @@ from adapeff.worker.families.span_rows import Answer, QuestionExample
 from adapeff.worker.families.spans import QuestionAnswering
 from adapeff.worker.families.tokens import TaggedExample, TokenClassification
 from adapeff.worker.metrics import METRICS
-from adapeff.worker.modeling.models import build_model, load_model, load_tokenizer
+from adapeff.worker.modeling.models import build_model, load_model
+from adapeff.worker.modeling.tokenizers import load_tokenizer
 from adapeff.worker.tasks import TASKS
 from adapeff.worker.tasks.offline import OfflineTask
 from adapeff.worker.training.batches import training_batches
 from adapeff.worker.training.evaluate import SplitData, baseline, evaluate
 
-CPU = torch.device("cpu")
+CPU = Cpu()
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 ROOT = Path(__file__).parents[2]
 OFFLINE = sorted(name for name, task in TASKS.items() if isinstance(task, OfflineTask) and name != "offline_nli")

@@ -13,7 +13,7 @@ _PREFIX = "adapeff-"
 
 def device_kinds() -> tuple[str, ...]:
     """The kinds of device for which a backend is installed."""
-    return tuple(catalog.devices()) or ("cpu", "cuda")
+    return tuple(catalog.devices())
 
 
 def lane_of(device: str) -> str:

@@ -25,7 +25,7 @@ from adapeff.service.settings import load_settings
 from adapeff.service.specs.job import Training
 from adapeff.service.store.database import open_database
 from adapeff.worker.daemon.consumer import Consumer
-from adapeff.worker.daemon.slots import open_slots, usable_gpus
+from adapeff.worker.daemon.slots import open_slots, usable_accelerators
 from adapeff.worker.daemon.worker import Worker
 from adapeff.worker.tasks.hub import VERIFIED, hub_data_sets
 from adapeff.worker.tasks.init import write
@@ -99,7 +99,7 @@ def _worker(kind: type[_W], arguments: Namespace) -> Iterator[_W]:
 
 
 def _devices(_: Namespace) -> Answers:
-    for uuid, name in usable_gpus():
+    for uuid, name in usable_accelerators():
         yield {"uuid": uuid, "name": name}
 
 
@@ -119,7 +119,7 @@ def _validate(arguments: Namespace) -> Answers:
     settings = Training(learning_rate=1, max_length=arguments.max_length or task.max_length or 128)
     count_tokens = None
     if arguments.model is not None:
-        from adapeff.worker.modeling.token_counts import token_counter
+        from adapeff.worker.families.token_counts import token_counter
 
         count_tokens = token_counter(task, arguments.model, settings)
     yield from look_over(
@@ -133,16 +133,14 @@ def _init(arguments: Namespace) -> Answers:
 
 
 def _bench(arguments: Namespace) -> Answers:
-    import torch
-
-    from adapeff.worker.devices.hardware import choose_device, choose_precision, environment
+    from adapeff.worker.devices.choice import choose_device
     from adapeff.worker.measure.device_peaks import copy_bytes_per_s, matmul_flops_per_s
 
-    torch.set_num_threads(arguments.threads)
     device = choose_device("any")
-    name = environment(device, "fp32")["device_name"]
-    where = f"{name}, {arguments.threads} thread(s)" if device.type == "cpu" else name
-    for precision in dict.fromkeys(("fp32", choose_precision("auto", device))):
+    device.prepare(cpu_threads=arguments.threads)
+    name = device.environment()["device_name"]
+    where = name if device.is_asynchronous else f"{name}, {arguments.threads} thread(s)"
+    for precision in dict.fromkeys(("fp32", device.choose_precision("auto"))):
         rate = matmul_flops_per_s(device, precision)
         yield {"check": f"matrix product {precision}", "value": rate, "unit": "FLOP/s", "where": where}
     yield {"check": "memory copy", "value": copy_bytes_per_s(device), "unit": "B/s", "where": where}

@@ -16,7 +16,7 @@ from adapeff.service.plugins.contracts import Split, Task
 from adapeff.worker.families.base import Family, get_family
 
 if TYPE_CHECKING:
-    from adapeff.worker.modeling.token_counts import TokenCounts
+    from adapeff.worker.families.token_counts import TokenCounts
 
 SHOWN = 3
 MAX_UNKNOWN = 0.05
