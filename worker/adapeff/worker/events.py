@@ -15,11 +15,11 @@ on this host (data, a package, room on a disk) says `"not_here": true`.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, Unpack
 
+from adapeff.service.measured import Definition, Dimensions
 from adapeff.service.specs.fingerprints import file_fingerprint
 
 EVENTS = "events.jsonl"
@@ -41,17 +41,15 @@ class EventLog:
         self._file.write(json.dumps({"event": event, **values}, ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
 
-    def measure(self, name: str, value: float | None, unit: str, *, reason: str = "", **where: Any) -> None:
-        """Write one number, and where it holds (statistic, phase, language, split, batch, length, dtype, variant).
+    def measure(
+        self, definition: Definition, value: float | None, *, reason: str = "", **where: Unpack[Dimensions]
+    ) -> None:
+        """Write one number, and where it holds.
 
         Raises:
-            ValueError: for a null without a reason, or a number that is not finite.
+            ValueError: for a null without a reason, a number that is not finite, or a dimension it does not have.
         """
-        if value is None and not reason:
-            raise ValueError(f"measurement '{name}' is null without a reason")
-        if value is not None and not math.isfinite(value):
-            raise ValueError(f"measurement '{name}' is {value}")
-        self.emit("measurement", name=name, value=value, unit=unit, reason=reason, **where)
+        self.emit("measurement", **definition.measured(value, reason=reason, where=where).event())
 
     def curve(self, name: str, points: Sequence[tuple[float, float | None]]) -> None:
         """Write a curve of (step, value) points."""

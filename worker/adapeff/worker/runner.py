@@ -23,6 +23,7 @@ import torch
 import transformers
 from pydantic import ValidationError
 
+from adapeff.service import measurements as m
 from adapeff.service.errors import (
     AdapeffError,
     NotHereError,
@@ -106,7 +107,7 @@ def run_job(
     torch.manual_seed(spec.seed)
     memory, sensor = Memory(device), device.open_sensor()
     log.emit("environment", values=environment(device, precision))
-    log.measure("load_average_1m", os.getloadavg()[0], "1", phase="startup")
+    log.measure(m.LOAD_AVERAGE_1M, os.getloadavg()[0], phase="startup")
     bench = Bench(device, precision, clock, sensor, memory, log, out)
     with clock.phase("idle"):
         idle = idle_window(sensor)
@@ -117,11 +118,14 @@ def run_job(
     prepared = prepare(spec, device, clock, data_root, sources or {}, tokens)
     measure_parameters(log, prepared.model)
     measure_data(log, prepared, tokens)
+    metric = catalog.get_metric(prepared.task.metric)
     log.emit(
         "resolved",
         model_revision=prepared.loaded.revision,
         **data_revisions(prepared.task, data_root),
         **prepared.task.model_dump(include={"metric", "source_language", "licence", "non_commercial"}),
+        metric_unit=metric.unit,
+        higher_is_better=metric.higher_is_better,
         **({"untested": "; ".join(left)} if (left := prepared.task.untested(data_root)) else {}),
     )
 
@@ -130,7 +134,7 @@ def run_job(
     learned = learn(spec, prepared, bench)
     trained = learned.result
     for name, (peak, reason) in memory.peaks().items():
-        log.measure(name, peak, "B", reason=reason, phase="train")
+        log.measure(m.MEASUREMENTS[name], peak, reason=reason, phase="train")
     measure_training(log, trained, prepared.task.metric, prepared.task.source_language)
     with clock.phase("count_flops"):
         counter = FlopCounter(prepared.model, prepared.method, model_inputs(prepared, device))
@@ -151,7 +155,7 @@ def run_job(
     if prepared.family.chooses:  # the best state is not the last that chose
         with clock.phase("validation"):
             for name, value in answer_validation(prepared, bench).chosen.items():
-                log.measure(name, value, "1", split="validation", language=prepared.task.source_language)
+                log.measure(m.CHOSEN.of(name), value, split="validation", language=prepared.task.source_language)
     with clock.phase("test"):
         predictions = predict(prepared, prepared.model, device=device, precision=precision)
     with clock.phase("score"):
@@ -159,7 +163,7 @@ def run_job(
     store_predictions(log, predictions, out)
 
     log.emit("stage", stage="profile")
-    log.measure("load_average_1m", os.getloadavg()[0], "1", phase="profile")
+    log.measure(m.LOAD_AVERAGE_1M, os.getloadavg()[0], phase="profile")
     start = sensor.read()
     with clock.phase("profile"):
         samples = measure_latency(spec, prepared, log, prepared.model, device=device, precision=precision)

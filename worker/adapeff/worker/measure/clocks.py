@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from adapeff.service import measurements as m
 from adapeff.worker.devices.base import Device
 from adapeff.worker.events import EventLog
 
@@ -72,6 +73,6 @@ def log_phases(log: EventLog, clock: PhaseClock) -> None:
     """Write the seconds of every phase of a run; what no phase covers is `unattributed`."""
     wall = clock.wall()
     for name, seconds in clock.seconds.items():
-        log.measure("phase_s", seconds, "s", phase=name)
-    log.measure("phase_s", max(0.0, wall - sum(clock.seconds.values())), "s", phase="unattributed")
-    log.measure("wall_s", wall, "s")
+        log.measure(m.PHASE_S, seconds, phase=name)
+    log.measure(m.PHASE_S, max(0.0, wall - sum(clock.seconds.values())), phase="unattributed")
+    log.measure(m.WALL_S, wall)

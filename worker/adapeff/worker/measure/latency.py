@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from adapeff.service import measurements as m
 from adapeff.service.reporting.statistics import median_interval
 from adapeff.worker.devices.base import Device
 from adapeff.worker.devices.precision import served_in
@@ -101,10 +102,10 @@ def log_latency(
     where: dict[str, Any] = {"phase": "inference", "batch": batch, "length": length, "dtype": dtype}
     where |= {"variant": dict(variant)} if variant else {}
     for percent in (50, 95):
-        log.measure("latency_s", cell.percentile(percent), "s", statistic=f"p{percent}", **where)
+        log.measure(m.LATENCY_S, cell.percentile(percent), statistic=f"p{percent}", **where)
     for side, value in zip(("low", "high"), median_interval(cell.samples), strict=True):
-        log.measure("latency_s", value, "s", statistic=f"p50_{side}", **where)
+        log.measure(m.LATENCY_S, value, statistic=f"p50_{side}", **where)
     enough = len(cell.samples) >= P99_NEEDS
     reason = "" if enough else f"{len(cell.samples)} samples; a p99 needs {P99_NEEDS}"
-    log.measure("latency_s", cell.percentile(99) if enough else None, "s", reason=reason, statistic="p99", **where)
-    log.measure("throughput_samples_per_s", batch / cell.percentile(50), "1/s", statistic="p50", **where)
+    log.measure(m.LATENCY_S, cell.percentile(99) if enough else None, reason=reason, statistic="p99", **where)
+    log.measure(m.THROUGHPUT, batch / cell.percentile(50), statistic="p50", **where)

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from adapeff.service import measurements as m
+from adapeff.service.measured import Definition
 from adapeff.service.reporting.statistics import paired_ratio
 from adapeff.service.specs.profile import ProfileSpec
 from adapeff.worker.devices.base import Device
@@ -72,22 +74,22 @@ class Bench:
                 start = time.perf_counter()
                 takes[candidate.label](1)
                 seconds = time.perf_counter() - start
-                self.log.measure("compile_s", seconds, "s", **where, variant=variant_of(candidate))
+                self.log.measure(m.COMPILE_S, seconds, **where, variant=variant_of(candidate))
 
     def flag(self, candidate: Candidate, problems: Sequence[str], samples: Sequence[float], **where: Any) -> None:
         """Write what is known against figures: problems of the time they were taken in, and of the samples."""
         found = [*problems, *sample_problems(samples)]
         variant = variant_of(candidate)
-        self.log.measure("disturbance", len(found), "1", reason="; ".join(found), **where, variant=variant)
+        self.log.measure(m.DISTURBANCE, len(found), reason="; ".join(found), **where, variant=variant)
 
     def ratio(
-        self, name: str, candidate: Candidate, values: Sequence[float], base: Sequence[float], **where: Any
+        self, definition: Definition, candidate: Candidate, values: Sequence[float], base: Sequence[float], **where: Any
     ) -> None:
         """Write the paired ratio of a candidate's blocks to the reference's, with its interval."""
         paired = paired_ratio(values, base)
         variant = {**variant_of(candidate), "reference": self.reference.name}
         for statistic, value in (("ratio", paired.ratio), ("low", paired.low), ("high", paired.high)):
-            self.log.measure(name, value, "1", statistic=statistic, variant=variant, **where)
+            self.log.measure(definition, value, statistic=statistic, variant=variant, **where)
 
 
 def variant_of(candidate: Candidate) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
+from adapeff.service import measurements as m
 from adapeff.worker.measure.interleave import interleave, per_block
 from adapeff.worker.profiling.bench import Bench, variant_of
 from adapeff.worker.profiling.candidates import Candidate
@@ -22,7 +23,7 @@ def measure_energy(bench: Bench, idle: Window | None) -> dict[str, list[list[flo
     if idle is None:
         reason = bench.sensor.read().energy_reason
         for candidate in bench.candidates:
-            log.measure("step_energy_j", None, "J", reason=reason, **where, variant=variant_of(candidate))
+            log.measure(m.STEP_ENERGY_J, None, reason=reason, **where, variant=variant_of(candidate))
         return None
     log.emit("stage", stage="energy")
     inputs = bench.inputs(settings.batch, settings.length)
@@ -55,7 +56,7 @@ def measure_energy(bench: Bench, idle: Window | None) -> dict[str, list[list[flo
     for candidate in bench.candidates:
         values, reason = per_block(used[candidate.name]), unknown.get(candidate.name, "")
         joules = None if reason else statistics.median(values)
-        log.measure("step_energy_j", joules, "J", reason=reason, **where, variant=variant_of(candidate))
+        log.measure(m.STEP_ENERGY_J, joules, reason=reason, **where, variant=variant_of(candidate))
         if candidate is not bench.reference and not unknown:
-            bench.ratio("energy_ratio", candidate, values, per_block(used[bench.reference.name]), **where)
+            bench.ratio(m.ENERGY_RATIO, candidate, values, per_block(used[bench.reference.name]), **where)
     return used

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from adapeff.service import measurements as m
 from adapeff.worker.devices.precision import served_in
 from adapeff.worker.measure.interleave import interleave, per_block
 from adapeff.worker.measure.latency import Latency, log_latency
@@ -87,7 +88,7 @@ def _time_cell(bench: Bench, serving: Sequence[Candidate], batch: int, length: i
             log_latency(log, cell, **where, variant=variant_of(candidate))
             bench.flag(candidate, problems, per_block(seconds), phase="inference", **where)
             if candidate is not bench.reference:
-                bench.ratio("latency_ratio", candidate, per_block(seconds), base, **where)
+                bench.ratio(m.LATENCY_RATIO, candidate, per_block(seconds), base, **where)
     return CellSamples(batch, length, samples)
 
 
@@ -110,11 +111,9 @@ def find_throughput(bench: Bench) -> list[ThroughputSamples]:
                 rate = batch / statistics.median(seconds)
                 tried.append(ThroughputSamples(candidate.name, batch, length, seconds))
                 where: dict[str, Any] = {"batch": batch, "length": length, "dtype": bench.precision}
-                log.measure(
-                    "throughput_samples_per_s", rate, "1/s", phase="saturation", **where, variant=variant_of(candidate)
-                )
+                log.measure(m.THROUGHPUT, rate, phase="saturation", **where, variant=variant_of(candidate))
                 flat = flat + 1 if rate < best * SATURATED else 0
                 best = max(best, rate)
                 batch *= 2
-            log.measure("throughput_saturated_samples_per_s", best, "1/s", length=length, variant=variant_of(candidate))
+            log.measure(m.THROUGHPUT_SATURATED, best, length=length, variant=variant_of(candidate))
     return tried

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from adapeff.service import measurements as m
 from adapeff.service.errors import ModelError
 from adapeff.service.specs.profile import ProfileSpec
 from adapeff.worker.devices.base import Device
@@ -102,8 +103,8 @@ def _measure_device_peaks(bench: Bench) -> float:
     """What the device can do at most; returns its peak FLOP/s."""
     with bench.clock.phase("ceilings"):
         matmul_peak = matmul_flops_per_s(bench.device, bench.precision)
-        bench.log.measure("ceiling_matmul_flops_per_s", matmul_peak, "1/s", dtype=bench.precision)
-        bench.log.measure("ceiling_copy_bytes_per_s", copy_bytes_per_s(bench.device), "B/s")
+        bench.log.measure(m.PEAK_MATMUL, matmul_peak, dtype=bench.precision)
+        bench.log.measure(m.PEAK_COPY, copy_bytes_per_s(bench.device))
     return matmul_peak
 
 
@@ -120,14 +121,14 @@ def _measure_memory(spec: ProfileSpec, job: Path, log: EventLog, device: Device,
             if probed["outcome"] == "oom":
                 raise ModelError(f"a step of {method} does not fit into memory; use a smaller batch")
             for name, (peak, reason) in probed["peaks"].items():
-                log.measure(name, peak, "B", reason=reason, **where, **variant)
+                log.measure(m.MEASUREMENTS[name], peak, reason=reason, **where, **variant)
             for part, size in probed["parts"].items():
-                log.measure("memory_bytes", size, "B", **where, variant={"method": method, "part": part})
+                log.measure(m.MEMORY_BYTES, size, **where, variant={"method": method, "part": part})
         if settings.largest_batch:
             limit = settings.memory_limit or device.available_memory()
             fits, too_large = largest_batch(job, number, device, precision, limit=limit, start=settings.batch)
             reason = f"{too_large} is too large" if too_large else "none was too large"
-            log.measure("largest_batch", fits, "1", reason=reason, length=settings.length, **variant)
+            log.measure(m.LARGEST_BATCH, fits, reason=reason, length=settings.length, **variant)
 
 
 def _store_samples(samples: Samples, log: EventLog, out: Path) -> None:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
+from adapeff.service import measurements as m
 from adapeff.worker.devices.step_clocks import STEP_PHASES
 from adapeff.worker.measure.flops import FlopCounter, Flops, draws_its_steps
 from adapeff.worker.measure.interleave import interleave, per_block
@@ -28,13 +29,13 @@ def count_flops(bench: Bench) -> dict[str, Flops]:
             flops = flops_by_method[candidate.name] = counter.step(settings.batch, settings.length)
             variant: dict[str, Any] = {"variant": variant_of(candidate)}
             for phase, count in (("", flops.total), ("forward", flops.forward), ("backward", flops.backward)):
-                log.measure("step_flops", count, "1", phase=phase, **where, **variant)
+                log.measure(m.STEP_FLOPS, count, phase=phase, **where, **variant)
             uncounted = sorted(flops.uncounted)
-            log.measure("flops_uncounted_operations", len(uncounted), "1", reason=", ".join(uncounted), **variant)
+            log.measure(m.FLOPS_UNCOUNTED, len(uncounted), reason=", ".join(uncounted), **variant)
             counts = count_parameters(candidate.model)
-            log.measure("trainable_parameters_method", counts.trainable_method, "1", **variant)
-            log.measure("trainable_parameters_head", counts.trainable_head, "1", **variant)
-            log.measure("total_parameters", counts.total, "1", **variant)
+            log.measure(m.TRAINABLE_PARAMETERS_METHOD, counts.trainable_method, **variant)
+            log.measure(m.TRAINABLE_PARAMETERS_HEAD, counts.trainable_head, **variant)
+            log.measure(m.TOTAL_PARAMETERS, counts.total, **variant)
     return flops_by_method
 
 
@@ -72,13 +73,13 @@ def time_steps(bench: Bench, flops: Mapping[str, Flops], matmul_peak: float) -> 
         variant: dict[str, Any] = {"variant": variant_of(candidate)}
         for phase in ("", *STEP_PHASES):
             values, at = per_block(own[phase or "total"]), {"phase": phase, **where}
-            log.measure("step_latency_s", statistics.median(values), "s", statistic="p50", **at, **variant)
+            log.measure(m.STEP_LATENCY_S, statistics.median(values), statistic="p50", **at, **variant)
             if candidate is not bench.reference:
-                bench.ratio("step_ratio", candidate, values, per_block(base[phase or "total"]), **at)
+                bench.ratio(m.STEP_RATIO, candidate, values, per_block(base[phase or "total"]), **at)
         step = statistics.median(per_block(own["total"]))
         achieved = flops[candidate.name].total / step
-        log.measure("achieved_flops_per_s", achieved, "1/s", **where, **variant)
-        log.measure("flops_utilisation", achieved / matmul_peak, "1", **where, **variant)
+        log.measure(m.ACHIEVED_FLOPS, achieved, **where, **variant)
+        log.measure(m.FLOPS_UTILISATION, achieved / matmul_peak, **where, **variant)
         samples = [value for block in own["total"] for value in block]
         drawn = draws_its_steps(candidate.method, candidate.model.encoder)
         bench.flag(candidate, problems, [] if drawn else samples, phase="train", **where)

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from adapeff.service import measurements as m
+from adapeff.service.measured import Dimensions
 from adapeff.service.plugins import catalog
 from adapeff.service.plugins.contracts import Task
 from adapeff.service.specs.job import JobSpec
@@ -41,10 +43,10 @@ WARMUP_STEPS = 5
 def measure_parameters(log: EventLog, model: TaskModel) -> None:
     """How many parameters are trained, by what they are for."""
     counts = count_parameters(model)
-    log.measure("trainable_parameters", counts.trainable, "1")
-    log.measure("trainable_parameters_method", counts.trainable_method, "1")
-    log.measure("trainable_parameters_head", counts.trainable_head, "1")
-    log.measure("total_parameters", counts.total, "1")
+    log.measure(m.TRAINABLE_PARAMETERS, counts.trainable)
+    log.measure(m.TRAINABLE_PARAMETERS_METHOD, counts.trainable_method)
+    log.measure(m.TRAINABLE_PARAMETERS_HEAD, counts.trainable_head)
+    log.measure(m.TOTAL_PARAMETERS, counts.total)
 
 
 def measure_data(log: EventLog, prepared: Prepared, tokens: TokenCache) -> None:
@@ -53,17 +55,17 @@ def measure_data(log: EventLog, prepared: Prepared, tokens: TokenCache) -> None:
     splits = [("train", source, prepared.train), ("validation", source, prepared.validation)]
     splits += [("test", language, data) for language, data in prepared.tests.items()]
     for split, language, data in splits:
-        where = {"split": split, "language": language}
+        where: Dimensions = {"split": split, "language": language}
         at_limit = int((data.encoded.row_starts.diff() == prepared.family.max_length).sum())
-        log.measure("data_examples", len(data.examples), "1", **where)
-        log.measure("data_rows", len(data.encoded.row_starts) - 1, "1", **where)
-        log.measure("data_rows_at_max_length", at_limit, "1", **where)
-        log.measure("data_tokens", data.encoded.tokens, "1", **where)
+        log.measure(m.DATA_EXAMPLES, len(data.examples), **where)
+        log.measure(m.DATA_ROWS, len(data.encoded.row_starts) - 1, **where)
+        log.measure(m.DATA_ROWS_AT_MAX_LENGTH, at_limit, **where)
+        log.measure(m.DATA_TOKENS, data.encoded.tokens, **where)
         unknown = prepared.loaded.tokenizer.unk_token_id
         ids = data.encoded.inputs["input_ids"]
         share = float((ids == unknown).float().mean()) if unknown is not None and len(ids) else 0.0
-        log.measure("unknown_token_share", share, "1", **where)
-    log.measure("tokenised_examples", tokens.tokenised_examples, "1")
+        log.measure(m.UNKNOWN_TOKEN_SHARE, share, **where)
+    log.measure(m.TOKENISED_EXAMPLES, tokens.tokenised_examples)
 
 
 def data_revisions(task: Task, data_root: Path | None) -> dict[str, str | None]:
@@ -74,21 +76,21 @@ def data_revisions(task: Task, data_root: Path | None) -> dict[str, str | None]:
 
 def measure_training(log: EventLog, trained: TrainResult, metric: str, source_language: str) -> None:
     """What training took, and how the validation score rose with it."""
-    log.measure("train_compute_s", compute_seconds(trained.steps_taken), "s")
-    log.measure("train_steps", trained.steps, "1")
-    log.measure("best_step", trained.best_step, "1")
-    log.measure("train_samples", trained.samples, "1")
-    log.measure("train_tokens", trained.real_tokens, "1", variant={"tokens": "real"})
-    log.measure("train_tokens", trained.processed_tokens, "1", variant={"tokens": "processed"})
+    log.measure(m.TRAIN_COMPUTE_S, compute_seconds(trained.steps_taken))
+    log.measure(m.TRAIN_STEPS, trained.steps)
+    log.measure(m.BEST_STEP, trained.best_step)
+    log.measure(m.TRAIN_SAMPLES, trained.samples)
+    log.measure(m.TRAIN_TOKENS, trained.real_tokens, variant={"tokens": "real"})
+    log.measure(m.TRAIN_TOKENS, trained.processed_tokens, variant={"tokens": "processed"})
     for phase in ("", *STEP_PHASES):
         seconds = [getattr(step, phase or "total") for step in trained.steps_taken]
         for percent in (50, 95):
-            log.measure("step_latency_s", percentile(seconds, percent), "s", statistic=f"p{percent}", phase=phase)
+            log.measure(m.STEP_LATENCY_S, percentile(seconds, percent), statistic=f"p{percent}", phase=phase)
     log.curve("train_loss", list(enumerate(trained.losses, start=1)))
     log.curve(f"validation_{metric}", [(at.step, at.score) for at in trained.validation])
     log.curve("train_samples", [(at.step, at.samples) for at in trained.validation])
     log.curve("train_compute_s", [(at.step, at.compute_s) for at in trained.validation])
-    log.measure(metric, trained.best_score, "1", split="validation", language=source_language)
+    log.measure(m.SCORE.of(metric), trained.best_score, split="validation", language=source_language)
 
 
 def measure_flops(log: EventLog, trained: TrainResult, counter: FlopCounter) -> list[float]:
@@ -102,7 +104,7 @@ def measure_flops(log: EventLog, trained: TrainResult, counter: FlopCounter) -> 
         if not out_of_memory(error):
             raise
         reason = "counting ran out of memory"
-        log.measure("train_flops", None, "1", reason=reason, variant={"tokens": "processed"})
+        log.measure(m.TRAIN_FLOPS, None, reason=reason, variant={"tokens": "processed"})
         return []
 
 
@@ -111,16 +113,16 @@ def _measure_flops(log: EventLog, trained: TrainResult, counter: FlopCounter) ->
     each = [by_shape[shape] for shape in trained.shapes]
     total = {part: math.fsum(getattr(flops, part) for flops in each) for part in ("forward", "backward", "total")}
     for phase, flops in (("", total["total"]), ("forward", total["forward"]), ("backward", total["backward"])):
-        log.measure("train_flops", flops, "1", phase=phase, variant={"tokens": "processed"})
+        log.measure(m.TRAIN_FLOPS, flops, phase=phase, variant={"tokens": "processed"})
 
     def row(length: int) -> float:
         return counter.step(2, length).total - counter.step(1, length).total
 
     processed = math.fsum(rows * row(length) for rows, length in trained.shapes)
     real = math.fsum(rows * row(length) for length, rows in trained.row_lengths.items())
-    log.measure("train_flops", total["total"] - processed + real, "1", variant={"tokens": "real"})
+    log.measure(m.TRAIN_FLOPS, total["total"] - processed + real, variant={"tokens": "real"})
     uncounted = sorted(frozenset[str]().union(*(flops.uncounted for flops in by_shape.values())))
-    log.measure("flops_uncounted_operations", len(uncounted), "1", reason=", ".join(uncounted))
+    log.measure(m.FLOPS_UNCOUNTED, len(uncounted), reason=", ".join(uncounted))
     cumulative = [0.0, *accumulate(flops.total for flops in each)]
     log.curve("train_flops", [(at.step, cumulative[at.step]) for at in trained.validation])
     return [flops.total for flops in each]
@@ -142,7 +144,7 @@ def measure_warmup(log: EventLog, trained: TrainResult, flops: Sequence[float]) 
     """The part of the compute seconds that was warming up."""
     found = warmup_seconds([step.total for step in trained.steps_taken], flops)
     reason = f"needs {2 * WARMUP_STEPS} steps with counted FLOPs" if found is None else ""
-    log.measure("warmup_s", found, "s", reason=reason)
+    log.measure(m.WARMUP_S, found, reason=reason)
 
 
 def measure_footprint(
@@ -160,7 +162,7 @@ def measure_footprint(
 
     found = {"weights": weight_bytes(prepared.model), "optimizer": trained.optimizer_bytes}
     for part, size in (found | step_bytes(prepared.model, loss)).items():
-        log.measure("memory_bytes", size, "B", phase="train", batch=rows, length=length, variant={"part": part})
+        log.measure(m.MEMORY_BYTES, size, phase="train", batch=rows, length=length, variant={"part": part})
 
 
 def model_inputs(prepared: Prepared, device: Device) -> Callable[[int, int], dict[str, torch.Tensor]]:
@@ -173,19 +175,19 @@ def model_inputs(prepared: Prepared, device: Device) -> Callable[[int, int], dic
 
 
 def measure_disturbance(log: EventLog, phase: str, window: Window, samples: Sequence[float]) -> None:
-    """Who else was at work, and what the samples say for themselves; 0 where nothing is known against the figures."""
+    """Measure other load on the machine and problems of the samples; 0 where nothing is known to disturb the times."""
     problems = [*window.problems(), *sample_problems(samples)]
-    log.measure("disturbance", len(problems), "1", phase=phase, reason="; ".join(problems))
-    for name, share in (("foreign_cpu_share", window.foreign_cpu), ("steal_share", window.steal)):
-        log.measure(name, share, "1", phase=phase, reason="" if share is not None else "this system does not say")
+    log.measure(m.DISTURBANCE, len(problems), phase=phase, reason="; ".join(problems))
+    for definition, share in ((m.FOREIGN_CPU_SHARE, window.foreign_cpu), (m.STEAL_SHARE, window.steal)):
+        log.measure(definition, share, phase=phase, reason="" if share is not None else "this system does not say")
 
 
 def measure_tuning(log: EventLog, learned: Learned) -> None:
     """The learning rate that was trained with, and what it cost to find it."""
-    log.measure("learning_rate", learned.learning_rate, "1")
+    log.measure(m.LEARNING_RATE, learned.learning_rate)
     if learned.trials:
-        log.measure("tuning_trials", len(learned.trials), "1")
-        log.measure("tuning_compute_s", math.fsum(trial.compute_s for trial in learned.trials), "s")
+        log.measure(m.TUNING_TRIALS, len(learned.trials))
+        log.measure(m.TUNING_COMPUTE_S, math.fsum(trial.compute_s for trial in learned.trials))
         log.curve("tuning", [(trial.learning_rate, trial.score) for trial in learned.trials])
 
 
@@ -194,9 +196,9 @@ def measure_energy(log: EventLog, learned: Learned, idle: Window | None) -> None
     values = [energy_above_idle(part, idle) for part in (learned.window, *learned.validations)]
     joules = [value for value, _ in values if value is not None]
     if len(joules) < len(values):
-        log.measure("train_energy_j", None, "J", reason=values[0][1], phase="train")
+        log.measure(m.TRAIN_ENERGY_J, None, reason=values[0][1], phase="train")
     else:
-        log.measure("train_energy_j", joules[0] - math.fsum(joules[1:]), "J", phase="train")
+        log.measure(m.TRAIN_ENERGY_J, joules[0] - math.fsum(joules[1:]), phase="train")
 
 
 def store_weights(log: EventLog, spec: JobSpec, model: TaskModel, out: Path) -> None:
@@ -209,10 +211,10 @@ def store_weights(log: EventLog, spec: JobSpec, model: TaskModel, out: Path) -> 
         written = Path(folder) / WEIGHTS
         state = {name: tensor.cpu().contiguous() for name, tensor in trained_state(model).items()}
         save_file(state, written, metadata=description)
-        log.measure("stored_bytes", written.stat().st_size, "B")
+        log.measure(m.STORED_BYTES, written.stat().st_size)
         halved = Path(folder) / "bf16.safetensors"
         save_file({name: tensor.bfloat16() for name, tensor in state.items()}, halved, metadata=description)
-        log.measure("stored_bytes", halved.stat().st_size, "B", dtype="bf16")
+        log.measure(m.STORED_BYTES, halved.stat().st_size, dtype="bf16")
         if spec.measuring.keep_weights:
             written.replace(file)
     if spec.measuring.keep_weights:
@@ -233,15 +235,15 @@ def measure_quality(log: EventLog, prepared: Prepared, predictions: Mapping[str,
     headline = catalog.get_metric(task.metric)
     further = [catalog.get_metric(name) for name in task.further_metrics]
     for language, found in predictions.items():
-        where = {"language": language, "split": "test"}
+        where: Dimensions = {"language": language, "split": "test"}
         for metric in (headline, *further):
-            log.measure(metric.name, metric.compute(found.gold, found.predicted), "1", **where)
+            log.measure(m.SCORE.of(metric.name), metric.compute(found.gold, found.predicted), **where)
         trivial = baseline(headline, prepared.family, prepared.tests[language].examples, found)
-        log.measure(f"majority_{headline.name}", trivial.score, "1", **where)
-        log.measure(f"noise_{headline.name}", trivial.noise, "1", **where)
-        log.measure("examples", len(found.gold), "1", **where)
+        log.measure(m.MAJORITY.of(headline.name), trivial.score, **where)
+        log.measure(m.NOISE.of(headline.name), trivial.noise, **where)
+        log.measure(m.EXAMPLES, len(found.gold), **where)
     if (ceiling := task.ceiling()) is not None:
-        log.measure(f"ceiling_{headline.name}", ceiling, "1", split="test")
+        log.measure(m.SCORE_CEILING.of(headline.name), ceiling, split="test")
 
 
 def store_predictions(log: EventLog, predictions: Mapping[str, Predictions], out: Path) -> None:
@@ -275,15 +277,15 @@ def measure_variants(
         model = TaskModel(encoder, prepared.model.head).eval()
         for language, found in predict(prepared, model, device=device, precision=precision).items():
             score = metric.compute(found.gold, found.predicted)
-            where: dict[str, Any] = {"language": language, "split": "test", "variant": variant}
-            log.measure(metric.name, score, "1", **where)
+            where: Dimensions = {"language": language, "split": "test", "variant": variant}
+            log.measure(m.SCORE.of(metric.name), score, **where)
             agreeing = [
                 prepared.family.agree(ours, theirs)
                 for ours, theirs in zip(found.predicted, trained[language].predicted, strict=True)
             ]
-            log.measure("agreement", sum(agreeing) / len(agreeing), "1", **where)
+            log.measure(m.AGREEMENT, sum(agreeing) / len(agreeing), **where)
             apart = [abs(ours - theirs) for ours, theirs in zip(found.scores, trained[language].scores, strict=True)]
-            log.measure("score_difference_max", max(apart), "1", **where)
+            log.measure(m.SCORE_DIFFERENCE_MAX, max(apart), **where)
         made = measure_latency(spec, prepared, log, model, variant=variant, device=device, precision=precision)
         cells += [{**cell, "variant": variant} for cell in made]
     return cells
