@@ -31,7 +31,7 @@ from torch import nn
 from adapeff.service.plugins.catalog import get_method
 from adapeff.service.plugins.references import parse_plugin
 from adapeff.service.specs.job import split_list
-from adapeff.worker.devices.hardware import autocast, choose_precision
+from adapeff.worker.devices.environment import autocast, choose_precision
 from adapeff.worker.families.heads import ClassificationHead
 from adapeff.worker.measure.clocks import synchronize
 from adapeff.worker.modeling.models import TaskModel

@@ -22,7 +22,7 @@ from adapeff.service.reporting.profiles import Figure, ProfileRow, ProfileTable
 from adapeff.service.reporting.statistics import median_interval, paired_ratio
 from adapeff.service.specs.job import LogRange, Tuning
 from adapeff.service.specs.profile import ProfileSpec, plan_profile, read_spec
-from adapeff.worker.devices.hardware import served_in
+from adapeff.worker.devices.environment import served_in
 from adapeff.worker.measure.flops import draws_its_steps
 from adapeff.worker.measure.interleave import interleave, per_block
 from adapeff.worker.measure.memory_breakdown import bytes_of, step_bytes, weight_bytes

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapeff.worker.daemon.slots import device_uuids
-from adapeff.worker.measure.sensors.control_group import cpu_quota, throttled_seconds
-from adapeff.worker.measure.sensors.host import (
+from adapeff.worker.sensors.control_group import cpu_quota, throttled_seconds
+from adapeff.worker.sensors.host import (
     HostSensor,
     NvmlSensor,
     PowerIntegral,

@@ -128,7 +128,7 @@ def _init(file: str) -> int:
 def _bench(threads: int) -> int:
     import torch
 
-    from adapeff.worker.devices.hardware import choose_device, choose_precision, environment
+    from adapeff.worker.devices.environment import choose_device, choose_precision, environment
     from adapeff.worker.measure.device_peaks import copy_bytes_per_s, matmul_flops_per_s
 
     torch.set_num_threads(threads)

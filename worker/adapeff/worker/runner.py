@@ -29,7 +29,7 @@ from adapeff.service.settings import mask
 from adapeff.service.specs.fingerprints import file_fingerprint
 from adapeff.service.specs.job import JobSpec
 from adapeff.service.specs.profile import AnySpec, ProfileSpec, read_spec
-from adapeff.worker.devices.hardware import (
+from adapeff.worker.devices.environment import (
     Memory,
     choose_device,
     choose_precision,
@@ -43,10 +43,10 @@ from adapeff.worker.events import DISK_FAILED, WAITING, EventLog
 from adapeff.worker.families.token_cache import TokenCache
 from adapeff.worker.measure.clocks import PhaseClock
 from adapeff.worker.measure.flops import FlopCounter, draws_its_steps
-from adapeff.worker.measure.sensors.host import Window, idle_window, open_sensor
 from adapeff.worker.modeling.models import import_architecture
 from adapeff.worker.modeling.weights import WEIGHTS
 from adapeff.worker.profiling.profiler import run_profile
+from adapeff.worker.sensors.host import Window, idle_window, open_sensor
 from adapeff.worker.training.load import prepare
 from adapeff.worker.training.record import (
     data_revisions,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from adapeff.service.reporting.statistics import median_interval
-from adapeff.worker.devices.hardware import served_in, shape_multiple
+from adapeff.worker.devices.environment import served_in, shape_multiple
 from adapeff.worker.events import EventLog
 from adapeff.worker.families.base import Encoded, collate
 from adapeff.worker.measure.clocks import synchronize

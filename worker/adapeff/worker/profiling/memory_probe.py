@@ -22,7 +22,7 @@ import torch
 
 from adapeff.service.errors import AdapeffError, ModelError
 from adapeff.service.specs.profile import ProfileSpec
-from adapeff.worker.devices.hardware import Memory, autocast, out_of_memory, prepare_device
+from adapeff.worker.devices.environment import Memory, autocast, out_of_memory, prepare_device
 from adapeff.worker.measure.clocks import step_clock
 from adapeff.worker.measure.memory_breakdown import optimizer_bytes, step_bytes, weight_bytes
 from adapeff.worker.modeling.models import import_architecture

@@ -18,7 +18,7 @@ import torch
 from adapeff.service.errors import ModelError
 from adapeff.service.reporting.statistics import paired_ratio
 from adapeff.service.specs.profile import ProfileSpec
-from adapeff.worker.devices.hardware import (
+from adapeff.worker.devices.environment import (
     choose_device,
     choose_precision,
     environment,
@@ -32,7 +32,10 @@ from adapeff.worker.measure.device_peaks import copy_bytes_per_s, matmul_flops_p
 from adapeff.worker.measure.flops import FlopCounter, Flops, draws_its_steps
 from adapeff.worker.measure.interleave import interleave, per_block
 from adapeff.worker.measure.latency import Latency, log_latency
-from adapeff.worker.measure.sensors.host import (
+from adapeff.worker.modeling.models import count_parameters
+from adapeff.worker.profiling.candidates import BareModel, Candidate, load_bare, make_candidate, variants
+from adapeff.worker.profiling.memory_probe import available_memory, largest_batch, run_probe
+from adapeff.worker.sensors.host import (
     Sensor,
     Window,
     energy_above_idle,
@@ -40,9 +43,6 @@ from adapeff.worker.measure.sensors.host import (
     open_sensor,
     sample_problems,
 )
-from adapeff.worker.modeling.models import count_parameters
-from adapeff.worker.profiling.candidates import BareModel, Candidate, load_bare, make_candidate, variants
-from adapeff.worker.profiling.memory_probe import available_memory, largest_batch, run_probe
 from adapeff.worker.training.train import LOG_EVERY_SECONDS
 
 logger = logging.getLogger("adapeff.runner")

@@ -10,7 +10,7 @@ import numpy
 import torch
 
 from adapeff.service.plugins.contracts import Metric
-from adapeff.worker.devices.hardware import autocast, shape_multiple
+from adapeff.worker.devices.environment import autocast, shape_multiple
 from adapeff.worker.families.base import Encoded, Family, collate
 from adapeff.worker.modeling.models import TaskModel
 

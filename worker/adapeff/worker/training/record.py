@@ -19,16 +19,16 @@ from safetensors.torch import save_file
 from adapeff.service.plugins import catalog
 from adapeff.service.plugins.contracts import Task
 from adapeff.service.specs.job import JobSpec
-from adapeff.worker.devices.hardware import autocast, out_of_memory
+from adapeff.worker.devices.environment import autocast, out_of_memory
 from adapeff.worker.events import EventLog
 from adapeff.worker.families.token_cache import TokenCache
 from adapeff.worker.measure.clocks import STEP_PHASES, PhaseClock
 from adapeff.worker.measure.flops import FlopCounter, synthetic_inputs
 from adapeff.worker.measure.latency import log_latency, percentile, time_forward, traffic
 from adapeff.worker.measure.memory_breakdown import step_bytes, weight_bytes
-from adapeff.worker.measure.sensors.host import Window, energy_above_idle, sample_problems
 from adapeff.worker.modeling.models import TaskModel, count_parameters, trained_state
 from adapeff.worker.modeling.weights import WEIGHTS, describe
+from adapeff.worker.sensors.host import Window, energy_above_idle, sample_problems
 from adapeff.worker.training.evaluate import Predictions, baseline, evaluate
 from adapeff.worker.training.load import Prepared
 from adapeff.worker.training.train import TrainResult, compute_seconds

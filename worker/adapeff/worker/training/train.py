@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from adapeff.service.errors import AdapeffError
 from adapeff.service.specs.job import Training
-from adapeff.worker.devices.hardware import autocast
+from adapeff.worker.devices.environment import autocast
 from adapeff.worker.families.base import Batch
 from adapeff.worker.measure.clocks import STEP_PHASES, PhaseClock, StepClock, StepSeconds, step_clock
 from adapeff.worker.measure.memory_breakdown import optimizer_bytes

@@ -13,11 +13,11 @@ import torch
 from adapeff.service.errors import NotHereError
 from adapeff.service.plugins import catalog
 from adapeff.service.specs.job import JobSpec, LogRange, Tuning
-from adapeff.worker.devices.hardware import Memory, shape_multiple
+from adapeff.worker.devices.environment import Memory, shape_multiple
 from adapeff.worker.events import EventLog
 from adapeff.worker.measure.clocks import PhaseClock
-from adapeff.worker.measure.sensors.host import Sensor, Window
 from adapeff.worker.modeling.models import trained_state
+from adapeff.worker.sensors.host import Sensor, Window
 from adapeff.worker.training.batches import steps_per_epoch, training_batches
 from adapeff.worker.training.evaluate import Predictions, evaluate
 from adapeff.worker.training.load import Prepared

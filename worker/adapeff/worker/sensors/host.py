@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import torch
 
-from adapeff.worker.measure.sensors.control_group import throttled_seconds
+from adapeff.worker.sensors.control_group import throttled_seconds
 
 RAPL = Path("/sys/class/powercap")
 MAX_FOREIGN_CPU = 0.05

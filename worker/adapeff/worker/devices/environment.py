@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from adapeff.service.errors import ResourceError
-from adapeff.worker.measure.sensors.control_group import cpu_quota
+from adapeff.worker.sensors.control_group import cpu_quota
 
 _PACKAGES = ("adapeff", "torch", "transformers", "peft", "tokenizers", "datasets", "numpy")
 
