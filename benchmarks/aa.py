@@ -23,8 +23,9 @@ import torch
 from adapeff.service.plugins.references import parse_plugin, resolve_model
 from adapeff.service.reporting.statistics import paired_ratio
 from adapeff.service.specs.profile import ProfileSettings
+from adapeff.worker.devices.cpu import Cpu
+from adapeff.worker.devices.step_clocks import HostStepClock, StepClock, StepSeconds
 from adapeff.worker.families.base import Batch
-from adapeff.worker.measure.clocks import CpuStepClock, StepClock, StepSeconds
 from adapeff.worker.measure.interleave import Take, interleave, per_block
 from adapeff.worker.profiling.candidates import Candidate, labelled, load_bare, make_candidate
 
@@ -38,7 +39,7 @@ class LastMarkAfter:
     """A step clock whose last mark of a step comes after some extra work."""
 
     def __init__(self, extra: Callable[[], None]) -> None:
-        self._clock = CpuStepClock()
+        self._clock = HostStepClock()
         self._extra = extra
         self._marks = 0
 
@@ -103,14 +104,14 @@ def main() -> int:
     parser.add_argument("--slowdown", type=float, default=0.0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    device = torch.device("cpu")
+    device = Cpu()
     bare = load_bare(resolve_model(arguments.model, needs_weights=False))
     batch = labelled(bare.batch(arguments.batch, arguments.length, device))
     method = parse_plugin(arguments.method)
     one, other = (make_candidate(method, bare, device=device, precision="fp32") for _ in range(2))
     products = Products()
     takes = {
-        "reference": steps_of(one, batch, CpuStepClock()),
+        "reference": steps_of(one, batch, HostStepClock()),
         "other": steps_of(other, batch, LastMarkAfter(products)),
     }
     ratios, widths, held, found = [], [], 0, 0

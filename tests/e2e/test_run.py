@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from adapeff.worker.measure.clocks import STEP_PHASES
+from adapeff.worker.devices.step_clocks import STEP_PHASES
 from tests.conftest import RedisServer, eventually
 from tests.e2e.conftest import Adapeff, Process, show, status, write_rows
 from tests.integration.test_supervisor import marked

@@ -16,8 +16,9 @@ import psutil
 import pytest
 
 from adapeff.service.errors import LeaseLostError, ResourceError
-from adapeff.worker.daemon.slots import Slot, open_slots, visible_devices
+from adapeff.worker.daemon.slots import Slot, open_slots
 from adapeff.worker.daemon.supervisor import read_finished, runner_environment, supervise
+from adapeff.worker.devices.cuda import visible_devices
 from tests.conftest import eventually
 
 SLOT = Slot("cpu", 0)
@@ -319,8 +320,8 @@ def test_cores_are_locked_however_slots_are_numbered() -> None:
 @pytest.mark.parametrize(
     ("devices", "message"),
     [
-        ("gpu:0", "'gpu:0' is no device; expected cuda:0"),
-        ("cpu:x", "'cpu:x' is no device"),
+        ("gpu:0", "'gpu:0' is not a device; expected auto or one of cuda"),
+        ("cpu:x", "'cpu:x' is not a device"),
         ("cpu:4096", "this host has .* cpu slots"),
         ("cuda:0", "this host has no GPU"),
     ],

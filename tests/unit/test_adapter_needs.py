@@ -16,9 +16,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from adapeff.service.errors import ModelError, SpecError
 from adapeff.service.plugins.catalog import get_method
 from adapeff.service.plugins.references import parse_plugin
+from adapeff.worker.devices.cpu import Cpu
+from adapeff.worker.devices.step_clocks import HostStepClock
 from adapeff.worker.families.base import Batch
 from adapeff.worker.families.heads import ClassificationHead
-from adapeff.worker.measure.clocks import CpuStepClock
 from adapeff.worker.modeling.models import TaskModel
 from adapeff.worker.modeling.weights import WEIGHTS
 from adapeff.worker.serving import Host
@@ -44,14 +45,14 @@ def train(written: str, steps: int) -> TaskModel:
         LambdaLR(optimizer, lambda step: 1.0),
         lambda logits, _: nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 0])),
         1.0,
-        torch.device("cpu"),
+        Cpu(),
         "fp32",
         method.auxiliary_loss(model.encoder),
         method.on_step(model.encoder, steps),
     )
     items = Batch(batch(), {}, [1] * 4, [7] * 4)
     for _ in range(steps):
-        take(items, CpuStepClock())
+        take(items, HostStepClock())
     return model
 
 

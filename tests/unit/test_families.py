@@ -17,16 +17,18 @@ from adapeff.service.plugins.catalog import get_method, get_task
 from adapeff.service.plugins.contracts import Answer, ChoiceExample, Example, QuestionExample, TaggedExample
 from adapeff.service.plugins.references import resolve_model
 from adapeff.service.specs.job import Training
+from adapeff.worker.devices.cpu import Cpu
 from adapeff.worker.families import FAMILIES, family_of
 from adapeff.worker.families.base import IGNORED, Batch, collate
 from adapeff.worker.families.spans import QuestionAnswering
 from adapeff.worker.families.tokens import TokenClassification
 from adapeff.worker.metrics import METRICS
-from adapeff.worker.modeling.models import build_model, load_model, load_tokenizer
+from adapeff.worker.modeling.models import build_model, load_model
+from adapeff.worker.modeling.tokenizers import load_tokenizer
 from adapeff.worker.training.batches import training_batches
 from adapeff.worker.training.evaluate import SplitData, baseline, evaluate
 
-CPU = torch.device("cpu")
+CPU = Cpu()
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 FAMILY_OF_OFFLINE = {
     "offline_sentiment": "sequence_classification",

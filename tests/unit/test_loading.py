@@ -177,13 +177,13 @@ def test_fingerprint_follows_an_index(folder: Path) -> None:
 
 def test_hub_model_is_never_loaded_with_an_adapter(folder: Path) -> None:
     """What the check of a folder does for local models, loading does for all."""
-    from adapeff.worker.modeling.models import _refuse_adapter
+    from adapeff.worker.modeling.weight_checks import refuse_adapter
 
-    _refuse_adapter(str(folder), "main", "org/model")
+    refuse_adapter(str(folder), "main", "org/model")
     (folder / "adapter_config.json").write_text("{}")
 
     with pytest.raises(AdapeffError, match=r"org/model' has adapter_config\.json"):
-        _refuse_adapter(str(folder), "main", "org/model")
+        refuse_adapter(str(folder), "main", "org/model")
 
 
 def tokenizer_says(**changes: Any) -> Spoil:

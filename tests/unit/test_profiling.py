@@ -22,7 +22,8 @@ from adapeff.service.reporting.profiles import Figure, ProfileRow, ProfileTable
 from adapeff.service.reporting.statistics import median_interval, paired_ratio
 from adapeff.service.specs.job import LogRange, Tuning
 from adapeff.service.specs.profile import ProfileSpec, plan_profile, read_spec
-from adapeff.worker.devices.environment import served_in
+from adapeff.worker.devices.cpu import Cpu
+from adapeff.worker.devices.precision import served_in
 from adapeff.worker.measure.flops import draws_its_steps
 from adapeff.worker.measure.interleave import interleave, per_block
 from adapeff.worker.measure.memory_breakdown import bytes_of, step_bytes, weight_bytes
@@ -31,7 +32,7 @@ from adapeff.worker.profiling.memory_probe import largest_batch, run_probe
 from adapeff.worker.training.record import warmup_seconds
 from adapeff.worker.training.tuning import open_search
 
-CPU = torch.device("cpu")
+CPU = Cpu()
 
 
 @pytest.fixture(scope="module")

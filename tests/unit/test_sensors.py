@@ -6,66 +6,27 @@ import time
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapeff.worker.daemon.slots import device_uuids
 from adapeff.worker.sensors.control_group import cpu_quota, throttled_seconds
-from adapeff.worker.sensors.host import (
-    HostSensor,
-    NvmlSensor,
-    PowerIntegral,
-    Reading,
-    ReplaySensor,
-    Window,
-    energy_above_idle,
-    idle_window,
-    sample_problems,
-)
+from adapeff.worker.sensors.host import HostSensor, Snapshot
+from adapeff.worker.sensors.nvml import NvmlSensor, PowerIntegral
+from adapeff.worker.sensors.replay import ReplaySensor
+from adapeff.worker.sensors.window import Window, energy_above_idle, idle_window, sample_problems
+from tests.fake_device import FakeNvml
 
 
-class NVMLError(Exception):
-    """What pynvml raises for a question a device does not answer."""
-
-
-def recorded_nvml(
-    energy: list[int] | None, *, power: int | None = None, throttle: int = 0, processes: int = 1, divided: bool = False
-) -> Any:
-    """Answers of a GPU in the form pynvml gives them: energy in mJ, power in mW, reasons as bits."""
-
-    def power_used(_: Any) -> int:
-        if power is None:
-            raise NVMLError("not supported")
-        return power
-
-    def energy_used(_: Any) -> int:
-        if energy is None:
-            raise NVMLError("not supported")
-        return energy.pop(0)
-
-    return SimpleNamespace(
-        NVMLError=NVMLError,
-        nvmlInit=lambda: None,
-        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
-        nvmlDeviceGetTotalEnergyConsumption=energy_used,
-        nvmlDeviceGetPowerUsage=power_used,
-        nvmlDeviceGetCurrentClocksEventReasons=lambda _: throttle,
-        nvmlDeviceGetComputeRunningProcesses=lambda _: [object()] * processes,
-        nvmlDeviceGetMigMode=lambda _: (int(divided), int(divided)),
-    )
-
-
-def readings(*times: float, **values: Any) -> ReplaySensor:
-    return ReplaySensor(Reading(time_s=at, own_cpu_s=at, **values) for at in times)
+def snapshots(*times: float, **values: Any) -> ReplaySensor:
+    return ReplaySensor(Snapshot(time_s=at, own_cpu_s=at, **values) for at in times)
 
 
 def test_gpu_energy_is_that_above_idle() -> None:
-    sensor = NvmlSensor(recorded_nvml([1_000, 61_000]), "GPU-1", readings(0, 2))
-    idle = Window(Reading(time_s=0, own_cpu_s=0, energy_j=0.0), Reading(time_s=10, own_cpu_s=0, energy_j=100.0))
+    sensor = NvmlSensor(FakeNvml([1_000, 61_000]), "GPU-1", snapshots(0, 2))
+    idle = Window(Snapshot(time_s=0, own_cpu_s=0, energy_j=0.0), Snapshot(time_s=10, own_cpu_s=0, energy_j=100.0))
 
     window = Window(sensor.read(), sensor.read())
 
@@ -75,20 +36,20 @@ def test_gpu_energy_is_that_above_idle() -> None:
 
 
 def test_throttled_and_shared_gpus_are_told() -> None:
-    sensor = NvmlSensor(recorded_nvml([0, 1], throttle=0x40 | 0x1, processes=3), "GPU-1", readings(0, 2))
+    sensor = NvmlSensor(FakeNvml([0, 1], throttle=0x40 | 0x1, processes=3), "GPU-1", snapshots(0, 2))
 
     start = sensor.read()
-    sensor.look()  # what the sensor sees in between counts too
+    sensor.poll()  # what the sensor sees in between counts too
     problems = Window(start, sensor.read()).problems()
 
     assert problems == [
-        "clocks throttled (hardware thermal slowdown) in 100% of 2 looks",
-        "other processes computed on the device in 100% of 2 looks",
+        "clocks throttled (hardware thermal slowdown) in 100% of 2 polls",
+        "other processes computed on the device in 100% of 2 polls",
     ]
 
 
 def test_energy_of_a_divided_gpu_is_nobodys() -> None:
-    sensor = NvmlSensor(recorded_nvml([1, 2], divided=True), "GPU-1", readings(0, 1))
+    sensor = NvmlSensor(FakeNvml([1, 2], divided=True), "GPU-1", snapshots(0, 1))
 
     assert energy_above_idle(Window(sensor.read(), sensor.read()), None) == (
         None,
@@ -100,7 +61,7 @@ def test_energy_of_a_divided_gpu_is_nobodys() -> None:
     ("uuid", "energy", "reason"), [("MIG-1", [1, 2], "MIG"), ("GPU-1", None, "neither its energy nor its power")]
 )
 def test_energy_that_cannot_be_had_says_why(uuid: str, energy: list[int] | None, reason: str) -> None:
-    sensor = NvmlSensor(recorded_nvml(energy), uuid, readings(0, 1))
+    sensor = NvmlSensor(FakeNvml(energy or []), uuid, snapshots(0, 1))
 
     value, why = energy_above_idle(Window(sensor.read(), sensor.read()), None)
 
@@ -125,7 +86,7 @@ def test_power_that_rises_evenly_is_integrated_exactly(gaps: list[float], watts:
 
 
 def test_power_stands_in_for_an_energy_counter() -> None:
-    sensor = NvmlSensor(recorded_nvml(None, power=250_000), "GPU-1", readings(0, 1))
+    sensor = NvmlSensor(FakeNvml(power=250_000), "GPU-1", snapshots(0, 1))
 
     began = time.perf_counter()
     window = Window(sensor.read(), sensor.read())
@@ -137,9 +98,9 @@ def test_power_stands_in_for_an_energy_counter() -> None:
 
 
 def test_other_work_on_the_cores_is_told() -> None:
-    start = Reading(time_s=0, own_cpu_s=0, busy_cpu_s=0, stolen_cpu_s=0, cores=2)
-    quiet = Reading(time_s=10, own_cpu_s=9.5, busy_cpu_s=10, stolen_cpu_s=0.1, cores=2)
-    busy = Reading(time_s=10, own_cpu_s=9.5, busy_cpu_s=15.5, stolen_cpu_s=1.0, cores=2)
+    start = Snapshot(time_s=0, own_cpu_s=0, busy_cpu_s=0, stolen_cpu_s=0, cores=2)
+    quiet = Snapshot(time_s=10, own_cpu_s=9.5, busy_cpu_s=10, stolen_cpu_s=0.1, cores=2)
+    busy = Snapshot(time_s=10, own_cpu_s=9.5, busy_cpu_s=15.5, stolen_cpu_s=1.0, cores=2)
 
     assert Window(start, quiet).problems() == []
     assert Window(start, busy).problems() == [
@@ -173,22 +134,6 @@ def test_samples_speak_for_themselves() -> None:
     assert sample_problems([1.0] * 10 + [1.2] * 10) == ["samples drifted by +20%"]
     assert sample_problems([1.0, 2.0] * 10)[0].startswith("samples spread")
     assert sample_problems([1.0, 9.0]) == []
-
-
-def test_divided_gpu_is_offered_by_its_instances() -> None:
-    def instance(_: Any, index: int) -> str:
-        if index == 1:
-            raise NVMLError("not found")
-        return f"MIG-{index}"
-
-    nvml = recorded_nvml(None, divided=True)
-    nvml.nvmlDeviceGetUUID = str
-    nvml.nvmlDeviceGetMaxMigDeviceCount = lambda _: 3
-    nvml.nvmlDeviceGetMigDeviceHandleByIndex = instance
-
-    assert device_uuids(nvml, "GPU-1") == ["MIG-0", "MIG-2"]
-    nvml.nvmlDeviceGetMigMode = lambda _: (0, 0)
-    assert device_uuids(nvml, "GPU-1") == ["GPU-1"]
 
 
 def cgroup(folder: Path, *, version: int, quota: str, throttled_s: float) -> tuple[Path, Path]:
@@ -225,8 +170,8 @@ def test_no_quota_is_none(tmp_path: Path, version: int) -> None:
 
 
 def test_time_that_a_quota_took_is_told() -> None:
-    start = Reading(time_s=0, own_cpu_s=0, held_back_s=1.0)
-    end = Reading(time_s=10, own_cpu_s=6, held_back_s=5.0)
+    start = Snapshot(time_s=0, own_cpu_s=0, held_back_s=1.0)
+    end = Snapshot(time_s=10, own_cpu_s=6, held_back_s=5.0)
 
     assert Window(start, end).problems() == ["a CPU quota held this process back for 40% of the time"]
     assert Window(start, replace(end, held_back_s=1.05)).problems() == []

@@ -15,7 +15,7 @@ from adapeff.service.specs.job import Training
 from adapeff.worker.families import family_of
 from adapeff.worker.families.base import Encoded
 from adapeff.worker.families.token_cache import TokenCache, content_key, tokenizer_content
-from adapeff.worker.modeling.models import load_tokenizer
+from adapeff.worker.modeling.tokenizers import load_tokenizer
 
 FAMILIES = ("offline_nli", "offline_ner", "offline_qa", "offline_choice")
 

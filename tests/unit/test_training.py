@@ -18,6 +18,7 @@ from adapeff.service.plugins.catalog import get_method, get_task
 from adapeff.service.plugins.contracts import Example
 from adapeff.service.plugins.references import resolve_model
 from adapeff.service.specs.job import Training
+from adapeff.worker.devices.cpu import Cpu
 from adapeff.worker.families.base import Encoded, Rows, collate
 from adapeff.worker.families.sequences import SequenceClassification
 from adapeff.worker.measure.clocks import PhaseClock
@@ -27,7 +28,7 @@ from adapeff.worker.training.evaluate import SplitData, evaluate
 from adapeff.worker.training.train import BestState, DivergedError, TrainResult, train
 from benchmarks.bare_loop import bare_loop
 
-CPU = torch.device("cpu")
+CPU = Cpu()
 RATE = 1e-3
 FAMILY = SequenceClassification(("negative", "positive"), Training(learning_rate=RATE, max_length=48))
 

@@ -107,7 +107,7 @@ def _validate(written: str, model: str | None, max_length: int | None) -> int:
     settings = Training(learning_rate=1, max_length=max_length or task.max_length or 128)
     count_tokens = None
     if model is not None:
-        from adapeff.worker.modeling.token_counts import token_counter
+        from adapeff.worker.families.token_counts import token_counter
 
         count_tokens = token_counter(task, model, settings)
     for answer in look_over(
@@ -126,16 +126,14 @@ def _init(file: str) -> int:
 
 
 def _bench(threads: int) -> int:
-    import torch
-
-    from adapeff.worker.devices.environment import choose_device, choose_precision, environment
+    from adapeff.worker.devices.choice import choose_device
     from adapeff.worker.measure.device_peaks import copy_bytes_per_s, matmul_flops_per_s
 
-    torch.set_num_threads(threads)
     device = choose_device("any")
-    name = environment(device, "fp32")["device_name"]
-    where = f"{name}, {threads} thread(s)" if device.type == "cpu" else name
-    for precision in dict.fromkeys(("fp32", choose_precision("auto", device))):
+    device.prepare(cpu_threads=threads)
+    name = device.environment()["device_name"]
+    where = name if device.is_asynchronous else f"{name}, {threads} thread(s)"
+    for precision in dict.fromkeys(("fp32", device.choose_precision("auto"))):
         rate = matmul_flops_per_s(device, precision)
         print(json.dumps({"check": f"matrix product {precision}", "value": rate, "unit": "FLOP/s", "where": where}))
     rate = copy_bytes_per_s(device)
@@ -158,9 +156,9 @@ def _verify(names: list[str]) -> int:
 
 
 def _devices() -> int:
-    from adapeff.worker.daemon.slots import usable_gpus
+    from adapeff.worker.daemon.slots import usable_accelerators
 
-    for uuid, name in usable_gpus():
+    for uuid, name in usable_accelerators():
         print(json.dumps({"uuid": uuid, "name": name}), flush=True)
     return ExitCode.OK
 

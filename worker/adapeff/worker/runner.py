@@ -29,24 +29,18 @@ from adapeff.service.settings import mask
 from adapeff.service.specs.fingerprints import file_fingerprint
 from adapeff.service.specs.job import JobSpec
 from adapeff.service.specs.profile import AnySpec, ProfileSpec, read_spec
-from adapeff.worker.devices.environment import (
-    Memory,
-    choose_device,
-    choose_precision,
-    device_identity,
-    environment,
-    out_of_memory,
-    prepare_device,
-)
+from adapeff.worker.devices.choice import choose_device, out_of_memory
+from adapeff.worker.devices.environment import environment
 from adapeff.worker.devices.locks import occupy
+from adapeff.worker.devices.memory import Memory
 from adapeff.worker.events import DISK_FAILED, WAITING, EventLog
 from adapeff.worker.families.token_cache import TokenCache
-from adapeff.worker.measure.clocks import PhaseClock
+from adapeff.worker.measure.clocks import PhaseClock, log_phases
 from adapeff.worker.measure.flops import FlopCounter, draws_its_steps
 from adapeff.worker.modeling.models import import_architecture
 from adapeff.worker.modeling.weights import WEIGHTS
 from adapeff.worker.profiling.profiler import run_profile
-from adapeff.worker.sensors.host import Window, idle_window, open_sensor
+from adapeff.worker.sensors.window import Window, idle_window
 from adapeff.worker.training.load import prepare
 from adapeff.worker.training.record import (
     data_revisions,
@@ -57,7 +51,6 @@ from adapeff.worker.training.record import (
     measure_footprint,
     measure_latency,
     measure_parameters,
-    measure_phases,
     measure_quality,
     measure_training,
     measure_tuning,
@@ -97,12 +90,13 @@ def run_job(
     clock = clock or PhaseClock()
     log = EventLog(out)
     device = choose_device(device_name or spec.training.device)
-    prepare_device(device)
-    precision = choose_precision(spec.training.precision, device)
+    device.prepare(cpu_threads=spec.training.cpu_threads)
+    precision = device.choose_precision(spec.training.precision)
     with clock.phase("load"):
         import_architecture(spec.model)
-    _seed_everything(spec, device)
-    memory, sensor = Memory(device), open_sensor(device)
+    random.seed(spec.seed)
+    torch.manual_seed(spec.seed)
+    memory, sensor = Memory(device), device.open_sensor()
     log.emit("environment", values=environment(device, precision))
     log.measure("load_average_1m", os.getloadavg()[0], "1", phase="startup")
     bench = Bench(device, precision, clock, sensor, memory, log, out)
@@ -167,14 +161,7 @@ def run_job(
         with clock.phase("variants"):
             samples += measure_variants(spec, prepared, predictions, log, device=device, precision=precision)
     store_samples(log, trained, samples, out)
-    measure_phases(log, clock)
-
-
-def _seed_everything(spec: JobSpec, device: torch.device) -> None:
-    random.seed(spec.seed)
-    torch.manual_seed(spec.seed)
-    if device.type == "cpu":
-        torch.set_num_threads(spec.training.cpu_threads)
+    log_phases(log, clock)
 
 
 def ending(error: BaseException) -> tuple[str, str]:
@@ -208,14 +195,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m adapeff.worker.runner", description="Run one job, alone.")
     parser.add_argument("job", type=Path, help="the job's specification, JSON")
     parser.add_argument("--out", type=Path, required=True, help="folder for events and artifacts")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: what the job says")
+    parser.add_argument("--device", choices=sorted(catalog.devices()), help="default: the job's device")
     parser.add_argument("--data-root", type=Path, help="folder of local data sets")
     parser.add_argument(
         "--source",
         action="append",
         default=[],
         metavar="JOB_HASH[@SHA256]=FOLDER",
-        help="where the weights of a source job lie, and what they must hash to; repeatable",
+        help="folder with the weights of a source job, and their expected hash; repeatable",
     )
     parser.add_argument("--cache", type=Path, help="folder of tokenised data, shared by runners; may be emptied")
     parser.add_argument("--locks", type=Path, help="folder of the host's locks, if not the usual one")
@@ -233,7 +220,7 @@ def main() -> int:
             raise SpecError(f"the job asks for device: {spec.device}, but --device is {arguments.device}")
         with ExitStack() as held:
             with clock.phase("wait"):
-                device, alone = device_identity(arguments.device or spec.device), isinstance(spec, ProfileSpec)
+                device, alone = choose_device(arguments.device or spec.device).identity(), isinstance(spec, ProfileSpec)
                 waiting: dict[str, Any] = {"waiting": lambda: _tell_waiting(log), "folder": arguments.locks}
                 held.enter_context(occupy(device, alone=alone, **waiting))
             if isinstance(spec, ProfileSpec):
@@ -285,7 +272,7 @@ def _read_source(text: str) -> tuple[str, Path]:
 
 
 def _tell_waiting(log: EventLog) -> None:
-    logger.info("waiting: a profile has its device to itself, so it and other runs take turns")
+    logger.info("waiting: a profile uses its device alone, so it and other runs take turns")
     log.emit("stage", stage=WAITING)
 
 
@@ -296,10 +283,10 @@ def _read_spec(path: Path) -> AnySpec:
         raise SpecError(f"cannot read job file {path}: {error.strerror}") from error
     except ValidationError as error:
         raise NotHereError(
-            f"{path} is no job specification that this adapeff can read: {catalog.first_problem(error)}"
+            f"{path} is not a job specification that this adapeff can read: {catalog.first_problem(error)}"
         ) from error
     except (ValueError, AttributeError) as error:
-        raise SpecError(f"{path} is no job specification: it is no JSON object ({error})") from error
+        raise SpecError(f"{path} is not a job specification: it is not a JSON object ({error})") from error
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Measuring: clocks, FLOPs, latency, memory, and sensors of the machine around a run."""
+"""Measuring: clocks, FLOPs, latency, memory and device peaks."""

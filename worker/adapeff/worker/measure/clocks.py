@@ -1,21 +1,15 @@
-"""Clocks: named phases that never overlap, and the compute time of single steps.
-
-All are monotonic. On a GPU a step is bracketed by device events that are read at logging points alone, so that timing
-adds no synchronisation inside a step.
-"""
+"""The time of a run: named phases that never overlap, and single actions on a device. All clocks are monotonic."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
 
-import torch
-
-_T = TypeVar("_T")
+from adapeff.worker.devices.base import Device
+from adapeff.worker.events import EventLog
 
 
 class PhaseClock:
@@ -46,7 +40,7 @@ class PhaseClock:
         self._mark = now
 
     def split(self, name: str, parts: dict[str, float]) -> None:
-        """Replace a phase by its parts, added to what they have; what they leave over is nobody's."""
+        """Replace a phase by its parts, added to what they already have; any remainder is unattributed."""
         del self.seconds[name]
         for part, seconds in parts.items():
             self.seconds[part] = self.seconds.get(part, 0.0) + seconds
@@ -65,83 +59,19 @@ def _process_age() -> float:
         return 0.0
 
 
-STEP_PHASES = ("forward", "backward", "optimizer")
+def timed(action: Callable[[], object], device: Device) -> float:
+    """Seconds of an action, from an idle device to an idle device."""
+    device.synchronize()
+    start = time.perf_counter()
+    action()
+    device.synchronize()
+    return time.perf_counter() - start
 
 
-class StepSeconds(NamedTuple):
-    """Seconds of one training step, by what it spent them on."""
-
-    forward: float
-    """Forward pass and loss."""
-    backward: float
-    optimizer: float
-    """Clipping, optimizer, scheduler, zero_grad."""
-
-    @property
-    def total(self) -> float:
-        """The whole step."""
-        return self.forward + self.backward + self.optimizer
-
-
-class StepClock(Protocol):
-    """Times single steps: `mark` at the start (its batch is on the device) and at the end of each phase."""
-
-    def mark(self) -> None:
-        """The start of a step, the end of its forward pass, of its backward pass, of the step: four marks a step."""
-
-    def collect(self) -> list[StepSeconds]:
-        """The steps since the last call; waits for the device."""
-
-
-class CpuStepClock:
-    """Host clock at each mark: on a CPU the work is done when the call returns."""
-
-    def __init__(self) -> None:
-        self._marks: list[float] = []
-
-    def mark(self) -> None:
-        """Read the clock."""
-        self._marks.append(time.perf_counter())
-
-    def collect(self) -> list[StepSeconds]:
-        """The steps since the last call."""
-        marks, self._marks = self._marks, []
-        return [StepSeconds(b - a, c - b, d - c) for a, b, c, d in batched_by_four(marks)]
-
-
-class CudaStepClock:
-    """Events in the device's stream, read when asked for: marking adds no synchronisation."""
-
-    def __init__(self) -> None:
-        self._events: list[torch.cuda.Event] = []
-
-    def mark(self) -> None:
-        """Record an event."""
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        self._events.append(event)
-
-    def collect(self) -> list[StepSeconds]:
-        """The steps since the last call, after one synchronisation."""
-        torch.cuda.synchronize()
-        events, self._events = self._events, []
-        return [
-            StepSeconds(a.elapsed_time(b) / 1000, b.elapsed_time(c) / 1000, c.elapsed_time(d) / 1000)
-            for a, b, c, d in batched_by_four(events)
-        ]
-
-
-def batched_by_four(marks: Sequence[_T]) -> Iterator[tuple[_T, _T, _T, _T]]:
-    """The four marks of each step."""
-    return zip(marks[::4], marks[1::4], marks[2::4], marks[3::4], strict=True)
-
-
-def step_clock(device: torch.device) -> StepClock:
-    """The clock that fits the device."""
-    return CudaStepClock() if device.type == "cuda" else CpuStepClock()
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that was asked of it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def log_phases(log: EventLog, clock: PhaseClock) -> None:
+    """Write the seconds of every phase of a run; what no phase covers is `unattributed`."""
+    wall = clock.wall()
+    for name, seconds in clock.seconds.items():
+        log.measure("phase_s", seconds, "s", phase=name)
+    log.measure("phase_s", max(0.0, wall - sum(clock.seconds.values())), "s", phase="unattributed")
+    log.measure("wall_s", wall, "s")

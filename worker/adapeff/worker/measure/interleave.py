@@ -1,7 +1,7 @@
-"""Measure several things by turns in one process, so that what disturbs the machine disturbs them alike.
+"""Measure several candidates interleaved in one process, so that what disturbs the machine disturbs them alike.
 
-Speeds of one machine drift by more than methods differ; what stands beside each other within a block does not. Each
-block gives every candidate one turn, in an order drawn anew; ratios are taken within blocks.
+A machine's speed drifts by more than methods differ, but hardly within a block. Each block gives every candidate one
+turn, in a newly drawn order; ratios are taken within blocks.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _T = TypeVar("_T")
 
 WARMUP_TURNS = 2
 SETTLE_FROM = 4
-"""A turn of so many repetitions or more is preceded by one that is not kept: the caches are the last candidate's."""
+"""A turn of this many repetitions or more starts with one that is not kept: caches are still the last candidate's."""
 MAX_REPETITIONS = 1000
 
 Take = Callable[[int], list[_T]]
-"""Does a thing so many times and gives a sample of each."""
+"""Repeats an action a number of times and returns a sample of each."""
 
 
 def interleave(
@@ -32,26 +32,26 @@ def interleave(
     repetitions: int | None = None,
     progress: Callable[[int, float], None] = lambda block, eta: None,
 ) -> dict[str, list[list[_T]]]:
-    """Samples of each candidate: per block one list.
+    """Samples of each candidate, one list per block.
 
     Args:
-        turn_seconds: least time of a turn; the repetitions that fill it are fixed after the warm-up.
-        repetitions: how many fill a turn, if that is known; there is no warm-up then.
-        progress: is told the blocks done and the seconds still expected.
+        turn_seconds: minimum time of a turn; the repetitions that fill it are fixed after the warm-up.
+        repetitions: how many fill a turn, if known; there is no warm-up then.
+        progress: receives the number of finished blocks and the expected remaining seconds.
     """
     counts = {name: repetitions or _repetitions(take, turn_seconds) for name, take in candidates.items()}
-    found: dict[str, list[list[_T]]] = {name: [] for name in candidates}
-    draw = random.Random(seed)
+    samples: dict[str, list[list[_T]]] = {name: [] for name in candidates}
+    shuffler = random.Random(seed)
     order = list(candidates)
     began = time.perf_counter()
     for block in range(1, blocks + 1):
-        draw.shuffle(order)
+        shuffler.shuffle(order)
         for name in order:
             if counts[name] >= SETTLE_FROM:
                 candidates[name](1)
-            found[name].append(candidates[name](counts[name]))
+            samples[name].append(candidates[name](counts[name]))
         progress(block, (time.perf_counter() - began) / block * (blocks - block))
-    return found
+    return samples
 
 
 def _repetitions(take: Take[_T], turn_seconds: float) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import statistics
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -13,10 +12,11 @@ from typing import Any
 import torch
 
 from adapeff.service.reporting.statistics import median_interval
-from adapeff.worker.devices.environment import served_in, shape_multiple
+from adapeff.worker.devices.base import Device
+from adapeff.worker.devices.precision import served_in
 from adapeff.worker.events import EventLog
 from adapeff.worker.families.base import Encoded, collate
-from adapeff.worker.measure.clocks import synchronize
+from adapeff.worker.measure.clocks import timed
 from adapeff.worker.modeling.models import TaskModel
 
 WARMUP_ITERATIONS = 3
@@ -54,12 +54,18 @@ def percentile(samples: Sequence[float], percent: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
 
 
+def forward_seconds(model: TaskModel, inputs: Mapping[str, torch.Tensor], device: Device) -> float:
+    """Seconds of one forward pass; the caller sets the evaluation and inference modes."""
+    batch = dict(inputs)
+    return timed(lambda: model(batch), device)
+
+
 def time_forward(
     model: TaskModel,
     inputs: Iterator[Mapping[str, torch.Tensor]],
     *,
     seconds: float,
-    device: torch.device,
+    device: Device,
     precision: str,
 ) -> Latency:
     """Time forward passes, dropout off, until the budget is used, after warm-up.
@@ -70,30 +76,22 @@ def time_forward(
         precision: the weights' while it is timed.
     """
     model.eval()
-
-    def once() -> float:
-        batch = dict(next(inputs))
-        synchronize(device)
-        start = time.perf_counter()
-        model(batch)
-        synchronize(device)
-        return time.perf_counter() - start
-
     with served_in(precision, [model]), torch.inference_mode():
-        warmup = [once() for _ in range(WARMUP_ITERATIONS)]
+        warmup = [forward_seconds(model, next(inputs), device) for _ in range(WARMUP_ITERATIONS)]
         samples: list[float] = []
         while len(samples) < MIN_SAMPLES or (sum(samples) < seconds and len(samples) < MAX_SAMPLES):
-            samples.append(once())
+            samples.append(forward_seconds(model, next(inputs), device))
     return Latency(warmup, samples)
 
 
-def traffic(data: Encoded, batch: int, device: torch.device) -> Iterator[Mapping[str, torch.Tensor]]:
+def traffic(data: Encoded, batch: int, device: Device) -> Iterator[Mapping[str, torch.Tensor]]:
     """The items of a split in an order drawn once, `batch` at a time, without end: lengths as they come."""
     order = list(range(len(data)))
     random.Random(0).shuffle(order)
     items = cycle(order)
     while True:
-        yield collate(data, list(islice(items, batch)), multiple=shape_multiple(device)).to(device).inputs
+        drawn = list(islice(items, batch))
+        yield collate(data, drawn, multiple=device.shape_multiple).to(device.torch_device).inputs
 
 
 def log_latency(

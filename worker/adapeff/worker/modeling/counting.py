@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel
 from transformers.utils import logging
 
 from adapeff.service.errors import AdapeffError, ModelError, SpecError
 from adapeff.service.plugins import catalog
 from adapeff.service.plugins.references import model_folder, parse_plugin
+from adapeff.worker.modeling.configurations import read_config
 from adapeff.worker.modeling.encoders import drop_pooler
-from adapeff.worker.modeling.models import read_config, unloadable
+from adapeff.worker.modeling.models import draw_encoder
 
 
 def empty_encoder(model: str) -> nn.Module:
@@ -26,19 +26,16 @@ def empty_encoder(model: str) -> nn.Module:
         model: a hub id with or without @revision, a folder that holds a config.json, or package:NAME/folder.
 
     Raises:
-        ModelError: if its configuration cannot be read, or is no encoder's.
+        ModelError: if its configuration cannot be read, or is not an encoder's.
     """
     if not model.strip():
         raise ModelError("--model is empty; name a hub id org/name, or a folder with a config.json")
-    logging.set_verbosity_error()  # what is wrong is said once, below
+    logging.set_verbosity_error()  # errors are reported once, below
     folder = model_folder(model)
     name, _, revision = (str(folder), "", "") if folder else model.partition("@")
     config = read_config(name, model, revision=revision or "main")
-    try:
-        with torch.device("meta"):
-            return drop_pooler(AutoModel.from_config(config))
-    except Exception as error:
-        raise unloadable(f"model '{model}'", error) from error
+    with torch.device("meta"):
+        return drop_pooler(draw_encoder(config, model))
 
 
 def count_methods(model: str, methods: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -66,7 +63,7 @@ def _trained_by(written: str, encoder: nn.Module) -> int:
     reference = parse_plugin(written)
     method = catalog.get_method(reference.name, reference.parameters)
     with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT warns of much that does not matter for a count
+        warnings.simplefilter("ignore")  # PEFT's warnings do not matter for a count
         return _count(method.attach(copy.deepcopy(encoder)), trained_only=True)
 
 

@@ -1,4 +1,4 @@
-"""What one method's training step takes of memory, in a process of its own.
+"""The memory of one method's training step, measured in a process of its own.
 
     python -m adapeff.worker.profiling.memory_probe JOB --method N ...
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -22,8 +21,9 @@ import torch
 
 from adapeff.service.errors import AdapeffError, ModelError
 from adapeff.service.specs.profile import ProfileSpec
-from adapeff.worker.devices.environment import Memory, autocast, out_of_memory, prepare_device
-from adapeff.worker.measure.clocks import step_clock
+from adapeff.worker.devices.base import Device
+from adapeff.worker.devices.choice import choose_device
+from adapeff.worker.devices.memory import Memory
 from adapeff.worker.measure.memory_breakdown import optimizer_bytes, step_bytes, weight_bytes
 from adapeff.worker.modeling.models import import_architecture
 from adapeff.worker.profiling.candidates import labelled, load_bare, make_candidate
@@ -33,9 +33,9 @@ MAX_EXAMPLES = 65_536
 
 
 def probe(
-    spec: ProfileSpec, method: int, batch: int, device: torch.device, precision: str, limit: int | None = None
+    spec: ProfileSpec, method: int, batch: int, device: Device, precision: str, limit: int | None = None
 ) -> dict[str, Any]:
-    """Take a few steps in this process and say what they took, in bytes.
+    """Take a few steps in this process and measure their memory, in bytes.
 
     Args:
         limit: bytes beyond which allocating fails, the model included.
@@ -45,17 +45,13 @@ def probe(
     memory.start()
     before = psutil.Process().memory_info().data
     bare = load_bare(spec.model, shared=False)
-    bare.encoder.to(device)
+    bare.encoder.to(device.torch_device)
     candidate = make_candidate(spec.methods[method], bare, device=device, precision=precision, shared=False)
-    if limit and device.type == "cpu":  # no earlier: libraries are still loaded on the way here
-        room = max(before + limit, psutil.Process().memory_info().data + 2**20)
-        resource.setrlimit(resource.RLIMIT_DATA, (room, room))
-    elif limit:
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), torch.cuda.current_device())
+    if limit:  # no earlier: libraries are still loaded on the way here
+        device.limit_memory(limit, data_before=before)
     items = labelled(bare.batch(batch, spec.settings.length, device))
     memory.restart()
-    take, clock = candidate.trainer(), step_clock(device)
+    take, clock = candidate.trainer(), device.step_clock()
     candidate.model.train()
     for _ in range(STEPS):
         take(items, clock)
@@ -63,7 +59,7 @@ def probe(
     peaks = memory.peaks()
 
     def loss() -> torch.Tensor:
-        with autocast(device, precision):
+        with device.autocast(precision):
             logits: torch.Tensor = candidate.model(items.inputs)
         return take.loss_of(logits.float(), items)
 
@@ -72,39 +68,37 @@ def probe(
 
 
 def run_probe(
-    job: Path, method: int, batch: int, device: torch.device, precision: str, limit: int | None = None
+    job: Path, method: int, batch: int, device: Device, precision: str, limit: int | None = None
 ) -> dict[str, Any]:
     """The same in a fresh process.
 
     Args:
         job: the file of the job's specification.
-        limit: bytes the process may take beyond what it has before it loads the model. Below a limit on a CPU every
-            failure is one of memory: libraries that get none fail in words of their own (oneDNN: "could not create a
-            primitive"), so whoever limits a step has seen it run without. On a GPU the allocator says so itself.
+        limit: bytes the process may take beyond what it has before it loads the model. Under a limit on a CPU every
+            failure counts as one of memory: libraries that get none fail with messages of their own (oneDNN: "could not
+            create a primitive"), so a step must have run without a limit first. A GPU's allocator says so itself.
 
     Raises:
         ModelError: if the process fails for another reason than memory.
     """
     command = [sys.executable, "-m", "adapeff.worker.profiling.memory_probe", str(job), "--method", str(method)]
-    command += ["--batch", str(batch), "--device", device.type, "--precision", precision]
+    command += ["--batch", str(batch), "--device", device.name, "--precision", precision]
     command += ["--limit", str(limit)] if limit else []
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "MALLOC_ARENA_MAX": "1"})
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode == 0 and lines:
         answer: dict[str, Any] = json.loads(lines[-1])
         return answer
-    if done.returncode < 0 or (
-        limit and device.type == "cpu"
-    ):  # a probe without a limit is killed by the system alone, for its memory
-        return {"outcome": "oom"}
-    said = [line for line in done.stderr.splitlines() if line.strip()]
-    raise ModelError(f"memory could not be measured: {said[-1].strip() if said else 'the process said nothing'}")
+    if done.returncode < 0 or (limit and not device.signals_out_of_memory):
+        return {"outcome": "oom"}  # only the system kills a probe without a limit, for its memory
+    messages = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    raise ModelError(f"memory could not be measured: {messages[-1] if messages else 'the process printed nothing'}")
 
 
 def largest_batch(
-    job: Path, method: int, device: torch.device, precision: str, *, limit: int, start: int
+    job: Path, method: int, device: Device, precision: str, *, limit: int, start: int
 ) -> tuple[int, int | None]:
-    """The largest batch whose step stays below a limit of bytes, to an eighth, and the smallest that was seen not to.
+    """The largest batch whose step stays below a limit of bytes, to an eighth, and the smallest that does not.
 
     0 if not even one example does; the second is None if no batch up to 65,536 was too large.
 
@@ -132,13 +126,6 @@ def largest_batch(
     return low, high
 
 
-def available_memory(device: torch.device) -> int:
-    """Bytes a search may use: what the GPU has free, or four fifths of what the host has."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available * 0.8)
-
-
 def main() -> int:
     """Probe as the command line says."""
     parser = argparse.ArgumentParser(prog="python -m adapeff.worker.profiling.memory_probe")
@@ -150,16 +137,15 @@ def main() -> int:
     parser.add_argument("--limit", type=int)
     arguments = parser.parse_args()
     spec = ProfileSpec.model_validate_json(arguments.job.read_text(encoding="utf-8"))
-    device = torch.device(arguments.device)
-    prepare_device(device)
-    torch.set_num_threads(spec.settings.cpu_threads)
+    device = choose_device(arguments.device)
+    device.prepare(cpu_threads=spec.settings.cpu_threads)
     try:
         answer = probe(spec, arguments.method, arguments.batch, device, arguments.precision, arguments.limit)
     except AdapeffError as error:
         print(error, file=sys.stderr)
         return 1
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+        if not device.is_out_of_memory(error):
             raise
         answer = {"outcome": "oom"}
     print(json.dumps(answer))

@@ -1,7 +1,7 @@
 """The CPU quota of this process's control group (a container's limit), and how long it held the process back.
 
 Both forms are read: version 2 (`cpu.max`, `cpu.stat`) and version 1 (`cpu.cfs_quota_us`, `throttled_time` in ns).
-A group lies within others, and the smallest quota on the way up counts. Source: the kernel's documentation,
+A group is inside others, and the smallest quota on the way up counts. Source: the kernel's documentation,
 Documentation/admin-guide/cgroup-v2.rst and scheduler/sched-bwc.rst.
 """
 

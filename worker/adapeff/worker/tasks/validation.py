@@ -18,7 +18,7 @@ from adapeff.worker.metrics.entities import entities
 from adapeff.worker.tasks.rows import is_plain
 
 if TYPE_CHECKING:
-    from adapeff.worker.modeling.token_counts import TokenCounts
+    from adapeff.worker.families.token_counts import TokenCounts
 
 SHOWN = 3
 MAX_UNKNOWN = 0.05

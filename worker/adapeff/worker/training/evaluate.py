@@ -10,7 +10,7 @@ import numpy
 import torch
 
 from adapeff.service.plugins.contracts import Metric
-from adapeff.worker.devices.environment import autocast, shape_multiple
+from adapeff.worker.devices.base import Device
 from adapeff.worker.families.base import Encoded, Family, collate
 from adapeff.worker.modeling.models import TaskModel
 
@@ -39,7 +39,7 @@ class Predictions:
 
 
 def evaluate(
-    model: TaskModel, family: Family, data: SplitData, *, device: torch.device, precision: str, choosing: bool = False
+    model: TaskModel, family: Family, data: SplitData, *, device: Device, precision: str, choosing: bool = False
 ) -> Predictions:
     """Answer every example once, dropout off, in batches of like length.
 
@@ -51,10 +51,10 @@ def evaluate(
     items = data.encoded
     order = sorted(range(len(items)), key=items.lengths.__getitem__)
     readings: list[Any] = [None] * len(items)
-    with torch.inference_mode(), autocast(device, precision):
+    with torch.inference_mode(), device.autocast(precision):
         for start in range(0, len(order), BATCH_SIZE):
             indices = order[start : start + BATCH_SIZE]
-            batch = collate(items, indices, multiple=shape_multiple(device)).to(device)
+            batch = collate(items, indices, multiple=device.shape_multiple).to(device.torch_device)
             logits = model(batch.inputs).float()
             for index, reading in zip(indices, family.read(logits, batch), strict=True):
                 readings[index] = reading

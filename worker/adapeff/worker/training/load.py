@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from adapeff.service.errors import DataError, ModelError, NotHereError
 from adapeff.service.paths import expanded
 from adapeff.service.plugins import catalog
 from adapeff.service.plugins.contracts import Method, Task
 from adapeff.service.plugins.references import is_task_file
 from adapeff.service.specs.job import JobSpec, source_fingerprint
+from adapeff.worker.devices.base import Device
 from adapeff.worker.families import family_of
 from adapeff.worker.families.base import Encoded, Family
 from adapeff.worker.families.token_cache import TokenCache
@@ -47,7 +46,7 @@ class Prepared:
 
 def prepare(
     spec: JobSpec,
-    device: torch.device,
+    device: Device,
     clock: PhaseClock,
     data_root: Path | None,
     sources: Mapping[str, Path],
@@ -81,9 +80,9 @@ def prepare(
 
         def rebuild() -> tuple[LoadedModel, TaskModel]:
             fresh = load_model(spec.model, family.tokenizer_options)
-            return fresh, build_model(fresh, method, family, seed=spec.seed).to(device)
+            return fresh, build_model(fresh, method, family, seed=spec.seed).to(device.torch_device)
 
-        model = build_model(loaded, method, family, seed=spec.seed).to(device)
+        model = build_model(loaded, method, family, seed=spec.seed).to(device.torch_device)
 
     def tokenise(examples: Sequence[Any]) -> SplitData:
         encoded = tokens.encode(family, examples, loaded.tokenizer)

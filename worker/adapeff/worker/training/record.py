@@ -19,16 +19,17 @@ from safetensors.torch import save_file
 from adapeff.service.plugins import catalog
 from adapeff.service.plugins.contracts import Task
 from adapeff.service.specs.job import JobSpec
-from adapeff.worker.devices.environment import autocast, out_of_memory
+from adapeff.worker.devices.base import Device
+from adapeff.worker.devices.choice import out_of_memory
+from adapeff.worker.devices.step_clocks import STEP_PHASES
 from adapeff.worker.events import EventLog
 from adapeff.worker.families.token_cache import TokenCache
-from adapeff.worker.measure.clocks import STEP_PHASES, PhaseClock
 from adapeff.worker.measure.flops import FlopCounter, synthetic_inputs
 from adapeff.worker.measure.latency import log_latency, percentile, time_forward, traffic
 from adapeff.worker.measure.memory_breakdown import step_bytes, weight_bytes
 from adapeff.worker.modeling.models import TaskModel, count_parameters, trained_state
 from adapeff.worker.modeling.weights import WEIGHTS, describe
-from adapeff.worker.sensors.host import Window, energy_above_idle, sample_problems
+from adapeff.worker.sensors.window import Window, energy_above_idle, sample_problems
 from adapeff.worker.training.evaluate import Predictions, baseline, evaluate
 from adapeff.worker.training.load import Prepared
 from adapeff.worker.training.train import TrainResult, compute_seconds
@@ -145,7 +146,7 @@ def measure_warmup(log: EventLog, trained: TrainResult, flops: Sequence[float]) 
 
 
 def measure_footprint(
-    log: EventLog, prepared: Prepared, trained: TrainResult, *, device: torch.device, precision: str
+    log: EventLog, prepared: Prepared, trained: TrainResult, *, device: Device, precision: str
 ) -> None:
     """What the largest step of training kept in memory, tensor by tensor; one more such step is taken for it."""
     rows, length = max(set(trained.shapes), key=lambda shape: shape[0] * shape[1])
@@ -153,7 +154,7 @@ def measure_footprint(
     prepared.model.train()
 
     def loss() -> torch.Tensor:
-        with autocast(device, precision):
+        with device.autocast(precision):
             logits: torch.Tensor = prepared.model(inputs)
         return logits.float().square().mean()
 
@@ -162,12 +163,12 @@ def measure_footprint(
         log.measure("memory_bytes", size, "B", phase="train", batch=rows, length=length, variant={"part": part})
 
 
-def model_inputs(prepared: Prepared, device: torch.device) -> Callable[[int, int], dict[str, torch.Tensor]]:
+def model_inputs(prepared: Prepared, device: Device) -> Callable[[int, int], dict[str, torch.Tensor]]:
     """Makes synthetic inputs of the model of batch x length."""
     config: Any = prepared.loaded.encoder.config
     names = list(prepared.train.encoded.padding)
     return lambda batch, length: synthetic_inputs(
-        names, batch=batch, length=length, vocabulary=config.vocab_size, device=device
+        names, batch=batch, length=length, vocabulary=config.vocab_size, device=device.torch_device
     )
 
 
@@ -218,7 +219,7 @@ def store_weights(log: EventLog, spec: JobSpec, model: TaskModel, out: Path) -> 
         log.artifact("weights", file)
 
 
-def predict(prepared: Prepared, model: TaskModel, *, device: torch.device, precision: str) -> dict[str, Predictions]:
+def predict(prepared: Prepared, model: TaskModel, *, device: Device, precision: str) -> dict[str, Predictions]:
     """Answers to the test split of each language."""
     return {
         language: evaluate(model, prepared.family, data, device=device, precision=precision)
@@ -260,7 +261,7 @@ def measure_variants(
     trained: Mapping[str, Predictions],
     log: EventLog,
     *,
-    device: torch.device,
+    device: Device,
     precision: str,
 ) -> list[dict[str, Any]]:
     """Quality and latency of each other way to serve what was trained, and how far its answers are from `trained`.
@@ -293,7 +294,7 @@ def measure_latency(
     log: EventLog,
     model: TaskModel,
     *,
-    device: torch.device,
+    device: Device,
     precision: str,
     variant: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
@@ -324,12 +325,3 @@ def store_samples(log: EventLog, trained: TrainResult, latency: list[dict[str, A
         kept = {"format": 2, "step_seconds": steps, "step_shapes": trained.shapes, "latency_seconds": latency}
         json.dump(kept, text)
     log.artifact("samples", file)
-
-
-def measure_phases(log: EventLog, clock: PhaseClock) -> None:
-    """Seconds of every phase of the run; what no clock saw is `unattributed`."""
-    wall = clock.wall()
-    for name, seconds in clock.seconds.items():
-        log.measure("phase_s", seconds, "s", phase=name)
-    log.measure("phase_s", max(0.0, wall - sum(clock.seconds.values())), "s", phase="unattributed")
-    log.measure("wall_s", wall, "s")

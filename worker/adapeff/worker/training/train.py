@@ -17,9 +17,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from adapeff.service.errors import AdapeffError
 from adapeff.service.specs.job import Training
-from adapeff.worker.devices.environment import autocast
+from adapeff.worker.devices.base import Device
+from adapeff.worker.devices.step_clocks import STEP_PHASES, StepClock, StepSeconds
 from adapeff.worker.families.base import Batch
-from adapeff.worker.measure.clocks import STEP_PHASES, PhaseClock, StepClock, StepSeconds, step_clock
+from adapeff.worker.measure.clocks import PhaseClock
 from adapeff.worker.measure.memory_breakdown import optimizer_bytes
 from adapeff.worker.modeling.models import TaskModel, trained_state
 
@@ -27,7 +28,7 @@ LOG_EVERY_SECONDS = 1.0
 
 
 class DivergedError(AdapeffError):
-    """The loss is no longer a number; `compute_s` is what had been spent by then."""
+    """The loss is no longer a number; `compute_s` is the compute time spent by then."""
 
     def __init__(self, message: str, compute_s: float) -> None:
         super().__init__(message)
@@ -35,7 +36,7 @@ class DivergedError(AdapeffError):
 
 
 class Validation(NamedTuple):
-    """A score of the validation split, and what it had cost to get there."""
+    """A score on the validation split, and what it cost to get there."""
 
     step: int
     score: float
@@ -50,7 +51,7 @@ def compute_seconds(steps: Iterable[StepSeconds]) -> float:
 
 @dataclass
 class TrainResult:
-    """What training gave: losses and seconds of each step, validation scores, shapes."""
+    """What training produced: losses and seconds of each step, validation scores, shapes."""
 
     steps: int
     losses: list[float] = field(default_factory=list)
@@ -105,7 +106,7 @@ class BestState:
 
 
 def put_state(model: TaskModel, state: Mapping[str, torch.Tensor]) -> None:
-    """Give a model's parameters the values that were kept of them; those that were not stay."""
+    """Copy kept values into a model's parameters; parameters without a kept value stay as they are."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in state:
@@ -142,7 +143,7 @@ class TrainingStep:
     scheduler: LambdaLR
     loss_of: Callable[[torch.Tensor, Batch], torch.Tensor]
     max_grad_norm: float
-    device: torch.device
+    device: Device
     precision: str
     auxiliary_loss: Callable[[], torch.Tensor] | None = None
     on_step: Callable[[int], None] | None = None
@@ -154,11 +155,11 @@ class TrainingStep:
     def __call__(self, batch: Batch, clock: StepClock) -> torch.Tensor:
         """Take the step; gives the loss, still on the device."""
         clock.mark()
-        with autocast(self.device, self.precision):
+        with self.device.autocast(self.precision):
             loss = self.loss_of(self.model(batch.inputs).float(), batch)
-        whole = loss if self.auxiliary_loss is None else loss + self.auxiliary_loss()
+        total = loss if self.auxiliary_loss is None else loss + self.auxiliary_loss()
         clock.mark()
-        whole.backward()
+        total.backward()
         clock.mark()
         nn.utils.clip_grad_norm_(self._trainable, self.max_grad_norm)
         self.optimizer.step()
@@ -179,7 +180,7 @@ def train(
     settings: Training,
     steps: int,
     evaluate_every: int,
-    device: torch.device,
+    device: Device,
     precision: str,
     clock: PhaseClock,
     validate: Callable[[], float],
@@ -198,8 +199,8 @@ def train(
     Args:
         loss_of: gives the mean loss from a batch's logits.
         validate: gives the validation score of the present state.
-        report: is told the step, the loss and the seconds still expected, about once a second.
-        auxiliary_loss: a term of the method's own that is added to the loss.
+        report: receives the step, the loss and the seconds still expected, about once a second.
+        auxiliary_loss: a term of the method that is added to the loss.
         on_step: is called with each step's number before its gradients are cleared.
         settles_at: the first step whose state may be the best one.
         higher_is_better: which of two scores is the better one.
@@ -209,7 +210,7 @@ def train(
     """
     optimizer = make_optimizer(model, settings)
     scheduler = warmup_then_decay(optimizer, round(settings.warmup_ratio * steps), steps)
-    timer = step_clock(device)
+    timer = device.step_clock()
     take_step = TrainingStep(
         model, optimizer, scheduler, loss_of, settings.max_grad_norm, device, precision, auxiliary_loss, on_step
     )
@@ -236,7 +237,7 @@ def train(
     with clock.phase("train"):
         for step in range(1, steps + 1):
             waiting = time.perf_counter()
-            batch = next(batches).to(device)
+            batch = next(batches).to(device.torch_device)
             data_wait += time.perf_counter() - waiting
 
             pending.append(take_step(batch, timer))
@@ -262,7 +263,7 @@ def train(
                     result.best_step, result.best_score = step, score
         flush()
     compute = compute_seconds(result.steps_taken)
-    if device.type == "cuda":  # the device's idle time between steps is what the data (and the host) made it wait
+    if device.is_asynchronous:  # the device's idle time between steps is what the data (and the host) made it wait
         data_wait = max(0.0, clock.seconds["train"] - compute)
     phases = {phase: math.fsum(getattr(step, phase) for step in result.steps_taken) for phase in STEP_PHASES}
     clock.split("train", {**phases, "data_wait": data_wait})

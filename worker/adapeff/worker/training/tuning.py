@@ -13,11 +13,13 @@ import torch
 from adapeff.service.errors import NotHereError
 from adapeff.service.plugins import catalog
 from adapeff.service.specs.job import JobSpec, LogRange, Tuning
-from adapeff.worker.devices.environment import Memory, shape_multiple
+from adapeff.worker.devices.base import Device
+from adapeff.worker.devices.memory import Memory
 from adapeff.worker.events import EventLog
 from adapeff.worker.measure.clocks import PhaseClock
 from adapeff.worker.modeling.models import trained_state
-from adapeff.worker.sensors.host import Sensor, Window
+from adapeff.worker.sensors.host import Sensor
+from adapeff.worker.sensors.window import Window
 from adapeff.worker.training.batches import steps_per_epoch, training_batches
 from adapeff.worker.training.evaluate import Predictions, evaluate
 from adapeff.worker.training.load import Prepared
@@ -30,7 +32,7 @@ logger = logging.getLogger("adapeff.runner")
 class Bench:
     """Where a run works, and what it measures with."""
 
-    device: torch.device
+    device: Device
     precision: str
     clock: PhaseClock
     sensor: Sensor
@@ -213,7 +215,7 @@ def _train_once(spec: JobSpec, prepared: Prepared, bench: Bench, learning_rate: 
     start = bench.sensor.read()
     result = train(
         prepared.model,
-        training_batches(prepared.train.encoded, **batching, multiple=shape_multiple(device)),
+        training_batches(prepared.train.encoded, **batching, multiple=device.shape_multiple),
         loss_of=prepared.family.loss,
         settings=settings,
         steps=steps,

@@ -9,7 +9,7 @@ from adapeff.service.plugins.contracts import Task
 from adapeff.service.plugins.references import resolve_model
 from adapeff.service.specs.job import Training
 from adapeff.worker.families import family_of
-from adapeff.worker.modeling.models import load_tokenizer
+from adapeff.worker.modeling.tokenizers import load_tokenizer
 
 UNCUT = 1_000_000
 

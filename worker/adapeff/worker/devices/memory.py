@@ -1,0 +1,79 @@
+"""The memory a run takes: the allocator's peaks, and the process's own resident set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from adapeff.worker.devices.base import Device
+
+
+class Memory:
+    """Peaks since `start` or `restart`: the allocator's two where it keeps them, the process's resident set everywhere.
+
+    The process figure is the high-water mark of resident memory above what was resident at the start. A child's
+    `ru_maxrss` would inherit its parent's peak, so the kernel's VmHWM is read, after resetting it.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._baseline = 0
+        self._process = 0
+        self._allocator = (0, 0)
+        self._no_allocator = ""
+
+    def start(self) -> None:
+        """Count from what is resident now."""
+        self._baseline = _status("VmRSS") or 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the peaks so far; what is allocated stays counted."""
+        self._process, self._allocator = 0, (0, 0)
+        self._reset()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Leave out what happens inside."""
+        self._poll()
+        try:
+            yield
+        finally:
+            self._reset()
+
+    def _reset(self) -> None:
+        self._device.reset_memory_peaks()
+        with suppress(OSError):  # not allowed in some containers: the mark then counts from the process's start
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def _poll(self) -> None:
+        self._process = max(self._process, (_status("VmHWM") or 0) - self._baseline)
+        peaks = self._device.memory_peaks()
+        if isinstance(peaks, str):
+            self._no_allocator = peaks
+        else:
+            allocated, reserved = self._allocator
+            self._allocator = max(allocated, peaks[0]), max(reserved, peaks[1])
+
+    def peaks(self) -> dict[str, tuple[int | None, str]]:
+        """Name -> (bytes or None, reason for None)."""
+        self._poll()
+        allocated, reserved = (None, None) if self._no_allocator else self._allocator
+        return {
+            "peak_memory_allocated_bytes": (allocated, self._no_allocator),
+            "peak_memory_reserved_bytes": (reserved, self._no_allocator),
+            "peak_memory_process_bytes": (
+                (None, "no VmHWM on this system") if _status("VmHWM") is None else (self._process, "")
+            ),
+        }
+
+
+def _status(key: str) -> int | None:
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
