@@ -5,7 +5,7 @@ sweep ID [--devices D]       run the jobs of one sweep, then end
 devices                      say which GPUs a worker would use, one JSON object each
 count --model M METHOD ...   say what each method would train on a model, one JSON object a line
 validate TASK [--model M]    look a task's data over, one JSON object per split and language
-bench [--threads N]          measure the ceilings of the device: matrix products and copying, one JSON object each
+bench [--threads N]          measure the peak rates of the device: matrix products and copying, one JSON object each
 init FILE                    write a task.yaml from what a data file shows; answers with what it says
 verify [DATA_SET ...]        read the hub's data sets as they are declared, pin what was read; one JSON object each
 """
