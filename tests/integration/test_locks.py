@@ -78,7 +78,7 @@ def test_lock_is_not_taken_on_what_others_planted(tmp_path: Path) -> None:
 
     assert victim.read_text() == "mine"
     (tmp_path / "link").symlink_to(folder)
-    with pytest.raises(ResourceError, match="it is no folder"):
+    with pytest.raises(ResourceError, match="it is not a folder"):
         take_lock("core-2", tmp_path / "link")
 
 

@@ -82,7 +82,7 @@ def test_merged_outputs_that_differ_are_an_error(tmp_path: Path) -> None:
     host = Host(make_encoder("bert"))
     host.add("task", tmp_path / "task")
 
-    with pytest.raises(ModelError, match="gives other outputs"):
+    with pytest.raises(ModelError, match="changed the outputs"):
         host.merge("task", batch(), tolerance=-1.0)
 
 
@@ -95,12 +95,12 @@ def test_what_cannot_be_composed_is_named(tmp_path: Path) -> None:
     host.add("task", tmp_path / "houlsby")
 
     for name, folder, message in (
-        ("task", "houlsby", "there is an adapter 'task' already"),
+        ("task", "houlsby", "there is already an adapter 'task'"),
         ("second", "lora", "contains a LORA adapter, but the model has ADAPEFF ones"),
         ("second", "full", "contains full, which cannot share a model"),
         ("second", "prompt", "contains peft:prompt_tuning, which cannot share a model"),
         ("a.b", "houlsby", "'a.b' cannot name an adapter"),
-        ("second", "nowhere", "holds no weights.safetensors"),
+        ("second", "nowhere", "contains no weights.safetensors"),
     ):
         with pytest.raises(ModelError, match=message):
             host.add(name, tmp_path / folder)
@@ -116,5 +116,5 @@ def test_half_a_file_is_not_taken(tmp_path: Path) -> None:
     file = tmp_path / "task" / WEIGHTS
     file.write_bytes(file.read_bytes()[:-100])
 
-    with pytest.raises(ModelError, match="is not whole"):
+    with pytest.raises(ModelError, match="is incomplete"):
         Host(make_encoder("bert")).add("task", tmp_path / "task")

@@ -454,7 +454,7 @@ def test_member_of_a_fusion_is_not_deleted() -> None:
         ("top_k_layers[layers=5]", "layers is 5, but the model has 2 layers"),
         ("adapterdrop[layers=2]", "layers is 2, but the model has 2 layers"),
         ("adapterdrop[adapter=peft:prompt_tuning]", "needs an adapter in the encoder's layers"),
-        ("adapterfusion[sources=[./nowhere]]", "holds no weights.safetensors"),
+        ("adapterfusion[sources=[./nowhere]]", "contains no weights.safetensors"),
         ("peft:road[group_size=7]", "peft:road does not run on BertModel"),
         ("lora[target_modules=[LayerNorm]]", "lora does not run on BertModel"),
         ("houlsby[reduction_factor={7: 4, default: 16}]", "reduction_factor names layer 7"),

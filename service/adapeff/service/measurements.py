@@ -155,7 +155,7 @@ WARMUP_S = _define(
     meaning="the part of `train_compute_s` that the first five steps took beyond what their FLOPs took later on",
 )
 STEP_LATENCY_S = _define(
-    "step_latency_s", "s", "statistic", "phase", "batch", "length", "variant", better="lower", display="s",
+    "step_latency_s", "s", "statistic", "phase", "batch", "length", "dtype", "variant", better="lower", display="s",
     meaning="training runs: p50 and p95 over all steps, the first ones included. Profiles: median over blocks of the "
     "block's median step. Phases `forward` (with the loss), `backward`, `optimizer` (clipping, optimizer, "
     "scheduler, zero_grad)",
@@ -228,24 +228,24 @@ THROUGHPUT_SATURATED = _define(
 
 # Profiles: several methods on one model, interleaved.
 STEP_RATIO = _define(
-    "step_ratio", "1", "statistic", "phase", "batch", "length", "variant", better="lower",
+    "step_ratio", "1", "statistic", "phase", "batch", "length", "dtype", "variant", better="lower",
     meaning="statistics `ratio`, `low`, `high`: the paired ratio of a training step to the reference named"
     " in `variant`",
 )
 LATENCY_RATIO = _define(
-    "latency_ratio", "1", "statistic", "phase", "batch", "length", "variant", better="lower",
+    "latency_ratio", "1", "statistic", "phase", "batch", "length", "dtype", "variant", better="lower",
     meaning="the same of a forward pass",
 )
 ENERGY_RATIO = _define(
-    "energy_ratio", "1", "statistic", "phase", "batch", "length", "variant", better="lower",
+    "energy_ratio", "1", "statistic", "phase", "batch", "length", "dtype", "variant", better="lower",
     meaning="the same of a step's energy",
 )
 STEP_ENERGY_J = _define(
-    "step_energy_j", "J", "phase", "batch", "length", "variant", better="lower", display="J",
+    "step_energy_j", "J", "phase", "batch", "length", "dtype", "variant", better="lower", display="J",
     meaning="energy of a training step, measured as `train_energy_j`",
 )
 STEP_FLOPS = _define(
-    "step_flops", "1", "phase", "batch", "length", "variant", better="lower", display="FLOPs",
+    "step_flops", "1", "phase", "batch", "length", "dtype", "variant", better="lower", display="FLOPs",
     meaning="FLOPs of a training step, counted as `train_flops`; phases forward and backward",
 )
 FLOPS_UNCOUNTED = _define(
@@ -255,11 +255,11 @@ FLOPS_UNCOUNTED = _define(
     "with `!`",
 )
 ACHIEVED_FLOPS = _define(
-    "achieved_flops_per_s", "1/s", "batch", "length", "variant", better="higher",
+    "achieved_flops_per_s", "1/s", "batch", "length", "dtype", "variant", better="higher",
     meaning="FLOPs over the median step",
 )
 FLOPS_UTILISATION = _define(
-    "flops_utilisation", "1", "batch", "length", "variant", better="higher", display="%",
+    "flops_utilisation", "1", "batch", "length", "dtype", "variant", better="higher", display="%",
     meaning="the same over `ceiling_matmul_flops_per_s`",
 )
 PEAK_MATMUL = _define(
@@ -272,7 +272,7 @@ PEAK_COPY = _define(
     meaning="the same of many copies of memory",
 )
 COMPILE_S = _define(
-    "compile_s", "s", "phase", "batch", "length", "variant", better="lower", display="s",
+    "compile_s", "s", "phase", "batch", "length", "dtype", "variant", better="lower", display="s",
     meaning="with `compile: true`: the first step or forward pass of a shape, in which torch.compile makes its code",
 )
 LARGEST_BATCH = _define(
@@ -283,7 +283,7 @@ LARGEST_BATCH = _define(
 
 # The machine around a run.
 DISTURBANCE = _define(
-    "disturbance", "1", "phase", "batch", "length", "variant", better="lower",
+    "disturbance", "1", "phase", "batch", "length", "dtype", "variant", better="lower",
     meaning="how many things are known to have disturbed the times of a phase, named in `reason`: other"
     " processes on more"
     " than 5 % of the cores' time, steal over 2 %, a CPU quota that throttled the run (cgroup), throttled clocks "

@@ -1,4 +1,4 @@
-"""What a runner tells the world: one JSON object a line in `events.jsonl`, each written whole and at once.
+"""What a runner reports: one JSON object per line in `events.jsonl`, each written at once.
 
     {"event": "stage", "stage": "train"}
     {"event": "progress", "step": 40, "steps": 750, "loss": 0.41, "eta_s": 93.0}
@@ -8,8 +8,8 @@
     {"event": "environment", "values": {"torch": "2.13.0", ...}}
     {"event": "end", "outcome": "succeeded", "message": ""}
 
-A measurement's value may be null; `reason` then says why it could not be had. An end that failed for want of something
-on this host (data, a package, room on a disk) says `"not_here": true`.
+A measurement's value may be null; `reason` then says why. An end that failed because this host lacks something (data, a
+package, disk space) has `"not_here": true`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WAITING = "wait"
 
 
 class EventLog:
-    """Appends events to a file; a reader may follow it while the run goes on."""
+    """Appends events to a file that a reader may follow during the run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

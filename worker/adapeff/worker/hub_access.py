@@ -1,7 +1,7 @@
-"""Find out once whether the Hugging Face hub can be reached; where not, nothing waits for it again.
+"""Find out once whether the Hugging Face hub can be reached; if not, nothing waits for it again.
 
-The hub's libraries try each request several times with growing pauses. A process that has no way to the hub would spend
-minutes on that, so it is asked once, quickly, and the libraries are told to use what they have kept.
+The hub's libraries retry each request several times with growing pauses. Without a connection a process would spend
+minutes on that, so one quick request decides, and the libraries are set to use their cache.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ logger = logging.getLogger("adapeff.hub")
 
 @cache
 def prepare_hub() -> bool:
-    """Whether the hub answers; else its libraries work offline in this process from now on."""
+    """Whether the hub answers; if not, its libraries work offline in this process from now on."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -29,10 +29,10 @@ def prepare_hub() -> bool:
         with urllib.request.urlopen(constants.ENDPOINT, timeout=TIMEOUT_SECONDS):
             return True
     except urllib.error.HTTPError:
-        return True  # it answers, whatever it says of its front page
+        return True  # any answer will do
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        logger.warning("the hub %s cannot be reached (%s); using what is kept here", mask(constants.ENDPOINT), reason)
+        logger.warning("the hub %s cannot be reached (%s); using the local cache", mask(constants.ENDPOINT), reason)
     os.environ["HF_HUB_OFFLINE"] = "1"
     constants.HF_HUB_OFFLINE = True
     try:

@@ -1,4 +1,4 @@
-"""One base model in memory with the adapters and heads of several tasks on it: switch, switch off, remove, merge.
+"""One base model in memory with the adapters and heads of several tasks: switch, switch off, remove, merge.
 
 host = Host(load_model(resolve_model("org/model")).encoder)
 host.add("sentiment", "runs/.../sentiment")     # folders of runs with keep_weights: true
@@ -29,7 +29,7 @@ from adapeff.worker.modeling.weights import read_weights
 
 
 class Host:
-    """A frozen encoder, and by name the adapter and the head of each task; one adapter acts at a time."""
+    """A frozen encoder with the adapter and head of each task, by name; one adapter is active at a time."""
 
     def __init__(self, encoder: nn.Module) -> None:
         self._encoder: Any = encoder
@@ -45,16 +45,16 @@ class Host:
         return list(self._heads)
 
     def add(self, name: str, folder: str | Path) -> None:
-        """Take in what a run trained.
+        """Add what a run trained.
 
         Raises:
-            ModelError: if the name is taken or no identifier, the folder holds no adapter with a head, or they do not
+            ModelError: if the name is taken or not an identifier, the folder has no adapter with a head, or they do not
                 fit the model.
         """
         if not name.isidentifier():
             raise ModelError(f"'{name}' cannot name an adapter; use letters, digits and _, such as task_1")
         if name in self._heads:
-            raise ModelError(f"there is an adapter '{name}' already; remove it first, or give another name")
+            raise ModelError(f"there is already an adapter '{name}'; remove it first, or choose another name")
         head = _head(folder)
         self._take_back_biases()
         biases: Biases = {}
@@ -122,7 +122,7 @@ class Host:
         return {path: p for key, p in self._encoder.named_parameters() if (path := plain_path(key)) in biases}
 
     def merge(self, name: str, inputs: Mapping[str, torch.Tensor], *, tolerance: float = 1e-3) -> TaskModel:
-        """A model of its own with a task's adapter merged into its weights: nothing of the adapter is left to compute.
+        """A separate model with a task's adapter merged into its weights, so that the adapter costs nothing.
 
         Args:
             inputs: a batch on which both must give the same logits.
@@ -141,7 +141,9 @@ class Host:
             ours, theirs = merged(dict(inputs)), adapted(dict(inputs))
         apart = ((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6)).item()
         if not apart <= tolerance:
-            raise ModelError(f"merged, '{name}' gives other outputs: {apart:.2g} apart, {tolerance:g} are allowed")
+            raise ModelError(
+                f"merging '{name}' changed the outputs by {apart:.2g}, more than {tolerance:g}; serve it unmerged"
+            )
         return merged
 
     def _require(self, name: str) -> None:
@@ -162,5 +164,5 @@ def _head(folder: str | Path) -> nn.Module:
     state = {key.removeprefix("head."): tensor for key, tensor in tensors.items() if key.startswith("head.")}
     head = head_from_state(state)
     if head is None:
-        raise ModelError(f"'{folder}' holds no head")
+        raise ModelError(f"'{folder}' contains no head")
     return head

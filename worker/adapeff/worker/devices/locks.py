@@ -1,7 +1,7 @@
-"""Locks of this host: a file each, held as long as the process that took it, or one it left it to, lives.
+"""Locks of this host: one file each, held as long as the process that took it, or one that inherited it, lives.
 
-Their folder is the same for all users and whatever TMPDIR says, since the devices are too. Others may write to it, so
-nothing in it is trusted: a link is never followed, and a lock counts only while its file is the one at its path.
+Their folder is the same for all users and independent of TMPDIR, because the devices are shared. Others may write to
+it, so nothing in it is trusted: links are never followed, and a lock counts only while its file is the one at its path.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SHARED_BY_ALL = stat.S_ISVTX | stat.S_IWOTH
 
 
 def host_folder() -> Path:
-    """The folder of locks that every worker of a host uses unless told otherwise."""
+    """The default folder of locks, shared by all workers of a host."""
     system = Path("/run/lock")
     try:
         shared = system.stat().st_mode & _SHARED_BY_ALL == _SHARED_BY_ALL
@@ -30,10 +30,10 @@ def host_folder() -> Path:
 
 
 def take_lock(name: str, folder: Path | None = None) -> IO[str] | None:
-    """Take a lock for this process alone; None if another one holds it.
+    """Take a lock for this process; None if another process holds it.
 
     Raises:
-        ResourceError: if its file cannot be made, or is not one that may be trusted.
+        ResourceError: if its file cannot be created or trusted.
     """
     try:
         return _lock(name, folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -55,7 +55,7 @@ def _lock(name: str, folder: Path | None, kind: int) -> IO[str]:
             raise
         if _is_at(where / f"{name}.lock", file):
             return file
-        file.close()  # somebody removed it meanwhile: a lock on it would keep nobody out
+        file.close()  # it was removed meanwhile: a lock on it would keep nobody out
 
 
 def _open(folder: Path, name: str) -> IO[str]:
@@ -68,7 +68,7 @@ def _open(folder: Path, name: str) -> IO[str]:
     if not stat.S_ISDIR(status.st_mode) or (
         status.st_uid not in (0, os.getuid()) and status.st_mode & _SHARED_BY_ALL != _SHARED_BY_ALL
     ):
-        raise OSError(0, "it is no folder, or another user's own; remove it")
+        raise OSError(0, "it is not a folder, or belongs to another user only; remove it")
     path = folder / name
     try:
         number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
@@ -78,7 +78,7 @@ def _open(folder: Path, name: str) -> IO[str]:
     status = os.fstat(number)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         os.close(number)
-        raise OSError(0, f"{name} is no plain file; remove it")
+        raise OSError(0, f"{name} is not a regular file; remove it")
     return os.fdopen(number)
 
 
@@ -93,14 +93,14 @@ def _is_at(path: Path, file: IO[str]) -> bool:
 
 @contextmanager
 def occupy(device: str, *, alone: bool, waiting: Callable[[], None], folder: Path | None = None) -> Iterator[None]:
-    """Use a device beside others who do, or alone; waits for whoever stands in the way.
+    """Use a device together with other processes, or alone; waits for whoever is in the way.
 
-    Who wants it alone waits for those who use it, and those who come later wait for him.
+    A process that needs the device alone waits for its present users, and later ones wait for it.
 
     Args:
         device: its name on this host.
-        waiting: is called once if there is somebody to wait for.
-        folder: of the locks; None: the host's.
+        waiting: called once if there is someone to wait for.
+        folder: of the locks; None: the host's default.
     """
     use_as = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
     with ExitStack() as held:

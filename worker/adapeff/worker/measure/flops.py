@@ -1,8 +1,8 @@
-"""FLOPs of a model's real graph, frozen weights counted as frozen, forward and backward apart.
+"""FLOPs of a model's real graph, frozen weights counted as frozen, forward and backward separately.
 
 A multiplication and an addition are two FLOPs. What is counted are products of matrices (`torch.utils.flop_counter`),
 under the math attention kernel, since fused kernels hide their products from the counter (torch 2.13 counts SDPA on a
-CPU as 0). Element-wise work, reductions and movements of data count nothing, as everywhere in the field; any other
+CPU as 0). Element-wise work, reductions and data movement count nothing, as is usual in the field; any other
 operation the counter does not know is listed in `uncounted`.
 """
 
@@ -89,7 +89,7 @@ def count_forward(forward: Callable[[], Any]) -> Flops:
 def count_step(forward: Callable[[], torch.Tensor]) -> Flops:
     """FLOPs of a call that gives logits, and of the backward pass from them to all that is trained.
 
-    The loss itself holds no products, so the logits' sum stands for it. Gradients that were there are left alone.
+    The loss itself has no products, so the logits' sum stands for it. Existing gradients are left alone.
     """
     with _counting() as counted:
         logits = forward()
@@ -112,7 +112,7 @@ def synthetic_inputs(
 
 
 def draws_its_steps(method: Method, encoder: nn.Module) -> bool:
-    """Whether steps differ by what the method draws, so that their times tell nothing of what disturbed them."""
+    """Whether steps differ by what the method draws, so that the spread of their times does not show disturbance."""
     return sum(1 for _ in method.step_kinds(encoder)) > 1
 
 
@@ -142,7 +142,7 @@ class FlopCounter:
 
     @cached_property
     def is_regular(self) -> bool:
-        """Whether six small steps foretell the first shape asked for, to 1e-9."""
+        """Whether six small steps predict the first shape asked for, to 1e-9."""
         (shape, direct) = next(iter(self._seen.items()))
         made = self._regular(*shape)
         return all(
@@ -155,13 +155,13 @@ class FlopCounter:
         return {shape: self._direct(*shape) for shape in _SHAPES}
 
     def _regular(self, batch: int, length: int) -> Flops:
-        def foretold(part: str) -> float:
+        def predicted(part: str) -> float:
             at = {shape: getattr(flops, part) for shape, flops in self._small.items()}
             ones, twos = (_quadratic([at[rows, n] for n in (8, 16, 32)], length) for rows in (1, 2))
             return ones + (batch - 1) * (twos - ones)
 
         uncounted = frozenset[str]().union(*(flops.uncounted for flops in self._small.values()))
-        return Flops(foretold("forward"), foretold("backward"), uncounted)
+        return Flops(predicted("forward"), predicted("backward"), uncounted)
 
     def _direct(self, batch: int, length: int) -> Flops:
         inputs = dict(self.inputs(batch, length))

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
-    """Bytes of the storages behind some tensors, each counted once however many tensors look at it."""
+    """Bytes of the storages behind some tensors, each counted once, however many tensors view it."""
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
 
@@ -22,7 +22,7 @@ def weight_bytes(model: nn.Module) -> int:
 
 
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of an optimizer's state, as it stands after at least one step."""
+    """Bytes of an optimizer's state, after at least one step."""
     return bytes_of(
         value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)
     )
@@ -32,8 +32,8 @@ def step_bytes(model: nn.Module, loss: Callable[[], torch.Tensor]) -> dict[str, 
     """Bytes that a step keeps for its backward pass (`activations`, `cast weights`), and of its `gradients`.
 
     Activations are what the graph saves in the forward pass, measured by hooks on what is saved; the weights among it
-    are not counted again, and the copies that autocast makes of them are counted apart. Gradients that were there are
-    given up.
+    are not counted again, and the copies that autocast makes of them are counted apart. Existing gradients
+    are dropped.
 
     Args:
         loss: runs the forward pass.
@@ -41,7 +41,7 @@ def step_bytes(model: nn.Module, loss: Callable[[], torch.Tensor]) -> dict[str, 
     model.zero_grad(set_to_none=True)
     own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
     saved: dict[int, int] = {}
-    held: list[torch.Tensor] = []  # what is alive keeps its address
+    held: list[torch.Tensor] = []  # tensors that are alive keep their address
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -64,7 +64,7 @@ def step_bytes(model: nn.Module, loss: Callable[[], torch.Tensor]) -> dict[str, 
 
 
 class _Casts(TorchDispatchMode):
-    """Sees which tensors are copies of weights in another precision."""
+    """Collects tensors that are copies of weights in another precision."""
 
     def __init__(self, weights: Container[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ from adapeff.worker.hub_access import prepare_hub
 from adapeff.worker.modeling.encoders import check_encoder, prepare_config
 
 SAFE: dict[str, Any] = {"trust_remote_code": False}
-"""Everywhere: code that comes with a model is never run."""
+"""For every call of transformers: code that comes with a model is never run."""
 
 
 def read_config(place: str, name: str, *, revision: str = "main") -> Any:
@@ -24,7 +24,7 @@ def read_config(place: str, name: str, *, revision: str = "main") -> Any:
         name: what to call the model in messages.
 
     Raises:
-        ModelError: if it cannot be read, is no encoder's, or holds sizes that cannot be meant.
+        ModelError: if it cannot be read, is not an encoder's, or contains implausible sizes.
     """
     if not Path(place).is_dir():
         prepare_hub()
@@ -37,7 +37,7 @@ def read_config(place: str, name: str, *, revision: str = "main") -> Any:
 
 
 def unloadable(what: str, error: Exception) -> Exception:
-    """The error for what transformers cannot load; lack of memory stays what it is, and it raises all kinds besides."""
+    """The error for what transformers cannot load, which raises many types; a lack of memory stays what it is."""
     if isinstance(error, MemoryError | AdapeffError):
         return error
     lines = mask(str(error)).strip().splitlines()

@@ -1,7 +1,7 @@
-"""What an encoder is here: it reads tokens with a mask, and gives a state for each that depends on all of them.
+"""What counts as an encoder: it reads tokens with a mask and returns a state for each that depends on all of them.
 
 A model's type says little: decoders and models of images share the mapping of masked language models, and some ignore
-what they are given. So a loaded encoder is tried on a few tokens, and what it does decides.
+what they are given. So a loaded encoder is tried on a few tokens, and its behaviour decides.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _UNFIT = {
     "reformer": "which trains on texts of fixed lengths alone",
     "yoso": "which ignores the attention mask, so that padding would change its answers",
 }
-"""Types that run, and give wrong results without a word (seen with transformers 5.23)."""
+"""Types that run but silently give wrong results (seen with transformers 5.23)."""
 _WITHOUT_SEGMENTS = {"big_bird"}
 _MAX = {"num_hidden_layers": 2_000, "vocab_size": 10**8, "hidden_size": 10**6, "intermediate_size": 10**7}
 _MAX_OF_ANYTHING = 10**8
@@ -31,10 +31,10 @@ _MAX_PARAMETERS = 10**12
 
 
 def check_encoder(config: Any, name: str) -> None:
-    """Refuse a configuration that is no encoder's, before anything is built.
+    """Refuse a configuration that is not an encoder's, before anything is built.
 
     Raises:
-        ModelError: naming the model and its type, or the size that cannot be meant.
+        ModelError: naming the model and its type, or the implausible size.
     """
     what = f"model '{name}' is of type {config.model_type}"
     if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or getattr(config, "is_encoder_decoder", False):
@@ -69,7 +69,7 @@ def check_encoder(config: Any, name: str) -> None:
 
 
 def prepare_config(config: Any) -> Any:
-    """The configuration, with attention that does the same whatever came before."""
+    """The configuration, with attention that does not depend on earlier batches."""
     if config.model_type == "big_bird":
         config.attention_type = "original_full"  # block-sparse attention changes for good at the first short batch
     return config
@@ -92,18 +92,18 @@ def takes_segments(encoder: nn.Module) -> bool:
 
 
 def model_inputs(encoder: nn.Module) -> tuple[str, ...]:
-    """What an encoder is given."""
+    """The names of an encoder's inputs."""
     return ("input_ids", *(("token_type_ids",) if takes_segments(encoder) else ()), "attention_mask")
 
 
 def position_count(encoder: nn.Module) -> int:
     """How many tokens a model has positions for: tables of RoBERTa's kind count from the padding index on."""
     config: Any = encoder.config
-    said = int(getattr(config.get_text_config(), "max_position_embeddings", 512))
+    configured = int(getattr(config.get_text_config(), "max_position_embeddings", 512))
     for table in _position_tables(encoder):
         if table.padding_idx is not None:
-            return said - int(table.padding_idx) - 1
-    return said
+            return configured - int(table.padding_idx) - 1
+    return configured
 
 
 def _position_tables(encoder: nn.Module) -> Iterator[nn.Embedding]:
@@ -133,11 +133,11 @@ def give_global_attention(encoder: nn.Module) -> None:
 
 @torch.no_grad()
 def examine(encoder: nn.Module, name: str) -> int:
-    """Try an encoder on a few tokens, one row padded; gives the width of its states.
+    """Try an encoder on a few tokens, one row padded; returns the width of its states.
 
     Raises:
-        ModelError: if it does not run on text alone, gives no state for each token, or its first token does not see the
-            others.
+        ModelError: if it does not run on text only, does not return a state for each token, or its
+            first token does not see the others.
     """
     config: Any = encoder.config
     what = f"model '{name}' is of type {config.model_type}"

@@ -60,15 +60,15 @@ def _is_installed(module: str) -> bool:
 
 
 _PROBE = ["the", "a", "e", "i", "0", "1", "я", "е", "ا", "的", "一", "の", "क"]
-"""Words and letters of several scripts: a tokenizer with a vocabulary knows at least one of them."""
+"""Words and letters of several scripts; any tokenizer with a vocabulary knows at least one."""
 
 
 def check_tokenizer(tokenizer: Any, config: Any, name: str) -> None:
     """Refuse a tokenizer that does not go with the model.
 
     Raises:
-        ModelError: if it has no vocabulary (transformers makes an empty one where its files are missing), gives ids
-            that the model has no embedding for, or reads text otherwise than its tokenizer.json says.
+        ModelError: if it has no vocabulary (transformers makes an empty one if its files are missing), gives ids
+            that the model has no embedding for, or splits text differently from its tokenizer.json.
     """
     known = {token for text in _PROBE for token in tokenizer(text, add_special_tokens=False)["input_ids"]}
     if known <= set(tokenizer.all_special_ids):
@@ -86,18 +86,18 @@ _SAMPLE = "Hello, WORLD! Élan's 3rd naïve café -- don't (x_1)"
 
 
 def _check_backend(tokenizer: Any, file: str | None, name: str) -> None:
-    """Hold a tokenizer against its tokenizer.json: transformers builds some classes anew, and drops what they lack.
+    """Compare a tokenizer with its tokenizer.json: transformers rebuilds some classes and drops what they lack.
 
     Raises:
-        ModelError: if they read a sample of cases, accents and punctuation otherwise.
+        ModelError: if they split a sample of cases, accents and punctuation differently.
     """
     if file is None or not tokenizer.is_fast or type(tokenizer).__name__ in _BUILT_FROM_IT:
         return
     backend = Tokenizer.from_file(file)
     backend.no_padding()
     backend.no_truncation()
-    said = [backend.encode(text, add_special_tokens=False).ids for text in (_SAMPLE, f" {_SAMPLE}")]
-    if tokenizer(_SAMPLE, add_special_tokens=False)["input_ids"] not in said:  # the second: with `add_prefix_space`
+    expected = [backend.encode(text, add_special_tokens=False).ids for text in (_SAMPLE, f" {_SAMPLE}")]
+    if tokenizer(_SAMPLE, add_special_tokens=False)["input_ids"] not in expected:  # the second: with `add_prefix_space`
         raise ModelError(
             f"the tokenizer of model '{name}' reads text otherwise as {type(tokenizer).__name__} than its "
             "tokenizer.json says (upper case, accents or pieces); in its tokenizer_config.json set tokenizer_class to "

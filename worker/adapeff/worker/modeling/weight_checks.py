@@ -17,7 +17,7 @@ _WHOLE_NUMBERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64")
 
 
 def check_numbers(encoder: Any, place: str, name: str) -> None:
-    """Refuse weights that are no numbers to go on from: quantised ones, which need a scale, and infinite ones.
+    """Refuse weights that cannot be trained from: quantised ones, which need a scale, and infinite ones.
 
     Raises:
         ModelError: naming the first tensor.
@@ -25,7 +25,7 @@ def check_numbers(encoder: Any, place: str, name: str) -> None:
     parameters = dict(encoder.named_parameters())
     for file in sorted(Path(place).glob("*.safetensors")) if Path(place).is_dir() else ():
         with safe_open(file, "pt") as opened:
-            for key in opened.keys():  # noqa: SIM118 - it is no mapping
+            for key in opened.keys():  # noqa: SIM118 - not a mapping
                 kind = opened.get_slice(key).get_dtype()
                 if kind in _WHOLE_NUMBERS and any(key.endswith(known) for known in parameters):
                     raise ModelError(
@@ -42,12 +42,12 @@ _POOLER = re.compile(r"(^|\.)pooler\.")
 
 
 def check_weights(loading: Mapping[str, Iterable[Any]], name: str) -> None:
-    """Refuse a model whose file does not hold exactly the encoder: transformers would draw what is missing at random.
+    """Refuse a model whose file is not exactly the encoder: transformers would draw missing weights at random.
 
-    A pooler may be missing, since it is never used, and heads may be left over; layers and adapters may not.
+    A pooler may be missing, because it is never used, and heads may be left over; layers and adapters may not.
 
     Args:
-        loading: what `from_pretrained` tells of the loading.
+        loading: the loading info of `from_pretrained`.
 
     Raises:
         ModelError: naming the first tensors.
@@ -74,7 +74,7 @@ def check_weights(loading: Mapping[str, Iterable[Any]], name: str) -> None:
 
 
 def refuse_adapter(place: str, revision: str, name: str) -> None:
-    """Refuse a model with an adapter beside it, which transformers would load into it unasked.
+    """Refuse a model with an adapter in its folder, which transformers would load into it unasked.
 
     Raises:
         ModelError: naming the file.

@@ -1,4 +1,4 @@
-"""The weights a run leaves behind: `weights.safetensors`, described so that they can be put to use without the run."""
+"""The weights a run stores: `weights.safetensors`, with metadata that make them usable without the run."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def read_weights(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
     """The description and the trained tensors in a run's folder.
 
     Raises:
-        ModelError: if there are none, or the file is not whole.
+        ModelError: if there are none, or the file is incomplete.
     """
     file = folder / WEIGHTS
     if not file.is_file():
-        raise ModelError(f"'{folder}' holds no {WEIGHTS}; run its job with keep_weights: true")
+        raise ModelError(f"'{folder}' contains no {WEIGHTS}; run its job with keep_weights: true")
     try:
         with safe_open(file, framework="pt") as opened:
             description = json.loads((opened.metadata() or {})["adapeff"])
-            return description, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+            return description, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise ModelError(f"'{file}' is not whole, or no run wrote it ({type(error).__name__})") from error
+        raise ModelError(f"'{file}' is incomplete, or was not written by a run ({type(error).__name__})") from error

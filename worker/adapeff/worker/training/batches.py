@@ -19,10 +19,10 @@ def subset(examples: Sequence[Any], size: int | AtMost | None, family: Family) -
     """`size` examples for a learning curve, in file order; all of them for None, and where fewer than at most asked.
 
     Stratified: each stratum (label; types of entity) has its share of the whole, to one example. Nested: a smaller
-    subset lies in every larger one. The draw is the same for every method and seed.
+    subset is part of every larger one. The draw is the same for every method and seed.
 
     Raises:
-        DataError: if there are not so many.
+        DataError: if there are fewer examples.
     """
     if isinstance(size, AtMost):
         size = size.at_most if size.at_most < len(examples) else None
@@ -53,8 +53,8 @@ def epoch_order(
     The items are shuffled, sorted by length within pools of 50 batches, cut into batches, and the batches shuffled.
 
     Args:
-        batch_tokens: where given, batches hold as many items as fit into that many tokens, padding included; it
-            takes the place of `batch_size`.
+        batch_tokens: if given, batches contain as many items as fit into that many tokens, padding included; it
+            replaces `batch_size`.
     """
     draw = random.Random(f"{seed} {epoch}")
     order = list(range(len(data)))
@@ -88,7 +88,7 @@ def _fill(chosen: list[int], data: Encoded, batch_tokens: int) -> list[list[int]
 def training_batches(
     data: Encoded, *, batch_size: int, batch_tokens: int | None = None, seed: int, multiple: int = 1
 ) -> Iterator[Batch]:
-    """Batches without end, epoch after epoch, their lengths multiples of `multiple` where that can be."""
+    """Endless batches, epoch after epoch, their lengths multiples of `multiple` where possible."""
     epoch = 0
     while True:
         for indices in epoch_order(data, batch_size=batch_size, batch_tokens=batch_tokens, seed=seed, epoch=epoch):

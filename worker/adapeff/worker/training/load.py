@@ -41,7 +41,7 @@ class Prepared:
     tests: dict[str, SplitData]
 
     def start_again(self) -> None:
-        """Make the model anew, as it was before training; the old one is given up first."""
+        """Rebuild the model as it was before training; the old one is dropped first."""
         del self.loaded, self.model
         self.loaded, self.model = self.rebuild()
 
@@ -54,10 +54,10 @@ def prepare(
     sources: Mapping[str, Path],
     tokens: TokenCache,
 ) -> Prepared:
-    """Load the model and the data, adapt the one and tokenise the other.
+    """Load the model and the data; adapt the model and tokenise the data.
 
     Raises:
-        NotHereError: if data, model or sources are not on this host, or are others than were submitted.
+        NotHereError: if data, model or sources are not on this host, or differ from those submitted.
         AdapeffError: for whatever is wrong with the job.
     """
     task = _task(spec)
@@ -106,7 +106,7 @@ def prepare(
 
 
 def check_ids(encoded: Encoded, loaded: LoadedModel) -> None:
-    """Refuse tokens that the model has no embedding for: on a GPU they would end the process without a word.
+    """Refuse tokens that the model has no embedding for: on a GPU they would end the process without a message.
 
     Raises:
         ModelError: naming the first.
@@ -128,10 +128,10 @@ def _task(spec: JobSpec) -> Task:
 
 
 def _method(spec: JobSpec, folders: Mapping[str, Path]) -> Method:
-    """The job's method, its sources named by the folders they lie in here.
+    """The job's method, its sources named by their folders on this host.
 
     Raises:
-        ModelError: if one is not here, is another than was submitted, or was trained on another model.
+        ModelError: if one is not here, differs from the one submitted, or was trained on another model.
     """
     parameters = dict(spec.method.parameters)
     if spec.sources:
@@ -150,7 +150,7 @@ def _source(name: str, wanted: str, folders: Mapping[str, Path], spec: JobSpec) 
             "or the runner --source JOB_HASH=FOLDER"
         )
     if wanted.startswith("folder:") and source_fingerprint(folder) != wanted:
-        raise NotHereError(f"source folder '{folder}' holds other files than when the job was submitted")
+        raise NotHereError(f"source folder '{folder}' contains other files than when the job was submitted")
     if (folder / WEIGHTS).is_file() and (model := read_weights(folder)[0]["model"]) != spec.model.identity:
         raise ModelError(f"the source in '{folder}' was trained on another model ({model[:60]})")
     return folder
