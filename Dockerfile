@@ -1,4 +1,4 @@
-# adapeff: one image for submitting, migrating and working.
+# adapeff: one image for submitting, migrating and workers.
 #   docker build -t adapeff .                                  worker with the CUDA build of torch
 #   docker build -t adapeff --build-arg EXTRAS=postgres .      no torch: submit and report only
 FROM python:3.12-slim

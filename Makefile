@@ -1,4 +1,4 @@
-# One command per chore, the same here and in CI. `make demo` and `make test` need nothing but Python 3.11+ and make.
+# One command per task, the same locally and in CI. `make demo` and `make test` only need Python 3.11+ and make.
 SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +10,7 @@ EXTRAS := worker,postgres,parquet,demo,dev
 venv: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "adapeff needs Python 3.11 or newer; name one with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "adapeff needs Python 3.11 or newer; choose one with PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv >/dev/null; \
@@ -19,11 +19,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS) --editable '.[$(EXTRAS)]'
 	@touch $@
 
-# The main job on the embedded default: no server, no hub. A second time it re-uses every finished job.
+# The demo sweep, without servers or hub. Running it again reuses every finished job.
 demo: venv
 	ADAPEFF_STATE_DIR=.adapeff $(BIN)/adapeff run demo --plot adapeff-demo.png
 
-# Real servers for the tests; they are started privately on free ports, never touched where they already run.
+# Servers for the tests, which start their own on free ports and never touch running ones.
 servers:
 	@missing=""; \
 	command -v redis-server >/dev/null || missing="$$missing redis-server"; \

@@ -1,4 +1,4 @@
-"""Every method on every architecture keeps the contract of `tests.contract`, or says in a line why it does not run."""
+"""Every method on every architecture keeps the contract of `tests.contract`, or is refused with a one-line reason."""
 
 from __future__ import annotations
 

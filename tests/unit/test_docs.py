@@ -19,6 +19,8 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob
 EAGER = {"--help", "-h", "--version", "--install-completion", "--show-completion"}
 """Options that act while the command line is parsed."""
 
+COMMAND: Any = typer.main.get_command(app)
+
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`]*\badapeff [^`]+)`")
 _ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
@@ -63,7 +65,7 @@ def parse(arguments: list[str]) -> None:
         Exception: the parser's, if there is no such command, option or argument, or a value is not valid.
     """
     rest = ["1" if word == "JOB" else word for word in arguments if word not in EAGER]
-    command: Any = typer.main.get_command(app)
+    command: Any = COMMAND
     name: str | None = "adapeff"
     context: Any = None
     while rest or not hasattr(command, "resolve_command"):
@@ -140,3 +142,22 @@ def test_every_import_in_the_docs_works(page: Path) -> None:
             for module, names in re.findall(r"^from (adapeff\S+) import (.+)$", block, re.MULTILINE):
                 for name in names.split(", "):
                     assert hasattr(importlib.import_module(module), name), (page.name, module, name)
+
+
+def test_architecture_names_only_files_that_exist() -> None:
+    """A bare file name is in the folder of the path before it."""
+    folder, names = Path(), []
+    for span in re.findall(r"`([^`\s]+)`", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")):
+        if re.fullmatch(r"(service|worker|cli|migrations|tests)/\S*", span):
+            names.append(_of_root(span))
+            folder = names[-1] if span.endswith("/") else names[-1].parent
+        elif re.fullmatch(r"\w+\.(py|yaml)", span) and span != "task.yaml":
+            names.append(folder / span)
+
+    assert not [name for name in names if not (ROOT / name).exists()]
+
+
+def _of_root(short: str) -> Path:
+    """The path in the repository of a path as the page writes it."""
+    part, _, rest = short.partition("/")
+    return Path(short) if part == "tests" or "/adapeff/" in short else Path(part) / "adapeff" / part / rest

@@ -314,6 +314,7 @@ def _gradients(value: torch.Tensor, mapped: dict[str, nn.Parameter]) -> Iterator
 
 
 @EACH_CASE
+@pytest.mark.slow
 def test_outputs_equal_the_oracle_in_float32(case: str) -> None:
     oracle = Oracle(case)
     model, _ = oracle.adapted(torch.float32)
@@ -340,6 +341,7 @@ def test_trained_weights_are_the_oracles(case: str) -> None:
 
 
 @EACH_CASE
+@pytest.mark.slow
 def test_switched_off_adapters_leave_the_oracles_base(case: str) -> None:
     oracle = Oracle(case)
     base = oracle.base(torch.float32)

@@ -212,6 +212,7 @@ def test_right_answers_reach_the_ceiling_and_no_more(name: str) -> None:
     assert 0.9 < score < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFYING)
 @given(noise=st.just(0.0) | st.floats(0.01, 0.49), seed=st.integers(0, 3))
 def test_noise_replaces_that_share_of_the_labels(name: str, noise: float, seed: int) -> None:

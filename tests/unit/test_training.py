@@ -152,7 +152,9 @@ def test_losses_of_full_equal_a_bare_loops(tiny_model: Path, data: Encoded) -> N
     assert len(set(ours)) == steps
 
 
-@pytest.mark.parametrize("method", ["full", "head", "lora", "houlsby"])
+@pytest.mark.parametrize(
+    "method", ["lora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("full", "head", "houlsby"))]
+)
 def test_same_seed_gives_identical_losses(method: str, tiny_model: Path, data: Encoded) -> None:
     torch.set_num_threads(1)
 

@@ -1,4 +1,4 @@
-"""A method from outside: scale the outputs of attention and feed-forward by learned vectors."""
+"""A method in its own package: scale the outputs of attention and feed-forward by learned vectors."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 
 class ScaledOutput(Method):
-    """Multiply what each `output.dense` of a BERT-like layer gives by a vector that is trained, and freeze the rest."""
+    """Multiply the output of each `output.dense` of a BERT-like layer by a trained vector, and freeze the rest."""
 
     paper: ClassVar[str] = "none; an example"
     default_learning_rate: ClassVar[float] = 1e-3
     learning_rate_source: ClassVar[str] = "Kingma & Ba 2015, Adam, algorithm 1 (suggested default)"
 
     start: float = 1.0
-    """What the vectors hold before training."""
+    """Value of all vector elements before training."""
 
     def attach(self, encoder: nn.Module) -> nn.Module:
-        """Wrap the layers; torch is imported here, so that a laptop without it can list and submit the method."""
+        """Wrap the layers. Importing torch here lets machines without it list and submit the method."""
         import torch
         from torch import nn
 
@@ -38,7 +38,9 @@ class ScaledOutput(Method):
         encoder.requires_grad_(False)
         names = [name for name, _ in encoder.named_modules() if name.endswith("output.dense")]
         if not names:
-            raise ModelError(f"scaled_output finds no output.dense in {type(encoder).__name__}")
+            raise ModelError(
+                f"scaled_output needs output.dense modules, but {type(encoder).__name__} has none; use a BERT-like one"
+            )
         for name in names:
             parent = encoder.get_submodule(name.rpartition(".")[0])
             parent.dense = Scaled(parent.dense, self.start)
