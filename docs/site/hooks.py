@@ -7,7 +7,8 @@ such a link is replaced by the file's path, and a link to a file that does not e
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from adapeff.cli.main import app
-from adapeff.service.plugins import catalog
+
+sys.path.insert(0, str(Path(__file__).parent))  # MkDocs loads this file alone
+from tables import filled, suites_table, table, tasks_table
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -27,7 +30,6 @@ SOURCES = {"index.md": ROOT / "README.md", "changelog.md": ROOT / "CHANGELOG.md"
 """Pages of the site whose text is outside docs/."""
 
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s#]+)(#[^)\s]*)?\)")
-_TABLE = re.compile(r"<!-- table: ([a-z ]+) -->")
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -52,8 +54,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Fill in tables and adapt links."""
-    tables = {"methods": methods_table, "tuners of PEFT": tuners_table}
-    markdown = _TABLE.sub(lambda marker: tables[marker[1]](), markdown)
+    markdown = filled(markdown)
     source = SOURCES.get(page.file.src_uri, DOCS / page.file.src_uri)
     names = {path: name for name, path in SOURCES.items()}
 
@@ -72,41 +73,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return place if text.strip("`") in place else f"{text} ({place})"
 
     return _LINK.sub(adapt, markdown)
-
-
-def methods_table() -> str:
-    """Every method of the catalog but PEFT's tuners."""
-    rows = [
-        (f"`{name}`", _summary(kind), _paper(kind.paper), f"{kind.default_learning_rate:g}", kind.learning_rate_source)
-        for name, kind in catalog.methods().items()
-        if not name.startswith("peft:")
-    ]
-    return _table(("method", "what it does", "paper", "default learning rate", "its source"), rows)
-
-
-def tuners_table() -> str:
-    """PEFT's tuners."""
-    rows = [
-        (f"`{name}`", _paper(kind.paper), f"{kind.default_learning_rate:g}", kind.learning_rate_source)
-        for name, kind in sorted(catalog.methods().items())
-        if name.startswith("peft:")
-    ]
-    return _table(("method", "paper", "default learning rate", "its source"), rows)
-
-
-def tasks_table() -> str:
-    """Every task of the catalog."""
-    rows = [
-        (f"`{name}`", task.title, f"`{task.family}`", f"`{task.metric}`", task.source_language, task.licence)
-        for name, task in sorted(catalog.tasks().items())
-    ]
-    return _table(("task", "title", "family", "metric", "source language", "licence"), rows)
-
-
-def suites_table() -> str:
-    """Every suite with its tasks."""
-    rows = [(f"`{name}`", ", ".join(f"`{task}`" for task in suite.tasks)) for name, suite in catalog.suites().items()]
-    return _table(("suite", "tasks"), rows)
 
 
 def command_line_page() -> str:
@@ -138,7 +104,7 @@ def _command_section(context: Any, command: Any) -> str:
         elif parameter.param_type_name == "argument":
             rows.append((_plain(parameter.make_metavar(context)), _plain(getattr(parameter, "help", None) or "")))
     rows = [(f"`{name}`", text) for name, text in rows]
-    return "\n".join([*parts, _table(("parameter", "meaning"), rows)])
+    return "\n".join([*parts, table(("parameter", "meaning"), rows)])
 
 
 def _help_text(text: str) -> str:
@@ -169,17 +135,3 @@ def _rooms(part: str) -> dict[str, list[str]]:
         room = inside.parts[0] if len(inside.parts) > 1 else part
         rooms.setdefault(room, []).append(".".join(["adapeff", part, *names]))
     return rooms
-
-
-def _summary(kind: type) -> str:
-    return " ".join((kind.__doc__ or "").split("\n\n")[0].split())
-
-
-def _paper(cited: str) -> str:
-    """A citation whose arXiv number is a link."""
-    return re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", cited)
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import re
 import shlex
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import typer
 
 from adapeff.cli.main import app
+from adapeff.service.measurements import MEASUREMENTS
+from adapeff.service.plugins import catalog
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -161,3 +164,22 @@ def _of_root(short: str) -> Path:
     """The path in the repository of a path as the page writes it."""
     part, _, rest = short.partition("/")
     return Path(short) if part == "tests" or "/adapeff/" in short else Path(part) / "adapeff" / part / rest
+
+
+def load_tables() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "site" / "tables.py")
+    assert spec is not None and spec.loader is not None
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    return tables
+
+
+def test_pages_get_every_measurement_method_and_tuner_from_the_code() -> None:
+    tables = load_tables()
+    names = {"measurements.md": list(MEASUREMENTS), "methods.md": list(catalog.methods())}
+
+    for page, expected in names.items():
+        text = tables.filled((ROOT / "docs" / page).read_text())
+        assert "<!-- table" not in text
+        rows = re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
+        assert set(expected) <= set(rows), page
