@@ -161,17 +161,23 @@ def test_message_file_of_any_bytes_is_dropped(tmp_path_factory: pytest.TempPathF
 def test_embedded_queue_survives_the_removal_of_its_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = Settings(state_dir=tmp_path / "state")
     database = open_database(settings)
-    (job_id,) = queue_jobs(database)
+    (first,) = queue_jobs(database)
     stop = threading.Event()
     ids = receive(make_app(settings), [LANE], stop)
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, ids, None)
-        eventually(lambda: (settings.state / "queue" / "messages").is_dir(), "the queue's folders")
-        shutil.rmtree(settings.state / "queue")
-        eventually(lambda: "listening: " in caplog.text, "the failure in the log")
-        send_unsent(database, make_app(settings))
+        try:
+            send_unsent(database, make_app(settings))
+            assert pool.submit(next, ids, None).result(60) == first  # so it is listening
 
-        assert coming.result(60) == job_id
+            coming = pool.submit(next, ids, None)
+            shutil.rmtree(settings.state / "queue")
+            eventually(lambda: "listening: " in caplog.text, "the failure in the log")
+            _, second = queue_jobs(database, 2)
+            send_unsent(database, make_app(settings))
+
+            assert coming.result(60) == second
+        finally:
+            stop.set()
     database.close()
 
 
@@ -186,20 +192,23 @@ def test_worker_receives_again_once_redis_recovers(
     ids = receive(make_app(settings), [LANE], stop)
     with ThreadPoolExecutor(1) as pool, redis.Redis.from_url(redis_url) as client:
         coming = pool.submit(next, ids, None)
-        if trouble == "killed":
-            redis_server.kill()
-        else:
-            client.replicaof("127.0.0.1", "1")
         try:
-            eventually(lambda: "listening: " in caplog.text, "the failure in the log")
-        finally:
             if trouble == "killed":
-                redis_server.start()
+                redis_server.kill()
             else:
-                client.replicaof("NO", "ONE")
-        send_unsent(database, make_app(settings))
+                client.replicaof("127.0.0.1", "1")
+            try:
+                eventually(lambda: "listening: " in caplog.text, "the failure in the log")
+            finally:
+                if trouble == "killed":
+                    redis_server.start()
+                else:
+                    client.replicaof("NO", "ONE")
+            send_unsent(database, make_app(settings))
 
-        assert coming.result(60) == job_id
+            assert coming.result(60) == job_id
+        finally:
+            stop.set()
     database.close()
 
 

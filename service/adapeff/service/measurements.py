@@ -316,8 +316,5 @@ def report_columns() -> Iterator[tuple[Definition, ReportColumn]]:
 
 def measurement_table() -> str:
     """The table of docs/measurements.md."""
-    rows = [
-        f"| `{d.name}` | {d.unit} | {d.better or '–'} | {d.meaning} |"
-        for d in MEASUREMENTS.values()
-    ]
+    rows = [f"| `{d.name}` | {d.unit} | {d.better or '–'} | {d.meaning} |" for d in MEASUREMENTS.values()]
     return "\n".join(["| name | unit | better | definition |", "| --- | --- | --- | --- |", *rows]) + "\n"
