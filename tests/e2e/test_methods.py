@@ -64,7 +64,7 @@ def test_fusion_waits_for_its_source_and_falls_with_it(adapeff: Adapeff, sweep: 
         ("[1]", "source job 1 keeps no weights; submit it with keep_weights: true"),
         ("[./nowhere]", "source './nowhere' is neither a job"),
         (f"[{ROOT / 'tests'}]", "contains no weights"),
-        ("[2]", "source job 2 trained lora: adapterfusion mixes bottleneck adapters"),
+        ("[2]", "source job 2 trained lora: adapterfusion only mixes bottleneck adapters"),
         ("[]", "at least one"),
     ],
 )
