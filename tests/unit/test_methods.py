@@ -24,6 +24,7 @@ from adapeff.service.plugins.plugin_reference import parse_plugin
 from adapeff.worker.adapters.modules import PhmLinear, PhmRule
 from adapeff.worker.adapters.parts import AdapterConfig, BottleneckPart, FusionPart, PhmPart, PrefixPart
 from adapeff.worker.adapters.tuner import add_adapter, eject_prefixes
+from adapeff.worker.methods.baselines import Full
 from adapeff.worker.methods.hosted import HostedMethod
 from adapeff.worker.modeling.models import count_parameters
 from tests.conftest import outside_folder
@@ -621,3 +622,11 @@ def test_flat_prefix_is_what_an_ejected_one_is() -> None:
     adapted: Any = flat.encoder
 
     assert adapted.peft_config["default"].prefix == PrefixPart(length=4, flat=True)
+
+
+def test_hook_by_its_former_name_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"Old defines penalty\(\), which is now called auxiliary_loss\(\)"):
+
+        class Old(Full):
+            def penalty(self, adapted: Any) -> None:
+                return None

@@ -33,6 +33,12 @@ class Method(Frozen, ABC):
     learning_rate_source: ClassVar[str]
     paper: ClassVar[str]
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a hook by its former name, which would never be called."""
+        if hasattr(cls, "penalty"):
+            raise TypeError(f"{cls.__name__} defines penalty(), which is now called auxiliary_loss(); rename it")
+
     @abstractmethod
     def attach(self, encoder: nn.Module) -> nn.Module:
         """Adapt a loaded encoder: afterwards `requires_grad` is true for exactly what the method trains.
