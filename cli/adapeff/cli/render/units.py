@@ -12,7 +12,7 @@ from adapeff.service.reporting.table import Row, Table
 
 
 def format_summary(summary: Summary, unit: Display) -> str:
-    """Mean and 95 % interval, or the values themselves for fewer than 3; equal values are printed once."""
+    """Mean and 95 % interval, or the values if there are fewer than 3; equal values are printed once."""
     if len(set(summary.values)) == 1:
         return format_value(summary.mean, unit)
     if summary.low is None or summary.high is None:
