@@ -189,8 +189,8 @@ TRAIN_ENERGY_J = _define(
 )
 MEMORY_BYTES = _define(
     "memory_bytes", "B", "phase", "batch", "length", "variant", better="lower", display="B",
-    meaning='`{"part": ...}`: weights, gradients, optimizer state, and activations (what the graph saves in a forward '
-    "pass and is no weight), and under bf16 the copies autocast makes of weights, counted storage by storage; in "
+    meaning='`{"part": ...}`: weights, gradients, optimizer state, and activations (tensors the graph saves in a '
+    "forward pass, except weights), and under bf16 autocast's copies of weights, counted storage by storage; in "
     "training runs for the largest batch. A profile measures each method in a fresh process",
 )
 PHASE_S = _define(
