@@ -19,7 +19,7 @@ class Spread:
 
     @property
     def median(self) -> float:
-        """The median."""
+        """The median of the values."""
         return statistics.median(self.values)
 
     @property
