@@ -1,4 +1,4 @@
-"""The report over stored runs: what is averaged, what is set beside what, and how it looks."""
+"""The report on stored runs: averages, comparisons and output."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ def build_overviews(tables: Sequence[Table]) -> tuple[Overview, ...]:
     groups: dict[str, list[Table]] = {}
     for table in (table for table in tables if table.metric.unit == "%"):
         settings = {key: value for key, value in table.settings.items() if key != "max_length"}
-        alike = canonical_json([table.model, settings, {k: str(v) for k, v in table.environment.items()}])
-        groups.setdefault(alike, []).append(table)
+        conditions = canonical_json([table.model, settings, {k: str(v) for k, v in table.environment.items()}])
+        groups.setdefault(conditions, []).append(table)
     overviews = (
         _overview(group) for group in groups.values() if len({table.task for table in group}) == len(group) > 1
     )

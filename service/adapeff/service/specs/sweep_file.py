@@ -196,7 +196,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         raw["settings"] = {**settings, key: value}
     else:
         raw[key] = value
-        if key in ("tasks", "suites"):  # replaces the sweep's tasks and suites alike
+        if key in ("tasks", "suites"):  # replaces both the sweep's tasks and its suites
             raw["suites" if key == "tasks" else "tasks"] = []
 
 
