@@ -1,4 +1,4 @@
-"""Wrong input gets one line that names the value, what was expected and what to do, and an exit code."""
+"""Invalid input gets an exit code and one line: the value, the expected value, and what to do."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ NO_SERVER = "127.0.0.1:1"
 
 @dataclass(frozen=True)
 class Bad:
-    """Wrong input: what is typed (`{sweep}` is a valid sweep file), and what must be reported."""
+    """Invalid input: a command line (`{sweep}` is a valid sweep file), its exit code, and its message."""
 
     name: str
     typed: str
     code: int
     says: str
     sweep: str | None = None
-    """Text that replaces that of the valid sweep, or is appended to it if it starts with +."""
+    """The sweep file's text, or an addition to the valid sweep if it starts with +."""
     environment: dict[str, str] = field(default_factory=dict)
     prepare: Callable[[Path], object] | None = None
 
@@ -95,49 +95,49 @@ TABLE = [
         prepare=lambda f: train_file(f).write_text('{"text": "a", "label": 1}\n')),
     Bad("label out of range", SUBMIT, 1, "unknown label 7; expected 0 (negative), 1 (positive)",
         prepare=lambda f: train_file(f).write_text('{"idx": 0, "sentence": "a", "label": 7}\n')),
-    Bad("data set not at hand, hub offline", "run {sweep} --data-root .", 4, "cannot be loaded from the hub"),
-    Bad("model not at hand, hub offline", "run {sweep} --models org/none --methods head", 4, "model 'org/none' is not kept on this host, and the hub cannot be reached"),
+    Bad("data set not available, hub offline", "run {sweep} --data-root .", 4, "cannot be loaded from the hub"),
+    Bad("model not available, hub offline", "run {sweep} --models org/none --methods head", 4, "model 'org/none' is not kept on this host, and the hub cannot be reached"),
     Bad("unreachable broker", SUBMIT, 3, "The jobs are stored", environment={"REDIS_URL": f"redis://:hush@{NO_SERVER}/0"}),
     Bad("unreachable database", "status", 3, "cannot be reached", environment={"DATABASE_URL": f"postgres://u:hush@{NO_SERVER}/d"}),
     Bad("unknown kind of database", "status", 1, "expected sqlite:///PATH or postgresql://", environment={"DATABASE_URL": "mysql://h/d"}),
     Bad("unknown kind of broker", "status", 1, "expected redis://", environment={"ADAPEFF_BROKER_URL": "amqp://h"}),
-    Bad("somebody else's database", "status", 1, "has no adapeff tables; if it is meant for adapeff",
+    Bad("database of another application", "status", 1, "has no adapeff tables; if it is meant for adapeff",
         environment={"DATABASE_URL": "sqlite:///other.db"}),
-    Bad("database from the future", "status", 1, "revision 9999, this adapeff knows up to", prepare=future_database),
-    Bad("file that is no database", "status", 1, "it is not an SQLite database",
+    Bad("database of a newer version", "status", 1, "revision 9999, but this adapeff only supports", prepare=future_database),
+    Bad("file is not a database", "status", 1, "it is not an SQLite database",
         prepare=no_database),
-    Bad("state folder that cannot be", "status", 1, "cannot make the folder", environment={"ADAPEFF_STATE_DIR": "/proc/adapeff"}),
+    Bad("state folder cannot be created", "status", 1, "cannot create the folder", environment={"ADAPEFF_STATE_DIR": "/proc/adapeff"}),
     Bad("disk full", "export --all --format json --out /dev/full", 1, "No space left on device"),
     Bad("disk full on stdout", "config --json > /dev/full", 1, "No space left on device; free some space or choose another location"),
     Bad("read-only place", "report --all --plot /proc/x.png", 1, "/proc/x.png); choose a location that exists and that you may write to", prepare=one_finished),
     Bad("no GPU", "run {sweep} -s device=cuda", 1, "this host has no GPU"),
-    Bad("no such device", "worker --devices cpu:4096", 1, "this host has"),
+    Bad("device that does not exist", "worker --devices cpu:4096", 1, "this host has"),
     Bad("unknown kind of device", "submit {sweep} -s device=gpu", 1, "'device' is 'gpu': unknown device; did you mean"),
     Bad("malformed device", "worker --devices gpu:0", 1, "'gpu:0' is not a device; expected auto or one of cuda"),
     Bad("mixed devices", "worker --devices cpu:0,cuda:0", 1, "cuda:0"),
     Bad("unknown variable", "status", 1, "unknown environment variable ADAPEFF_DATABSE_URL; did you mean", environment={"ADAPEFF_DATABSE_URL": "x"}),
     Bad("unknown key in adapeff.toml", "status", 1, "unknown setting 'lease'", prepare=lambda f: (f / "adapeff.toml").write_text("lease = 1\n")),
-    Bad("adapeff.toml is no TOML", "status", 1, "adapeff.toml is not TOML", prepare=lambda f: (f / "adapeff.toml").write_text("a = \n")),
+    Bad("adapeff.toml is not TOML", "status", 1, "adapeff.toml is not TOML", prepare=lambda f: (f / "adapeff.toml").write_text("a = \n")),
     Bad("value of the wrong type", "status", 1, "from environment ADAPEFF_LEASE_SECONDS", environment={"ADAPEFF_LEASE_SECONDS": "long"}),
-    Bad("port that is no number", "status", 1, "it is not a valid address (port could not be cast to integer value", environment={"DATABASE_URL": "postgresql://u:hush@h:port/d"}),
-    Bad("data_root that is not there", "submit {sweep} --data-root nowhere", 1, "no such folder; give an existing one"),
-    Bad("Redis database that is no number", SUBMIT, 1, "Redis databases are numbered, and 'abc' is not a number", environment={"REDIS_URL": "redis://:hush@h:1/abc"}),
+    Bad("port is not a number", "status", 1, "it is not a valid address (port could not be cast to integer value", environment={"DATABASE_URL": "postgresql://u:hush@h:port/d"}),
+    Bad("data_root does not exist", "submit {sweep} --data-root nowhere", 1, "no such folder; give an existing one"),
+    Bad("Redis database is not a number", SUBMIT, 1, "Redis databases are numbered, and 'abc' is not a number", environment={"REDIS_URL": "redis://:hush@h:1/abc"}),
     Bad("broken IPv6 address", "status", 1, "it is not a valid address (invalid ipv6 url)", environment={"DATABASE_URL": "postgresql://u:hush@[::1/x"}),
     Bad("port out of range", "status", 1, "it is not a valid address (port out of range", environment={"DATABASE_URL": "postgresql://u:hush@h:99999/x"}),
     Bad("alias in YAML", SUBMIT, 1, "aliases (*name) are not supported; write the value itself", sweep="models: &m [*m]\n"),
     Bad("key twice in YAML", SUBMIT, 1, "the key 'seeds' appears twice", sweep="+seeds: [1]\n"),
     Bad("exclude that matches nothing", SUBMIT, 1, "matches no job of the grid", sweep="+exclude: [{method: lorra}]\n"),
     Bad("unknown key in exclude", SUBMIT, 1, "unknown key 'metod' in exclude/include; did you mean 'method'?", sweep="+exclude: [{metod: full}]\n"),
-    Bad("truth for a number", "submit {sweep} -s steps=true", 1, "'steps' is True: input should be a valid integer"),
-    Bad("number beyond reason", "submit {sweep} -s batch_size=10000000000000000000000", 1, "'batch_size' is 10000000000000000000000"),
+    Bad("boolean for a number", "submit {sweep} -s steps=true", 1, "'steps' is True: input should be a valid integer"),
+    Bad("number too large", "submit {sweep} -s batch_size=10000000000000000000000", 1, "'batch_size' is 10000000000000000000000"),
     Bad("longer than the model", "run {sweep} --methods head -s max_length=100", 4, "max_length is 100, but model"),
     Bad("a sweep and all", "report small --all", 1, "a sweep and --all cannot be combined; omit one of them"),
     Bad("two formats", "report --json --format csv", 1, "--json and --format csv cannot be combined; omit one of them"),
-    Bad("value that is no date", SUBMIT, 1, "contains a value that cannot be read", sweep="+description: 2024-99-99\n"),
-    Bad("settings that are a list", "submit {sweep} -s epochs=1", 1, "expected a mapping",
+    Bad("impossible date", SUBMIT, 1, "contains a value that cannot be read", sweep="+description: 2024-99-99\n"),
+    Bad("settings are a list", "submit {sweep} -s epochs=1", 1, "expected a mapping",
         sweep="models: [a/b]\ntasks: [sst2]\nmethods: [full]\nsettings: [1]\n"),
     Bad("the same batch twice", "submit {sweep} -s latency_batches=[1,1]", 1, "a value appears twice; list each once"),
-    Bad("sweep by a strange digit", "status ²", 1, "there is no sweep '²'"),
+    Bad("sweep id with a non-ASCII digit", "status ²", 1, "there is no sweep '²'"),
     Bad("devices that fit no job", "run {sweep} --devices cuda:0", 1, "cannot run jobs with the setting device: cpu"),
     Bad("more threads than cores", "run {sweep} --methods head -s cpu_threads=9", 4, "start the worker with ADAPEFF_CORES_PER_SLOT=9"),
     Bad("unknown job", "show 99", 1, "there is no job 99; `adapeff status` lists them"),
@@ -148,12 +148,12 @@ TABLE = [
     Bad("retry of a queued job", "retry 1", 1, "job 1 is queued; only failed and cancelled jobs can be retried", prepare=one_queued),
     Bad("cancel without a job", "cancel", 1, "no job to cancel is given; name job ids, or a sweep with --sweep"),
     Bad("parquet to the terminal", "export --all --format parquet", 1, "parquet is a binary format and needs a file; add --out FILE.parquet"),
-    Bad("picture of an unknown kind", "report --all --plot x.doc", 1, "--plot is 'x.doc'; expected a file name ending in .png, .svg or .pdf", prepare=one_finished),
-    Bad("picture of nothing", "report --all --plot x.png", 1, "there is nothing to draw yet"),
+    Bad("unknown plot format", "report --all --plot x.doc", 1, "--plot is 'x.doc'; expected a file name ending in .png, .svg or .pdf", prepare=one_finished),
+    Bad("plot of nothing", "report --all --plot x.png", 1, "there is nothing to draw yet"),
     Bad("unknown command", "sumbit", 2, "No such command 'sumbit'"),
     Bad("unknown option", "status --wach", 2, "No such option"),
     Bad("job id out of range", "show 99999999999999999999999", 2, "2147483647"),
-    Bad("job id that is no number", "show first", 2, "as an integer"),
+    Bad("job id is not a number", "show first", 2, "as an integer"),
 ]  # fmt: skip
 
 

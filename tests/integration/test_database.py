@@ -207,7 +207,7 @@ def test_database_from_the_future_is_refused(any_database_url: str) -> None:
     with database.session() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
 
-    with pytest.raises(SchemaError, match="revision 9999, this adapeff knows up to"):
+    with pytest.raises(SchemaError, match="revision 9999, but this adapeff only supports"):
         open_database(settings)
     database.close()
 
@@ -240,7 +240,7 @@ def test_file_that_is_no_database_is_named(tmp_path: Path) -> None:
 def test_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    with pytest.raises(ResourceError, match="cannot make the folder"):
+    with pytest.raises(ResourceError, match="cannot create the folder"):
         open_database(Settings(state_dir=tmp_path / "file" / "state"))
 
 

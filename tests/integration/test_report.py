@@ -1,4 +1,4 @@
-"""The report over stored runs: what is averaged, what is set beside what, and how it looks."""
+"""The report on stored runs: averages, comparisons and output."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_tuned_methods_stand_beside_the_reference_tuned_alike_and_unlike_searche
         "lora (tuned, 2 trials of 0.0001, 0.001)": 0.25,
         "lora (tuned, 3 trials of 0.0001, 0.001, 0.01)": 0.5,
     }
-    assert any("unequal chances" in note for note in table_notes(table))
+    assert any("different searches" in note for note in table_notes(table))
 
 
 def test_price_is_that_of_the_slots_time_in_its_unit(database: Database) -> None:

@@ -1,4 +1,4 @@
-"""What commands share: an invocation's settings, and the worker's side in processes of its own."""
+"""The shared parts of commands: an invocation's settings, and the worker's side in separate processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the shell offers when Tab is pressed; it must be quick and must never print an error."""
+"""Shell completion; it must be quick and must never print an error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX = 200
 
 
 def sweep_files(incomplete: str) -> list[str]:
-    """Ready-made sweeps; the shell adds files by itself."""
+    """Ready-made sweeps; the shell itself adds files."""
     return _matching(ready_made_sweeps(), incomplete)
 
 

@@ -1,4 +1,4 @@
-"""One invocation of the command line: its flags, the settings they lead to, the database."""
+"""One invocation of the command line: its flags, the resulting settings, and the database."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from adapeff.service.settings import PREFIX, LoadedSettings, Settings, load_sett
 from adapeff.service.store.database import Database, open_database
 
 GLOBAL_FLAGS = ("database_url", "broker_url", "state_dir")
-"""The settings that are flags before the command; a command may have others of its own, such as data_root."""
+"""The settings with global flags; commands may have further ones, such as data_root."""
 
 
 @dataclass(frozen=True)
 class Invocation:
-    """What one command works with."""
+    """The flags, settings and database of one command."""
 
     flags: Mapping[str, Any]
     """Settings given on the command line, by name; None: not given."""
 
     @classmethod
     def of(cls, context: typer.Context, **flags: Any) -> Self:
-        """The invocation of a command, from the flags before it and its own."""
+        """The invocation of a command, from the global flags and the command's own."""
         parameters = context.find_root().params
         return cls({name: parameters.get(name) for name in GLOBAL_FLAGS} | flags)
 
     def with_flags(self, **flags: Any) -> Self:
-        """The same with further settings, as if they had been given on the command line."""
+        """A copy with further settings, as if given on the command line."""
         return type(self)({**self.flags, **flags})
 
     @cached_property
@@ -50,7 +50,7 @@ class Invocation:
         return self.loaded_settings.values
 
     def check_settings(self) -> None:
-        """Read the settings now, so that what is wrong with them is reported before anything else.
+        """Read the settings now, so that errors in them are reported first.
 
         Raises:
             ConfigError: if they are malformed.
@@ -59,7 +59,7 @@ class Invocation:
 
     @contextmanager
     def database(self) -> Iterator[Database]:
-        """The database that the settings name, closed afterwards."""
+        """Open the database of the settings, and close it afterwards."""
         opened = open_database(self.settings)
         try:
             yield opened
@@ -67,9 +67,9 @@ class Invocation:
             opened.close()
 
     def child_environment(self) -> dict[str, str]:
-        """The environment for a process that must see the same settings.
+        """The environment for a child process with the same settings.
 
-        Flags travel in it rather than in the process's arguments, which every user of the machine can read.
+        Flags are passed in the environment, because every user of the machine can read a process's arguments.
         """
         flags = {PREFIX + name.upper(): str(value) for name, value in self.flags.items() if value is not None}
         return {**os.environ, **flags}

@@ -1,7 +1,7 @@
 """Commands whose modules are imported only when they run, so that `adapeff --help` and Tab stay instant.
 
-The command modules import at the top whatever they need: SQLAlchemy, Celery, rich. A table in `main.py` says where each
-command is. The overview shows the first sentences of the commands' help, which are read from the source text.
+The command modules import heavy packages (SQLAlchemy, Celery, rich) at the top. A table in `main.py` maps each command
+to its module. The overview shows the start of each command's help, which is read from the source text.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class LazyGroup(TyperGroup):
             self.commands[name] = CommandEntry(name, f"{self.package}.{target}")
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The name of the command that is to parse the rest of the arguments, the command, and the rest."""
+        """Load the command that parses the remaining arguments; returns its name, the command, and those arguments."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, command.load() if isinstance(command, CommandEntry) else command, rest
 
 
 class CommandEntry(TyperCommand):
-    """Stands for a command in the overview and when Tab is pressed, without importing its module."""
+    """A placeholder for a command in the overview and in completion, which does not import its module."""
 
     def __init__(self, name: str, target: str) -> None:
         super().__init__(name)
@@ -51,10 +51,10 @@ class CommandEntry(TyperCommand):
 
     @help.setter
     def help(self, value: str | None) -> None:
-        """Ignore what the base class sets."""
+        """Ignore the value set by the base class."""
 
     def load(self) -> Any:
-        """The command, which Typer makes of the function or app in its module."""
+        """Import the module and create the command from its function or Typer app."""
         module, _, attribute = self._target.partition(":")
         command = getattr(importlib.import_module(module), attribute)
         parent = typer.Typer(rich_markup_mode="markdown", pretty_exceptions_enable=False)

@@ -25,9 +25,9 @@ def run_submission(
     """Run the jobs of a submission that have not ended on this machine, and wait for them.
 
     Args:
-        devices: as `worker` takes them; None: what the jobs ask for.
-        cores: the CPU cores that a slot needs at least.
-        with_queue: serve the whole queue meanwhile, not only these jobs.
+        devices: as for `worker`; None: those the jobs request.
+        cores: the minimum number of CPU cores per slot.
+        with_queue: serve the whole queue, not only these jobs.
     """
     kinds = _pending_kinds(database, submission.job_ids)
     if not kinds:
@@ -42,19 +42,19 @@ def run_submission(
         try:
             wait_for(database, submission.job_ids, workers=workers)
         except Interrupted:
-            note("stopping: running jobs go back to the queue; the same command resumes them")
+            note("stopping: running jobs return to the queue; run the same command to resume them")
             raise
 
 
 def _pending_kinds(database: Database, job_ids: list[int]) -> set[str]:
-    """The kinds of device, `any` among them, that unfinished jobs ask for."""
+    """The kinds of device, including `any`, that unfinished jobs request."""
     with database.session(read_only=True) as session:
         pending = job_queries.list_jobs(session, ids=job_ids, states=("queued", "running"))
         return {job.lane.removeprefix("adapeff-") for job in pending}
 
 
 def _check_devices(devices: str, kinds: set[str]) -> str:
-    """The devices asked for, if a worker on them can run every pending job."""
+    """Check that a worker on the requested devices can run every pending job."""
     kind = devices.partition(":")[0]
     if kind in ("cpu", "cuda") and (others := kinds - {"any", kind}):
         raise ResourceError(
@@ -65,5 +65,5 @@ def _check_devices(devices: str, kinds: set[str]) -> str:
 
 
 def _devices_for(kinds: set[str]) -> list[str]:
-    """One worker per kind of device that jobs ask for; jobs that take any device run on each of them."""
+    """The devices of each worker: one worker per kind of device that jobs request; jobs for any device run on all."""
     return sorted(kinds - {"any"}) or ["auto"]

@@ -1,4 +1,4 @@
-"""The command `adapeff`: the table of its commands, and the one place where errors become a line and an exit code."""
+"""The `adapeff` command: its table of commands, and the one place that turns errors into a line and an exit code."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ COMMANDS = {
     "tasks": "tasks:app",
     "suites": "suites:app",
 }
-"""Command -> module in `commands/` and the function, or the Typer app of a group, in the order of the overview."""
+"""Command -> module in `commands/` and its function (or Typer app, for a group), in the order of the overview."""
 
 _FREE_SPACE = "free some space or choose another location"
 _CHOOSE_ANOTHER = "choose a location that exists and that you may write to"
@@ -46,7 +46,7 @@ _ADVICE = {
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), _CHOOSE_ANOTHER),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR), _CHOOSE_ANOTHER),
 }
-"""What to do about errors of a file or folder that a person named; any other one is an error of the program."""
+"""Advice for errors of files and folders that a user named; all other OS errors are bugs."""
 
 
 class _Commands(LazyGroup):
@@ -65,8 +65,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(is_asked: bool) -> None:
-    if is_asked:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         print(version("adapeff"))
         raise typer.Exit
 
@@ -93,7 +93,7 @@ def main() -> NoReturn:
     """Run the command line; every expected error is one line on stderr."""
     _open_streams()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup has it ignored, and it stays so
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores it; keep it ignored
             signal.signal(number, _interrupt)
     try:
         app()
@@ -104,20 +104,20 @@ def main() -> NoReturn:
         note("adapeff: interrupted")
         _leave(ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        _leave(ExitCode.OK)  # `adapeff report | head`: the reader has what it needs
+        _leave(ExitCode.OK)  # as in `adapeff report | head`
     except OSError as error:
         if error.errno not in _ADVICE:
             raise
         file = f" ({error.filename})" if error.filename else ""
         note(f"adapeff: {error.strerror}{file}; {_ADVICE[error.errno]}")
         _leave(ExitCode.ERROR)
-    except SystemExit as ended:
-        _leave(ended.code if isinstance(ended.code, int) else ExitCode.OK if ended.code is None else ExitCode.ERROR)
+    except SystemExit as ending:
+        _leave(ending.code if isinstance(ending.code, int) else ExitCode.OK if ending.code is None else ExitCode.ERROR)
     _leave(ExitCode.OK)
 
 
 def _open_streams() -> None:
-    """Make both streams writable: one may be closed, or have an encoding that lacks some characters."""
+    """Make stdout and stderr writable: they may be closed, or their encoding may lack some characters."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -127,7 +127,7 @@ def _open_streams() -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """Exit with a code; that the reader of stdout has gone is not an error."""
+    """Exit with a code; a closed stdout is not an error."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

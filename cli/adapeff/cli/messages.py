@@ -1,4 +1,4 @@
-"""What a person is told that is not a result, and how Ctrl-C reaches the command line."""
+"""Messages on stderr, and the exception for Ctrl-C."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ SweepName = Annotated[
         autocompletion=completion.sweep_names,
     ),
 ]
-AllJobs = Annotated[bool, typer.Option("--all", help="Include all finished jobs, whatever their sweep.")]
+AllJobs = Annotated[bool, typer.Option("--all", help="Include all finished jobs of all sweeps.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(

@@ -1,4 +1,4 @@
-"""Print reports and profiles in the format asked for, and save plots."""
+"""Print reports and profiles in the requested format, and save plots."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PLOT_SUFFIXES = (".png", ".pdf", ".svg")
 
 
 def print_report(report: Report, form: ReportFormat) -> None:
-    """Print a report to stdout, and on stderr what it leaves out."""
+    """Print a report to stdout, and the number of jobs it does not include to stderr."""
     if form == "json":
         print(json.dumps([*report_rows(report), *profile_rows(report.profiles)], indent=1))
     elif form == "csv":
@@ -60,7 +60,7 @@ def print_profiles(tables: Sequence[ProfileTable], *, as_json: bool = False) -> 
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV with a heading; no cell is a formula to a spreadsheet."""
+    """Format rows as CSV with a heading, with cells escaped so that no spreadsheet reads them as formulas."""
     text = io.StringIO()
     if rows:
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
@@ -80,10 +80,10 @@ def check_folder(flag: str, path: Path) -> None:
 
 
 def check_plot(path: Path) -> None:
-    """Refuse a plot that could not be drawn or saved, before any work.
+    """Refuse a plot that cannot be drawn or saved, before any work.
 
     Raises:
-        SpecError: if its folder does not exist, or its suffix is not that of a picture.
+        SpecError: if its folder does not exist, or its suffix is not a supported image format.
         ConfigError: if matplotlib is not installed.
     """
     check_folder("--plot", path)

@@ -1,4 +1,4 @@
-"""Follow jobs to their end: bars where stderr is a terminal, a line per change where it is not."""
+"""Follow jobs until they end: with bars if stderr is a terminal, else with a line per change."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from adapeff.service.store.tables import FINAL_STATES, Job, Run
 
 POLL_SECONDS = 0.4
 LONGEST_LABEL = 30
-"""Characters of a job's name next to its bar: with these, all the numbers fit on 80 columns."""
+"""Maximum characters of a job's name next to its bar, so that all numbers fit in 80 columns."""
 
 
 class _View(Protocol):
@@ -60,14 +60,14 @@ def raise_for_failures(database: Database, job_ids: Sequence[int]) -> None:
     """Check that every job succeeded.
 
     Raises:
-        JobsFailedError: naming the first one that did not, and its cause.
+        JobsFailedError: naming the first job that did not succeed, and its cause.
     """
     with database.session(read_only=True) as session:
-        bad = job_queries.list_jobs(session, ids=job_ids, states=("failed", "cancelled"))
-    if bad:
-        first = bad[0]
+        failures = job_queries.list_jobs(session, ids=job_ids, states=("failed", "cancelled"))
+    if failures:
+        first = failures[0]
         raise JobsFailedError(
-            f"{len(bad)} of {len(job_ids)} jobs did not succeed; job {first.id} ({first.method} on {first.task}): "
+            f"{len(failures)} of {len(job_ids)} jobs did not succeed; job {first.id} ({first.method} on {first.task}): "
             f"{first.cause}. See `adapeff logs {first.id}`; to run them again: `adapeff retry --failed`"
         )
 
@@ -104,7 +104,7 @@ class _Bars:
     """A bar for all jobs, and one for each running job: step, loss, time left."""
 
     def __init__(self, total: int) -> None:
-        self._began = time.monotonic()
+        self._started = time.monotonic()
         self._done_before: int | None = None
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -122,8 +122,8 @@ class _Bars:
 
     def show(self, poll: Poll, changed: Sequence[Job]) -> None:
         ended, total = _ended(poll), sum(poll.counts.values())
-        bad = ended - poll.counts.get("succeeded", 0)
-        notes = [f"{bad} not succeeded" if bad else "", self._time_left(ended, total)]
+        unsuccessful = ended - poll.counts.get("succeeded", 0)
+        notes = [f"{unsuccessful} unsuccessful" if unsuccessful else "", self._time_left(ended, total)]
         self._progress.update(self._all, completed=ended, note=", ".join(filter(None, notes)))
         self._labels |= {job.id: self._label(job) for job in changed if job.state == "running"}
         for job_id in [job_id for job_id in self._bars if job_id not in poll.runs]:
@@ -141,13 +141,13 @@ class _Bars:
         return escape(_shortened(f"  {job.method} · {task}", LONGEST_LABEL - len(seed)) + seed)
 
     def _time_left(self, done: int, total: int) -> str:
-        """How long the remaining jobs will take, at the rate of those that ended since this began."""
+        """The estimated time for the remaining jobs, at the rate of the jobs that have ended since the start."""
         if self._done_before is None:
             self._done_before = done
         ended = done - self._done_before
         if not ended or done == total:
             return ""
-        seconds = (time.monotonic() - self._began) / ended * (total - done)
+        seconds = (time.monotonic() - self._started) / ended * (total - done)
         return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
 
     def _update(self, bar: Any, run: Run) -> None:

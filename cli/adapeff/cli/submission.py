@@ -37,7 +37,7 @@ def expand_sweep(sweep: str, changes: list[str], settings: Settings) -> tuple[Sw
 def store(
     database: Database, spec: SweepSpec, jobs: list[JobSpec], settings: Settings, *, force: bool = False
 ) -> Submission:
-    """Store the jobs; nothing is sent before this is committed."""
+    """Store the jobs and commit; they are sent afterwards."""
     revisions = {} if force else current_revisions(jobs)
     return database.retried(
         lambda session: sweeps.submit(
@@ -47,7 +47,7 @@ def store(
 
 
 def send(database: Database, settings: Settings) -> None:
-    """Send the jobs that are committed and not yet sent.
+    """Send the committed jobs that have not been sent yet.
 
     Raises:
         UnreachableError: if the broker cannot be reached; a worker will send the jobs later.
@@ -61,7 +61,7 @@ def send(database: Database, settings: Settings) -> None:
 
 
 def describe(spec: SweepSpec, submission: Submission) -> str:
-    """One line on how many of the jobs are new."""
+    """Describe a submission in one line, with the number of new jobs."""
     new, total = len(submission.created), len(submission.job_ids)
     parts = [f"{new} new" if new else "", f"{total - new} already submitted" if new < total else ""]
     return f"sweep {submission.sweep_id} '{spec.name}': {total} jobs ({', '.join(filter(None, parts))})"

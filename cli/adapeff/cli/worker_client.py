@@ -1,7 +1,7 @@
-"""The worker's side in processes of its own, `python -m adapeff.worker VERB`, since the command line never loads torch.
+"""Run the worker's side in separate processes, `python -m adapeff.worker VERB`: the command line never loads torch.
 
-A verb answers in JSON lines on stdout. What it logs goes to stderr and is passed on while it runs; its last line there
-says why it failed.
+A verb answers in JSON lines on stdout. Its log on stderr is passed on while it runs; if it fails, the last line gives
+the reason.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Answer = dict[str, Any]
 
 @dataclass(frozen=True)
 class LocalWorker:
-    """A worker process that this one has started."""
+    """A worker process started by this one."""
 
     process: subprocess.Popen[bytes]
     log: IO[bytes]
@@ -38,14 +38,14 @@ class LocalWorker:
         return self.process.poll()
 
     def error(self) -> AdapeffError:
-        """Why it ended."""
+        """The error it ended with."""
         self.log.seek(0)
         return _error(self.process.returncode, self.log.read().decode(errors="replace").splitlines())
 
 
 @dataclass(frozen=True)
 class WorkerClient:
-    """Asks the worker's side, with the environment that carries this invocation's settings."""
+    """Calls the worker's side, with an environment that contains this invocation's settings."""
 
     environment: Mapping[str, str]
 
@@ -60,12 +60,12 @@ class WorkerClient:
         return self._ask("bench", "--threads", str(threads), is_shown=False)[0]
 
     def count(self, model: str, methods: Sequence[str]) -> tuple[Answer, list[Answer]]:
-        """A model's size, and what each method would train on it."""
+        """A model's size, and the number of parameters each method would train on it."""
         size, *counts = self._ask("count", "--model", model, *methods)[0]
         return size, counts
 
     def init_task(self, file: str) -> Answer:
-        """Draft a task.yaml for a data file; gives {file, task}."""
+        """Draft a task.yaml for a data file; returns {file, task}."""
         return self._ask("init", file)[0][0]
 
     def validate_task(self, task: str, *, model: str | None, max_length: int | None) -> list[Answer]:
@@ -75,16 +75,16 @@ class WorkerClient:
         return self._ask("validate", task, *options)[0]
 
     def verify_data_sets(self, names: Sequence[str]) -> list[Answer]:
-        """Read data sets of the hub, all of them if none is named, and pin their commits."""
+        """Verify data sets on the hub (all if `names` is empty), and pin their commits."""
         return self._ask("verify", *names)[0]
 
     def serve(self, devices: str, *, quiet: bool) -> NoReturn:
-        """Become a worker daemon: it takes this process's place."""
+        """Replace this process with a worker daemon."""
         os.execve(sys.executable, _command("daemon", "--devices", devices, *_quiet(quiet)), dict(self.environment))
 
     @contextmanager
     def local_workers(self, devices: Sequence[str], *, sweep_id: int | None = None) -> Iterator[list[LocalWorker]]:
-        """Start a worker per list of devices, and stop them in the end: what they still run goes back to the queue.
+        """Start a worker per list of devices, and stop them at the end, returning running jobs to the queue.
 
         Args:
             sweep_id: run the jobs of this sweep only; None: serve the queue.
@@ -96,8 +96,8 @@ class WorkerClient:
                 for selection in devices:
                     log = stack.enter_context(tempfile.TemporaryFile())
                     command = _command(*verb, "--devices", selection, *_quiet(True), "--stop-with-stdin")
-                    # In sessions of their own, so that Ctrl-C in the terminal reaches this process alone, which then
-                    # stops them in order. If this process is killed, their stdin ends, and they stop by themselves.
+                    # In separate sessions, so that Ctrl-C in the terminal only reaches this process, which then stops
+                    # the workers in order. If this process is killed, their stdin closes, which stops them.
                     process = subprocess.Popen(
                         command, stderr=log, stdin=subprocess.PIPE, start_new_session=True, env=self.environment
                     )
@@ -107,13 +107,13 @@ class WorkerClient:
                 _stop([worker.process for worker in workers])
 
     def _ask(self, verb: str, *arguments: str, is_shown: bool = True) -> tuple[list[Answer], list[str]]:
-        """A verb's answers and the lines it logged.
+        """Run a verb; returns its answers and the lines it logged.
 
         Args:
-            is_shown: pass on what it logs to stderr while it runs.
+            is_shown: pass its log on to stderr while it runs.
 
         Raises:
-            AdapeffError: if it fails, with its own message.
+            AdapeffError: if it fails, with its message.
         """
         log = []
         with tempfile.TemporaryFile() as answers:

@@ -1,4 +1,4 @@
-"""How Alembic reaches the database: through the connection it is given, else through the settings.
+"""Alembic's entry point: migrates the given connection, or else the database of the settings.
 
 On SQLite a table is altered by copying it. With foreign keys on, dropping the original would silently delete the rows
 that refer to it, so they are off while migrating and checked afterwards.

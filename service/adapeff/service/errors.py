@@ -1,4 +1,4 @@
-"""Every error adapeff raises on purpose, and the exit code each one gives.
+"""Every error that adapeff raises itself, and its exit code.
 
 AdapeffError                     1
 ├── ConfigError                  1   settings: unknown key, bad value, unusable location
@@ -130,11 +130,11 @@ _PLAIN_WORDS = {
     "too_short": "expected at least one value",
     "extra_forbidden": "unknown key",
 }
-"""Replacements for pydantic messages that speak of Python rather than of what a user wrote."""
+"""Replacements for pydantic messages that use Python terms, which users of YAML may not know."""
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first problem of a validation in one line: where, what was given, what was expected."""
+    """The first problem of a validation in one line: the field, its value, and the expected value."""
     problem = error.errors()[0]
     # for a field of several types, pydantic also names the type it tried last
     where = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or str(part).isidentifier())

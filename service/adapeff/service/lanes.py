@@ -1,6 +1,6 @@
-"""Lanes: the broker's queues, one for each kind of device a job may ask for.
+"""Lanes: the broker's queues, one for each kind of device that a job may request.
 
-A worker serves the lane of its own kind of device and the lane of jobs that run on any.
+A worker serves the lane of its kind of device, and the lane of jobs that run on any device.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ def device_kinds() -> tuple[str, ...]:
 
 
 def lane_of(device: str) -> str:
-    """The lane of jobs that ask for a kind of device, or for `any`."""
+    """The lane of jobs that request a kind of device, or `any`."""
     return f"{_PREFIX}{device}"
 
 
 def device_of(lane: str) -> str:
-    """The kind of device, or `any`, that the jobs of a lane ask for."""
+    """The kind of device, or `any`, that the jobs of a lane request."""
     return lane.removeprefix(_PREFIX)
 
 
 def all_lanes() -> tuple[str, ...]:
-    """Every lane this installation knows, that of jobs that run on any device first."""
+    """Every lane of this installation, starting with the one for any device."""
     return tuple(map(lane_of, (ANY, *device_kinds())))

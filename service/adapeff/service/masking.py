@@ -1,4 +1,4 @@
-"""Keep passwords and tokens out of what people see."""
+"""Mask passwords and tokens in output."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 
 def mask(text: str) -> str:
-    """Any URL in the text with its password or token replaced by ***, in the address and in the query."""
+    """Replace passwords and tokens in the text by ***, both in URLs and in queries."""
     addresses = re.split(r"(?<=\s)(?=\S*\b(?:https?|rediss?|postgres(?:ql)?[+\w]*)://)", text)
     masked = "".join(map(_mask_one, addresses))
     return re.sub(
@@ -18,7 +18,7 @@ def mask(text: str) -> str:
 
 
 def _mask_one(part: str) -> str:
-    """Mask a text with at most one address; a password may contain anything, so the last @ ends it."""
+    """Mask a text with at most one address; a password may contain any character, so it ends at the last @."""
     if re.search(r"://[^:/\s]*:.*@", part, re.DOTALL):
         return re.sub(r"(://[^:/\s]*):.*@", r"\1:***@", part, count=1, flags=re.DOTALL)
     return re.sub(r"(https?://)[^:/@\s]+@|(://)[^:/@\s]{16,}@", r"\1\2***@", part)

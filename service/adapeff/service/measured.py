@@ -1,8 +1,8 @@
 """What a measurement is: one number under a key, and the definition it belongs to.
 
-A measurement crosses four borders: the runner writes it as an event, the supervisor reads it back, the database stores
-it as a row, and the report looks it up. At all four it is a `Measured` under a `Key`. `measurements.py` lists the
-definitions.
+A measurement passes through four stages: the runner writes it as an event, the supervisor reads it back, the database
+stores it as a row, and the report looks it up. At each stage it is a `Measured` with a `Key`. `measurements.py` lists
+the definitions.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Unit = Literal["1", "s", "B", "J", "1/s", "B/s"]
 Display = Literal["%", "params", "FLOPs", "s", "B", "J", "1/s", ""]
 """How a value is shown: `%` is a share times 100, `params` a whole number, `FLOPs` with a decimal prefix."""
 _PLACEHOLDER = re.compile(r"<\w+>")
-"""Stands for the name of a metric, or of what a family chooses, in the name of a definition."""
+"""In a definition's name: the placeholder for a metric, or for a value that a family chooses."""
 
 
 class Key(NamedTuple):
-    """What a number is and where it holds; '' or 0 where a dimension does not apply."""
+    """The name and dimensions of a number; '' or 0 for dimensions that do not apply."""
 
     name: str
     statistic: str = ""
@@ -58,7 +58,7 @@ class Measured(NamedTuple):
     reason: str = ""
 
     def event(self) -> dict[str, Any]:
-        """The values of the runner's event, without the dimensions that do not apply."""
+        """The runner's event as a mapping, without the dimensions that do not apply."""
         where: dict[str, Any] = {name: value for name, value in self.key._asdict().items() if value}
         if self.key.variant:
             where["variant"] = json.loads(self.key.variant)
@@ -69,11 +69,11 @@ class Measured(NamedTuple):
         """Read a runner's event.
 
         Raises:
-            KeyError, TypeError, ValueError: if something is missing, unknown, or of another type.
+            KeyError, TypeError, ValueError: if a value is missing, unknown, or of the wrong type.
         """
-        given = {name: value for name, value in event.items() if name not in ("event", "value", "unit", "reason")}
-        variant = given.pop("variant", None)
-        for name, value in given.items():
+        dimensions = {name: value for name, value in event.items() if name not in ("event", "value", "unit", "reason")}
+        variant = dimensions.pop("variant", None)
+        for name, value in dimensions.items():
             if type(value) is not _DIMENSION_TYPES.get(name):
                 raise TypeError(f"{name!r} of measurement {event['name']!r} is {value!r:.100}")
         value, unit, reason = event["value"], event["unit"], event.get("reason", "")
@@ -81,7 +81,7 @@ class Measured(NamedTuple):
             raise TypeError(f"measurement {event['name']!r} is {value!r:.100} {unit!r:.100} {reason!r:.100}")
         if not event["name"] or not unit:
             raise ValueError(f"measurement {event['name']!r} has no name or no unit")
-        return cls(Key(**given, variant=canonical_variant(variant)), value, unit, reason)
+        return cls(Key(**dimensions, variant=canonical_variant(variant)), value, unit, reason)
 
 
 _DIMENSION_TYPES = {**dict.fromkeys(Key._fields, str), "batch": int, "length": int}
@@ -94,17 +94,17 @@ def canonical_variant(variant: Mapping[str, Any] | None) -> str:
 
 @dataclass(frozen=True)
 class ReportColumn:
-    """How a definition is a column of the report."""
+    """How a definition is shown as a column of the report."""
 
     heading: str
     key: str = ""
-    """The figure's name in json and csv; the definition's own where empty."""
+    """The figure's name in JSON and CSV; if empty, the definition's name."""
     where: Dimensions | None = None
-    """The dimensions to look at; whatever is not named may have any value."""
+    """The required dimensions; all others may have any value."""
     only_if_measured: bool = False
-    """Leave the column out where no run of the table measured it."""
+    """Omit the column if no run of the table measured it."""
     instead_of: str = ""
-    """Leave the column out where this other definition's column has values."""
+    """Omit the column if the column of this other definition has values."""
 
 
 @dataclass(frozen=True)
@@ -114,23 +114,23 @@ class Definition:
     name: str
     unit: Unit
     meaning: str
-    """In Markdown; the table of docs/measurements.md is made of it."""
+    """In Markdown; shown in the table of docs/measurements.md."""
     dimensions: tuple[str, ...] = ()
     better: Literal["higher", "lower", ""] = ""
     display: Display = ""
     version: int = 1
-    """Counts changes of what is measured; figures of different versions are never compared."""
+    """Incremented when the meaning changes; figures of different versions are never compared."""
     column: ReportColumn | None = None
 
     def of(self, name: str) -> Definition:
-        """The definition for one metric or choice, of a name such as `majority_<metric>`."""
+        """The definition for one metric or choice: `name` replaces the placeholder of `majority_<metric>`."""
         return replace(self, name=_PLACEHOLDER.sub(name, self.name))
 
     def measured(self, value: float | None, *, reason: str = "", where: Dimensions) -> Measured:
-        """A number of this definition.
+        """Create a measurement of this definition.
 
         Raises:
-            ValueError: for None without a reason, a number that is not finite, or a dimension it does not have.
+            ValueError: for None without a reason, a non-finite number, or an unknown dimension.
         """
         if value is None and not reason:
             raise ValueError(f"measurement '{self.name}' is null without a reason")

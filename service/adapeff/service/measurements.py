@@ -1,7 +1,7 @@
-"""Every figure adapeff measures, once: its name, unit, meaning, dimensions, better direction, and how it is shown.
+"""The definitions of all measurements: name, unit, meaning, dimensions, better direction, and display.
 
-A definition with a `column` is a column of the report, in the order of this file. The table of docs/measurements.md is
-made of them.
+Definitions with a `column` are the columns of the report, in the order of this file. The table of docs/measurements.md
+is generated from all definitions.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ def _define(name: str, unit: Unit, *dimensions: str, meaning: str, **more: Any) 
 
 # fmt: off
 
-# What a model answers on the data of a task.
+# A model's answers on the data of a task.
 SCORE = _define(
     "<metric>", "1", "split", "language", "variant",
-    meaning="each metric of the task, per language on the test split; on the validation split, the headline"
-    " metric of the"
-    " best state",
+    meaning="each metric of the task, per language on the test split; on the validation split, the headline metric "
+    "of the best state",
 )
 MAJORITY = _define(
     "majority_<metric>", "1", "split", "language", "variant",
@@ -43,15 +42,15 @@ NOISE = _define(
 )
 SCORE_CEILING = _define(
     "ceiling_<metric>", "1", "split", better="higher",
-    meaning="generated data only: the score that right answers can expect, given the label noise of the data",
+    meaning="generated data only: the expected score of a perfect model, given the label noise of the data",
 )
 EXAMPLES = _define(
     "examples", "1", "split", "language", "variant",
-    meaning="examples of a test split",
+    meaning="number of test examples",
 )
 AGREEMENT = _define(
     "agreement", "1", "split", "language", "variant", better="higher", display="%",
-    meaning="share of the test examples that an inference variant answers as the trained form does",
+    meaning="share of the test examples on which an inference variant gives the same answer as the trained form",
 )
 SCORE_DIFFERENCE_MAX = _define(
     "score_difference_max", "1", "split", "language", "variant", better="lower",
@@ -63,8 +62,8 @@ UNKNOWN_TOKEN_SHARE = _define(
 )
 CHOSEN = _define(
     "<choice>", "1", "split", "language",
-    meaning="what a family sets by the validation data, such as SQuAD 2.0's `null_threshold`: the margin by which no "
-    "answer must beat the best span",
+    meaning="a value that a family chooses on the validation data, such as SQuAD 2.0's `null_threshold`: the "
+    "margin by which no answer must beat the best span",
 )
 
 # The data as the encoder reads them.
@@ -74,7 +73,7 @@ DATA_EXAMPLES = _define(
 )
 DATA_ROWS = _define(
     "data_rows", "1", "split", "language",
-    meaning="rows the encoder reads of them: windows, choices",
+    meaning="rows the encoder reads for those examples: windows, choices",
 )
 DATA_TOKENS = _define(
     "data_tokens", "1", "split", "language",
@@ -82,27 +81,27 @@ DATA_TOKENS = _define(
 )
 DATA_ROWS_AT_MAX_LENGTH = _define(
     "data_rows_at_max_length", "1", "split", "language",
-    meaning="how many of those rows fill `max_length` (cut, or windows)",
+    meaning="number of those rows that fill `max_length` (truncated, or windows)",
 )
 TOKENISED_EXAMPLES = _define(
     "tokenised_examples", "1",
-    meaning="how many examples this run tokenised because the cache did not have them",
+    meaning="number of examples this run tokenised because they were not in the cache",
 )
 
 # Parameters and storage.
 TRAINABLE_PARAMETERS = _define(
     "trainable_parameters", "1", "variant", display="params",
-    meaning="what the optimizer updates",
+    meaning="parameters the optimizer updates",
 )
 TRAINABLE_PARAMETERS_METHOD = _define(
     "trainable_parameters_method", "1", "variant", display="params",
     column=ReportColumn("trained: method", key="parameters_method"),
-    meaning="the part of them that belongs to the method",
+    meaning="trainable parameters of the method",
 )
 TRAINABLE_PARAMETERS_HEAD = _define(
     "trainable_parameters_head", "1", "variant", display="params",
     column=ReportColumn("trained: head", key="parameters_head"),
-    meaning="the part of them in the head",
+    meaning="trainable parameters of the head",
 )
 TOTAL_PARAMETERS = _define(
     "total_parameters", "1", "variant", display="params",
@@ -111,9 +110,8 @@ TOTAL_PARAMETERS = _define(
 STORED_BYTES = _define(
     "stored_bytes", "B", "dtype", better="lower", display="B",
     column=ReportColumn("stored per task", where={"dtype": ""}),
-    meaning="size of the safetensors file with every trained tensor (for `full` the whole model), head"
-    " included; the base"
-    " model is not counted",
+    meaning="size of the safetensors file with every trained tensor (for `full` the whole model), head included; "
+    "the base model is not counted",
 )
 
 # Training.
@@ -126,14 +124,14 @@ TRAIN_COMPUTE_S = _define(
 TUNING_COMPUTE_S = _define(
     "tuning_compute_s", "s", better="lower", display="s",
     column=ReportColumn("tuning compute", only_if_measured=True),
-    meaning="compute seconds of all learning rates tried",
+    meaning="compute seconds of all trials of the learning-rate search",
 )
 TRAIN_FLOPS = _define(
     "train_flops", "1", "phase", "variant", better="lower", display="FLOPs",
     column=ReportColumn("train FLOPs", where={"phase": "", "variant": {"tokens": "processed"}}, only_if_measured=True),
     meaning="FLOPs of matrix products, 2 per multiplication and addition, of the real graph under the math attention "
     "kernel with frozen weights counted as frozen; of all steps by their shapes; phases forward and backward. "
-    "`{\"tokens\": \"real\"}` leaves out what padding cost. AdapterDrop's: the mean over the depths it draws",
+    "`{\"tokens\": \"real\"}` excludes the cost of padding. For AdapterDrop: the mean over the depths it draws",
 )
 PEAK_MEMORY_ALLOCATED = _define(
     "peak_memory_allocated_bytes", "B", "phase", "batch", "length", "variant", better="lower", display="B",
@@ -142,13 +140,13 @@ PEAK_MEMORY_ALLOCATED = _define(
 )
 PEAK_MEMORY_RESERVED = _define(
     "peak_memory_reserved_bytes", "B", "phase", "batch", "length", "variant", better="lower", display="B",
-    meaning="the same of what the allocator reserved; null on a CPU",
+    meaning="the same for the memory the allocator reserved; null on a CPU",
 )
 PEAK_MEMORY_PROCESS = _define(
     "peak_memory_process_bytes", "B", "phase", "batch", "length", "variant", better="lower", display="B",
     column=ReportColumn("peak memory (process)", instead_of="peak_memory_allocated_bytes"),
-    meaning="the process's resident high-water mark (VmHWM) over that time, above what was resident after the imports, "
-    "the architecture's code included",
+    meaning="the process's resident high-water mark (VmHWM) over that time, minus the resident memory after the "
+    "imports, the architecture's code included",
 )
 WARMUP_S = _define(
     "warmup_s", "s", better="lower", display="s",
@@ -174,32 +172,32 @@ TRAIN_TOKENS = _define(
 )
 BEST_STEP = _define(
     "best_step", "1",
-    meaning="the step whose state was kept",
+    meaning="the step of the best state, which is kept",
 )
 LEARNING_RATE = _define(
     "learning_rate", "1",
-    meaning="the rate trained with",
+    meaning="the learning rate of the training",
 )
 TUNING_TRIALS = _define(
     "tuning_trials", "1",
-    meaning="how many learning rates were tried",
+    meaning="number of learning rates tried",
 )
 TRAIN_ENERGY_J = _define(
     "train_energy_j", "J", "phase", better="lower", display="J",
     meaning="the device's energy counter (NVML, RAPL; a GPU without one has its power polled every 50 ms) over the "
-    "compute windows, minus its idle power; null with the reason where there is neither",
+    "compute windows, minus its idle power; null with the reason if there is neither",
 )
 MEMORY_BYTES = _define(
     "memory_bytes", "B", "phase", "batch", "length", "variant", better="lower", display="B",
-    meaning='`{"part": ...}`: weights, gradients, optimizer state, and activations (what the graph saves in a forward '
-    "pass and is no weight), and under bf16 the copies autocast makes of weights, counted storage by storage; in "
+    meaning='`{"part": ...}`: weights, gradients, optimizer state, and activations (tensors the graph saves in a '
+    "forward pass, except weights), and under bf16 autocast's copies of weights, counted storage by storage; in "
     "training runs for the largest batch. A profile measures each method in a fresh process",
 )
 PHASE_S = _define(
     "phase_s", "s", "phase", display="s",
     meaning="seconds by phase: startup (process creation, imports), load, tokenise, forward, backward, optimizer, "
-    "data_wait, logging, validation, checkpoint, test, score (metrics), count_flops, footprint, profile, and what"
-    " is `unattributed`; they add up to `wall_s`",
+    "data_wait, logging, validation, checkpoint, test, score (metrics), count_flops, footprint, profile, and the "
+    "rest as `unattributed`; they add up to `wall_s`",
 )
 WALL_S = _define(
     "wall_s", "s", display="s",
@@ -213,8 +211,7 @@ LATENCY_S = _define(
     "weights in the run's precision (cast once), random tokens without padding, at `latency_batches` x "
     "`latency_length` (or each of `latency_lengths`), and on test examples in their own lengths (length 0, "
     '`{"lengths": "real"}`); statistics `p50_low`, `p50_high` are the 95 % interval of the median by order '
-    "statistics; 3 warm-up passes apart, then a time budget with at least 5 samples; p99 is null below 200 "
-    "samples",
+    "statistics; after 3 warm-up passes, a time budget with at least 5 samples; p99 is null below 200 samples",
 )
 THROUGHPUT = _define(
     "throughput_samples_per_s", "1/s", "statistic", "phase", "batch", "length", "dtype", "variant", better="higher",
@@ -223,22 +220,22 @@ THROUGHPUT = _define(
 )
 THROUGHPUT_SATURATED = _define(
     "throughput_saturated_samples_per_s", "1/s", "length", "variant", better="higher", display="1/s",
-    meaning="the same at the batch beyond which doubling gains less than 5 %",
+    meaning="the same at the batch size beyond which doubling gains less than 5 %",
 )
 
 # Profiles: several methods on one model, interleaved.
 STEP_RATIO = _define(
     "step_ratio", "1", "statistic", "phase", "batch", "length", "dtype", "variant", better="lower",
-    meaning="statistics `ratio`, `low`, `high`: the paired ratio of a training step to the reference named"
-    " in `variant`",
+    meaning="statistics `ratio`, `low`, `high`: the paired ratio of a training step to that of the reference named in "
+    "`variant`",
 )
 LATENCY_RATIO = _define(
     "latency_ratio", "1", "statistic", "phase", "batch", "length", "dtype", "variant", better="lower",
-    meaning="the same of a forward pass",
+    meaning="the same for a forward pass",
 )
 ENERGY_RATIO = _define(
     "energy_ratio", "1", "statistic", "phase", "batch", "length", "dtype", "variant", better="lower",
-    meaning="the same of a step's energy",
+    meaning="the same for the energy of a training step",
 )
 STEP_ENERGY_J = _define(
     "step_energy_j", "J", "phase", "batch", "length", "dtype", "variant", better="lower", display="J",
@@ -250,17 +247,16 @@ STEP_FLOPS = _define(
 )
 FLOPS_UNCOUNTED = _define(
     "flops_uncounted_operations", "1", "variant",
-    meaning="operations that may contain products the counter does not know, named in `reason`; a profile"
-    " marks the row "
-    "with `!`",
+    meaning="operations that may contain products the counter does not know, named in `reason`; a profile marks the "
+    "row with `!`",
 )
 ACHIEVED_FLOPS = _define(
     "achieved_flops_per_s", "1/s", "batch", "length", "dtype", "variant", better="higher",
-    meaning="FLOPs over the median step",
+    meaning="FLOPs of a step / its median time",
 )
 FLOPS_UTILISATION = _define(
     "flops_utilisation", "1", "batch", "length", "dtype", "variant", better="higher", display="%",
-    meaning="the same over `ceiling_matmul_flops_per_s`",
+    meaning="`achieved_flops_per_s` / `ceiling_matmul_flops_per_s`",
 )
 PEAK_MATMUL = _define(
     "ceiling_matmul_flops_per_s", "1/s", "dtype", better="higher",
@@ -269,11 +265,11 @@ PEAK_MATMUL = _define(
 )
 PEAK_COPY = _define(
     "ceiling_copy_bytes_per_s", "B/s", "dtype", better="higher",
-    meaning="the same of many copies of memory",
+    meaning="the same for many memory copies",
 )
 COMPILE_S = _define(
     "compile_s", "s", "phase", "batch", "length", "dtype", "variant", better="lower", display="s",
-    meaning="with `compile: true`: the first step or forward pass of a shape, in which torch.compile makes its code",
+    meaning="with `compile: true`: the first step or forward pass of a shape, in which torch.compile compiles it",
 )
 LARGEST_BATCH = _define(
     "largest_batch", "1", "length", "variant", better="higher",
@@ -284,19 +280,18 @@ LARGEST_BATCH = _define(
 # The machine around a run.
 DISTURBANCE = _define(
     "disturbance", "1", "phase", "batch", "length", "dtype", "variant", better="lower",
-    meaning="how many things are known to have disturbed the times of a phase, named in `reason`: other"
-    " processes on more"
-    " than 5 % of the cores' time, steal over 2 %, a CPU quota that throttled the run (cgroup), throttled clocks "
-    "and other processes on the GPU (polled four times a second), samples that spread by more than 25 % or drift "
-    "by more than 5 %",
+    meaning="number of known disturbances of the times of a phase, named in `reason`: other processes "
+    "using more than 5 % of the cores' time, steal over 2 %, a CPU quota that throttled the run (cgroup), throttled "
+    "clocks and other processes on the GPU (polled four times a second), samples that spread by more than 25 % or "
+    "drift by more than 5 %",
 )
 FOREIGN_CPU_SHARE = _define(
     "foreign_cpu_share", "1", "phase", better="lower", display="%",
-    meaning="share of the cores' time that other processes took",
+    meaning="share of the cores' time used by other processes",
 )
 STEAL_SHARE = _define(
     "steal_share", "1", "phase", better="lower", display="%",
-    meaning="share of the time that the hypervisor withheld",
+    meaning="share of the time that the hypervisor withheld (steal)",
 )
 LOAD_AVERAGE_1M = _define(
     "load_average_1m", "1", "phase", better="lower",
@@ -308,7 +303,7 @@ MEASUREMENTS: Mapping[str, Definition] = _registry
 
 
 def report_columns() -> Iterator[tuple[Definition, ReportColumn]]:
-    """The definitions that are columns of the report, in order."""
+    """The definitions with a column of the report, in order."""
     for definition in MEASUREMENTS.values():
         if definition.column is not None:
             yield definition, definition.column

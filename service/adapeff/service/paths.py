@@ -25,7 +25,7 @@ def expanded(path: str | Path) -> Path:
     """A path with `~` or `~user` replaced by that home folder.
 
     Raises:
-        ConfigError: if there is no such home folder, as for an unknown user.
+        ConfigError: if the home folder is unknown, for instance of an unknown user.
     """
     try:
         return Path(path).expanduser()
@@ -34,14 +34,14 @@ def expanded(path: str | Path) -> Path:
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder and its parents readable for this user only, whatever the umask; an existing folder stays as it is.
+    """Create a folder and its missing parents with access for this user only, regardless of the umask.
 
     Raises:
-        OSError: if it cannot be made.
+        OSError: if it cannot be created.
     """
-    for place in reversed([folder, *folder.parents]):
-        if not place.is_dir():
-            place.mkdir(mode=0o700, exist_ok=True)
+    for path in reversed([folder, *folder.parents]):
+        if not path.is_dir():
+            path.mkdir(mode=0o700, exist_ok=True)
 
 
 def network_file_system(path: Path, mounts: str | None = None) -> str | None:

@@ -1,8 +1,8 @@
 """Settings and their sources: flag, environment, project file, user file, default, in this order.
 
 The project is the nearest folder, from the working directory upwards, that contains `adapeff.toml` or `.adapeff`.
-`DATABASE_URL` and `REDIS_URL` are read after their `ADAPEFF_` forms; such a database may belong to something else, so
-it is never migrated unasked.
+`DATABASE_URL` and `REDIS_URL` are read after their `ADAPEFF_` forms. Such a database may belong to another
+application, so it is never migrated automatically.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then the environment; `load_settings` merges the other sources below them."""
+        """Flags, then the environment; `load_settings` merges the other sources."""
         return init_settings, env_settings
 
     @property
@@ -165,10 +165,10 @@ class Settings(BaseSettings):
 
 
 def _check_address(url: str) -> None:
-    """Refuse what a driver would fail on: brackets, ports, Redis's database number."""
+    """Refuse addresses on which a driver would fail: malformed brackets, ports or Redis database numbers."""
     scheme, _, rest = url.partition("://")
     try:
-        parts = urlsplit(f"{scheme}://{rest.rpartition('@')[2]}")  # a password may contain what an address may not
+        parts = urlsplit(f"{scheme}://{rest.rpartition('@')[2]}")  # passwords allow more characters
         port = parts.port
     except ValueError as error:
         raise ValueError(f"it is not a valid address ({str(error).partition(' as ')[0].lower()})") from error
@@ -221,12 +221,12 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> LoadedSettings:
     except ValidationError as error:
         problem = error.errors()[0]
         name = str(problem["loc"][0]) if problem["loc"] else ""
-        if name in _PLAIN_NAMES:  # an address may contain a password anywhere: name the problem, not the value
-            complaint = f"'{name}': {problem['msg'].removeprefix('Value error, ')}"
+        if name in _PLAIN_NAMES:  # an address may contain a password anywhere, so do not print it
+            message = f"'{name}': {problem['msg'].removeprefix('Value error, ')}"
         else:
-            complaint = first_problem(error)
+            message = first_problem(error)
         source = f" (from {origins[name]})" if name in origins else ""
-        raise ConfigError(f"setting {complaint}{source}") from error
+        raise ConfigError(f"setting {message}{source}") from error
     return LoadedSettings(values, origins)
 
 
@@ -270,9 +270,9 @@ def _read_toml(file: Path) -> dict[str, Any]:
 
 
 def find_project() -> Path | None:
-    """The nearest folder with an `adapeff.toml` or `.adapeff`, from the working directory upwards."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
+    """The nearest folder, from the working directory upwards, with an `adapeff.toml` or `.adapeff`."""
+    current = Path.cwd()
+    for folder in (current, *current.parents):
         if (folder / PROJECT_FILE).is_file() or (folder / ".adapeff").is_dir():
             return folder
     return None

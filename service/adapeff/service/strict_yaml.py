@@ -1,4 +1,4 @@
-"""Strict YAML for the files and options people write: no duplicate keys, no aliases, `no` is a word."""
+"""Strict YAML for files and options that people write: no duplicate keys, no aliases, and `no` is a string."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 import yaml
 
 MAX_DEPTH = 40
-"""Levels of nesting a file may have."""
+"""Maximum levels of nesting."""
 
 
 class StrictLoader(yaml.SafeLoader):
-    """YAML without duplicate keys and aliases, in which `no` is a word (as in YAML 1.2)."""
+    """YAML without duplicate keys and aliases, in which `no` is a string (as in YAML 1.2)."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
         self._depth = 0
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a duplicate key, of which plain YAML would keep the last."""
+        """Refuse duplicate keys; plain YAML would keep the last."""
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
@@ -29,8 +29,8 @@ class StrictLoader(yaml.SafeLoader):
                     None, None, f"the key '{key}' appears twice", key_node.start_mark
                 )
             seen.add(key if isinstance(key, str | int) else None)
-        made: dict[Any, Any] = super().construct_mapping(node, deep)
-        return made
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Refuse aliases: no file needs them, and an alias can refer to itself."""
@@ -68,7 +68,7 @@ def load_yaml(text: str) -> Any:
 
 
 def scalars(value: Any) -> Any:
-    """Apply the rule for numbers such as 1e-4 throughout a loaded YAML value."""
+    """Convert numbers such as 1e-4 throughout a loaded YAML value."""
     if isinstance(value, Mapping):
         return {key: scalars(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -77,7 +77,7 @@ def scalars(value: Any) -> Any:
 
 
 def _scalar(value: Any) -> Any:
-    """Read 1e-4 as the number people mean; to YAML 1.1 it is a string."""
+    """Read 1e-4 as a number; in YAML 1.1 it is a string."""
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         return float(value)
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""`adapeff config`: every setting and where it comes from."""
+"""`adapeff config`: print every setting and its source."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def export(
 
 
 def _choose_format(form: ExportFormat | None, out: Path | None) -> ExportFormat:
-    """The format asked for, by --format or by the suffix of --out.
+    """Choose the format by --format or by the suffix of --out.
 
     Raises:
         SpecError: if the two contradict each other, or the suffix is unknown and there is no --format.

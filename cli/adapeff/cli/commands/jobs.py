@@ -78,12 +78,12 @@ def job_view(database: Database, job_id: int) -> dict[str, Any]:
         ],
         "measurements": [
             {
-                **{key: value for key, value in found.key._asdict().items() if value},
-                "value": found.value,
-                "unit": found.unit,
-                **({"reason": found.reason} if found.reason else {}),
+                **{key: value for key, value in measurement.key._asdict().items() if value},
+                "value": measurement.value,
+                "unit": measurement.unit,
+                **({"reason": measurement.reason} if measurement.reason else {}),
             }
-            for found in measured
+            for measurement in measured
         ],
         "curves": curves,
         "artifacts": [{"name": a.name, "uri": a.uri, "bytes": a.bytes, "sha256": a.sha256} for a in artifacts],

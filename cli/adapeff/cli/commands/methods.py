@@ -1,4 +1,4 @@
-"""`adapeff methods`: the ways of adapting a model that are installed."""
+"""`adapeff methods`: list the installed methods of adapting a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`adapeff profile`: what methods cost on a model and shape, measured without training to the end."""
+"""`adapeff profile`: compare the cost of methods on a model and shape, without complete training."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def profile(
     length: Annotated[int | None, typer.Option(help="Tokens per example of a training step; default: 64.")] = None,
     given: Annotated[
         list[str] | None,
-        typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change a setting (see above); repeatable."),
+        typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change a setting (listed above); repeatable."),
     ] = None,
     devices: Annotated[
         str | None, typer.Option(help="Devices as for `worker`; default: all available devices.")
@@ -47,10 +47,10 @@ def profile(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Compare what methods cost: time of training steps and forward passes, FLOPs, memory. Takes minutes.
+    """Compare the cost of methods: time of training steps and forward passes, FLOPs, memory. Takes minutes.
 
-    Methods are measured interleaved, in one process. A profile that has been measured before is shown, not measured
-    again, unless --force is given.
+    Measures all methods interleaved in one process. If the same profile has already been measured, prints that result;
+    --force measures it again.
 
     Settings (-s): blocks, turn_seconds, precision, device, cpu_threads, latency_batches, latency_lengths,
     latency_seconds, variants, compile, throughput, memory, largest_batch, memory_limit, energy_seconds.

@@ -1,4 +1,4 @@
-"""`adapeff report`: what finished jobs show."""
+"""`adapeff report`: summarize finished jobs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def report(
     ] = None,
     allow_mixed: Annotated[
         bool,
-        typer.Option("--allow-mixed", help="Compare runs that differ in hardware or settings; says what differs."),
+        typer.Option("--allow-mixed", help="Compare runs that differ in hardware or settings; list the differences."),
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -65,7 +65,7 @@ def run(
             run_submission(invocation, database, submission, devices, with_queue=with_queue)
         except UnreachableError:
             raise
-        except AdapeffError as error:  # finished jobs are reported all the same
+        except AdapeffError as error:  # still report the finished jobs
             failure = JobsFailedError(str(error)) if _was_tried(database, submission.job_ids) else error
         if failure is not None and not _has_finished(database, submission.job_ids):
             raise failure
@@ -85,13 +85,13 @@ def run(
 
 
 def _has_finished(database: Database, job_ids: list[int]) -> bool:
-    """Whether any of the jobs has ended, so that there is something to show."""
+    """Whether any of the jobs has ended."""
     with database.session(read_only=True) as session:
         return any(job.state in FINAL_STATES for job in job_queries.list_jobs(session, ids=job_ids))
 
 
 def _was_tried(database: Database, job_ids: list[int]) -> bool:
-    """Whether any of the unfinished jobs has run: then a job failed, not the worker's start."""
+    """Whether any of the unfinished jobs has run; if not, the worker failed to start."""
     with database.session(read_only=True) as session:
         unfinished = [job.id for job in job_queries.list_jobs(session, ids=job_ids, states=("queued", "running"))]
         return any(job_queries.list_runs(session, unfinished).values())

@@ -65,24 +65,24 @@ def status(
         if watch:
             _watch(database, sweep, state or [], limit)
             return
-        found = snapshot(database, sweep, state or [], limit)
+        shown = snapshot(database, sweep, state or [], limit)
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(shown, indent=1))
     else:
-        stdout().print(jobs_table(found))
+        stdout().print(jobs_table(shown))
 
 
 def _watch(database: Database, sweep: str | None, states: list[str], limit: int) -> None:
     with database.session(read_only=True) as session:
-        watched = JobWatch(sweep_ids=sweeps.find_sweep_ids(session, sweep) if sweep is not None else None)
+        job_watch = JobWatch(sweep_ids=sweeps.find_sweep_ids(session, sweep) if sweep is not None else None)
     total = None
     with Live(console=stdout(), refresh_per_second=4) as live:
         while True:
             with database.session(read_only=True) as session:
-                poll = watched.poll(session)
+                poll = job_watch.poll(session)
                 if poll.changed or poll.runs or total != sum(poll.counts.values()):
                     total = sum(poll.counts.values())
-                    urgent = watched.most_urgent(limit, states=states)
+                    urgent = job_watch.most_urgent(limit, states=states)
                     shown = job_queries.list_jobs(session, ids=urgent, limit=limit)
                     live.update(jobs_table({"counts": poll.counts, "jobs": _rows(session, shown)}))
             if poll.all_ended:
@@ -91,21 +91,21 @@ def _watch(database: Database, sweep: str | None, states: list[str], limit: int)
 
 
 def snapshot(database: Database, sweep: str | None, states: list[str], limit: int) -> dict[str, Any]:
-    """Counts by state, and jobs with their last run: running ones, failed ones, then the newest."""
+    """Count jobs by state, and list jobs with their last run: running ones, failed ones, then the newest."""
     with database.session(read_only=True) as session:
         sweep_ids = sweeps.find_sweep_ids(session, sweep) if sweep is not None else None
-        found = job_queries.list_jobs(session, sweep_ids=sweep_ids, states=states, limit=limit)
+        listed = job_queries.list_jobs(session, sweep_ids=sweep_ids, states=states, limit=limit)
         counts = job_queries.count_by_state(session, sweep_ids=sweep_ids)
-        return {"counts": counts, "jobs": _rows(session, found)}
+        return {"counts": counts, "jobs": _rows(session, listed)}
 
 
-def _rows(session: Session, found: list[Job]) -> list[dict[str, Any]]:
-    runs = job_queries.list_runs(session, [job.id for job in found])
-    named = sweeps.names_of(session, [job.id for job in found])
+def _rows(session: Session, shown: list[Job]) -> list[dict[str, Any]]:
+    runs = job_queries.list_runs(session, [job.id for job in shown])
+    sweep_names = sweeps.names_of(session, [job.id for job in shown])
     moment = now(session)
-    varied = varied_settings(job.spec for job in found)
+    varied = varied_settings(job.spec for job in shown)
     rows = []
-    for job in found:
+    for job in shown:
         last = runs[job.id][-1] if runs[job.id] else None
         rows.append(
             {
@@ -116,7 +116,7 @@ def _rows(session: Session, found: list[Job]) -> list[dict[str, Any]]:
                 "task": job.task,
                 "method": job.method,
                 "seed": job.seed,
-                "sweeps": named[job.id],
+                "sweeps": sweep_names[job.id],
                 "repeat": job.spec.get("repeat", 0),
                 "varied": {key: value for key, value in settings_of(job.spec).items() if key in varied},
                 "runs": len(runs[job.id]),

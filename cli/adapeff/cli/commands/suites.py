@@ -1,4 +1,4 @@
-"""`adapeff suites`: the named sets of tasks that are installed."""
+"""`adapeff suites`: list the installed sets of tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`adapeff sweeps`: the sweeps that have been submitted."""
+"""`adapeff sweeps`: list submitted sweeps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def list_sweeps(context: typer.Context, as_json: Json = False) -> None:
         adapeff sweeps ls
     """
     with Invocation.of(context).database() as database, database.session(read_only=True) as session:
-        found = sweeps.list_sweeps(session)
+        records = sweeps.list_sweeps(session)
     if as_json:
         rows = [
             {
@@ -35,12 +35,12 @@ def list_sweeps(context: typer.Context, as_json: Json = False) -> None:
                 "jobs": record.states,
                 "last_submitted": record.last_submitted.isoformat(),
             }
-            for record in found
+            for record in records
         ]
         print(json.dumps(rows, indent=1))
         return
     print_table(
-        "sweeps" if found else "no sweeps yet",
+        "sweeps" if records else "no sweeps yet",
         ["sweep", "submissions", "jobs", "last submitted (UTC)"],
         [
             [
@@ -49,6 +49,6 @@ def list_sweeps(context: typer.Context, as_json: Json = False) -> None:
                 ", ".join(f"{count} {state}" for state, count in sorted(record.states.items())),
                 f"{record.last_submitted:%Y-%m-%d %H:%M}",
             ]
-            for record in found
+            for record in records
         ],
     )

@@ -1,4 +1,4 @@
-"""`adapeff tasks`: the benchmark tasks that are installed, and tools for your own."""
+"""`adapeff tasks`: list the installed benchmark tasks, and prepare your own."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def init_task(
 def validate_task(
     context: typer.Context,
     name: Annotated[
-        str, typer.Argument(metavar="TASK", help="A task's name, or the file or folder that describes your own.")
+        str, typer.Argument(metavar="TASK", help="A task's name, or the path of your own task's file or folder.")
     ],
     model: Annotated[str | None, typer.Option("--model", help="Count lengths in this model's tokens.")] = None,
     max_length: Annotated[
@@ -161,7 +161,7 @@ def verify_data_sets(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check that data sets on the hub match their declarations, and pin their commits. Needs access to the hub.
+    """Check that data sets on the hub match their declarations, and pin their commits. Requires access to the hub.
 
     Example:
 

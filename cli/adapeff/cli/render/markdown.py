@@ -1,4 +1,4 @@
-"""The report as Markdown."""
+"""Format a report as Markdown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from adapeff.service.reporting.reruns import Rerun
 from adapeff.service.reporting.table import REFERENCE, Table
 
 DECOMPOSED = 0.95
-"""The target whose time is taken apart."""
+"""The target whose time is decomposed into factors."""
 
 
 def report_markdown(report: Report) -> str:
@@ -40,7 +40,7 @@ def report_markdown(report: Report) -> str:
 
 
 def overview_grids(overview: Overview) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """Title, headings and rows of the averages per task, and of those per language."""
+    """Title, headings and rows of the averages per task and per language."""
     methods = overview.methods.items()
     without = f"; not run on all of them: {', '.join(overview.left_out)}" if overview.left_out else ""
     size = overview.settings.get("train_size")
@@ -49,8 +49,12 @@ def overview_grids(overview: Overview) -> Iterator[tuple[str, list[str], list[li
         f"Averages over the target languages of each task, in % ({of}{without})",
         ["method", *overview.tasks, "all tasks"],
         [
-            [name, *(format_percent(found.by_task[task]) for task in overview.tasks), format_percent(found.overall)]
-            for name, found in methods
+            [
+                name,
+                *(format_percent(averages.by_task[task]) for task in overview.tasks),
+                format_percent(averages.overall),
+            ]
+            for name, averages in methods
         ],
     )
     counts = overview.tasks_of_language
@@ -59,7 +63,7 @@ def overview_grids(overview: Overview) -> Iterator[tuple[str, list[str], list[li
             f"Averages over the tasks of each language, in % ({of})",
             ["language", "tasks", *overview.methods],
             [
-                [language, str(count), *(format_percent(found.by_language[language]) for _, found in methods)]
+                [language, str(count), *(format_percent(averages.by_language[language]) for _, averages in methods)]
                 for language, count in counts.items()
             ],
         )
@@ -103,7 +107,7 @@ def _table(table: Table) -> Iterator[str]:
 
 
 def target_grids(table: Table) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """Title, headings and rows of the ways to shares of the reference's best score, and of why they take as long."""
+    """Title, headings and rows of the times to targets, and of the factors that explain them."""
     if len(table.targets) < 2:
         return
     some = next(iter(table.targets.values()))
@@ -114,7 +118,7 @@ def target_grids(table: Table) -> Iterator[tuple[str, list[str], list[list[str]]
         ["method", *headings],
         [[name, *map(_reached, cells)] for name, cells in table.targets.items()],
     )
-    for at, cell in enumerate(some):
+    for position, cell in enumerate(some):
         if abs(cell.target - DECOMPOSED) < 1e-9:
             yield (
                 f"why: time to {cell.target:.0%} = steps x FLOPs a step / FLOP/s, against `{REFERENCE}`",
@@ -123,7 +127,9 @@ def target_grids(table: Table) -> Iterator[tuple[str, list[str], list[list[str]]
                     [
                         name,
                         *_factors(
-                            cells[at], table.targets[REFERENCE][at], is_doubtful=bool(doubtful & {name, REFERENCE})
+                            cells[position],
+                            table.targets[REFERENCE][position],
+                            is_doubtful=bool(doubtful & {name, REFERENCE}),
                         ),
                     ]
                     for name, cells in table.targets.items()
@@ -132,7 +138,7 @@ def target_grids(table: Table) -> Iterator[tuple[str, list[str], list[list[str]]
 
 
 def rerun_grids(table: Table) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """Title, headings and rows of how much reruns of a job differ; nothing where no job ran twice."""
+    """Title, headings and rows of the spread of reruns; nothing if no job ran twice."""
     if not table.reruns:
         return
     shown = [column for column in table.columns if any(column.key in rerun.spreads for rerun in table.reruns)]
@@ -164,13 +170,13 @@ def _reached(cell: TargetCell) -> str:
 
 
 def _factors(cell: TargetCell, base: TargetCell, *, is_doubtful: bool) -> list[str]:
-    """How many times the reference's; of times that something is known against only steps and FLOPs."""
+    """Ratios to the reference's factors; if times are doubtful, only those of steps and FLOPs."""
     if cell.mean is None or base.mean is None:
         return ["–"] * 4
     own = (cell.mean.compute_s, cell.mean.steps, cell.flops_per_step, cell.achieved_flops_per_s)
     theirs = (base.mean.compute_s, base.mean.steps, base.flops_per_step, base.achieved_flops_per_s)
-    found = [f"{a / b:.2f}x" if a and b else "–" for a, b in zip(own, theirs, strict=True)]
-    return ["!", found[1], found[2], "!"] if is_doubtful else found
+    ratios = [f"{a / b:.2f}x" if a and b else "–" for a, b in zip(own, theirs, strict=True)]
+    return ["!", ratios[1], ratios[2], "!"] if is_doubtful else ratios
 
 
 def _grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -181,7 +187,7 @@ def _grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[st
 
 
 def describe(table: Table) -> str:
-    """Model, settings and hardware in a line."""
+    """Describe model, settings and hardware in one line."""
     settings = ", ".join(f"{key}={value}" for key, value in table.settings.items())
     hardware = table.environment
     changed = " with changes" if hardware.get("git_dirty") else ""

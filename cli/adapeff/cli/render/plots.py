@@ -1,4 +1,4 @@
-"""The report's picture: quality against training time, a panel per table, time on a logarithmic axis."""
+"""The report's plot: quality against training time (logarithmic), a panel per table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Point:
 
 
 def plot_points(report: Report) -> list[Point]:
-    """What the picture shows."""
+    """The points of the plot."""
     points = []
     for table in report.tables:
         for row in table.rows:
@@ -43,7 +43,7 @@ def _panel(table: Table) -> str:
 
 
 def plot_report(report: Report, path: Path) -> list[Point]:
-    """Draw the picture to a file and return what it shows.
+    """Draw the plot to a file and return its points.
 
     Raises:
         SpecError: if there is nothing to draw, or the file's ending is not .png, .svg or .pdf.
@@ -92,7 +92,7 @@ def plot_report(report: Report, path: Path) -> list[Point]:
         [marks[method] for method in methods],
         methods,
         fontsize=8,
-        loc="outside lower center",  # below the panels, where no point can lie
+        loc="outside lower center",  # below the panels, so that it covers no points
         ncols=-(-len(methods) // rows),
     )
     figure.savefig(path, dpi=130)

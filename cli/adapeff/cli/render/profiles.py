@@ -1,4 +1,4 @@
-"""Profiles as tables: headings and cells, for a terminal and for Markdown alike."""
+"""Format profiles as tables of headings and cells, for both terminals and Markdown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Grid = tuple[str, list[str], list[list[str]]]
 
 
 def profile_title(table: ProfileTable) -> str:
-    """Model, shape and hardware in a line."""
+    """Describe model, shape and hardware in one line."""
     weights = " (random weights)" if table.random_weights else ""
     hardware = table.environment
     compiled = ", compiled" if table.settings["compile"] else ""
@@ -27,12 +27,12 @@ def profile_title(table: ProfileTable) -> str:
 
 
 def profile_grids(table: ProfileTable) -> Iterator[Grid]:
-    """The tables of a profile: time of a step, its FLOPs, its memory, latency by batch size, and how reruns differ."""
+    """The tables of a profile: time, FLOPs and memory of a step, latency by batch size, and spread of reruns."""
     base = table.training[0].figures if len(table.training) > 1 else None
     grids = (
         _grid(f"training step, ratios to {table.reference} (paired)", table.training, _TIMES, None),
-        _grid("what a step computes", table.training, _COMPUTED, base),
-        _grid("what a step keeps in memory", table.training, _KEPT, base),
+        _grid("computation of a step", table.training, _COMPUTED, base),
+        _grid("memory of a step", table.training, _KEPT, base),
         *_latency(table),
         *_reruns(table),
     )
@@ -81,20 +81,20 @@ def _latency(table: ProfileTable) -> Iterator[Grid]:
 
 
 def _reruns(table: ProfileTable) -> Iterator[Grid]:
-    """Spread of each time, and in brackets that of its ratio."""
+    """The spread of each time, with the spread of its ratio in brackets."""
     wanted = ["step", "peak process", "energy", *_cells(table)]
-    shown = [column for column in wanted if any(column in found for found in table.reruns.values())]
-    runs = max((len(spread.values) for found in table.reruns.values() for spread in found.values()), default=0)
+    shown = [column for column in wanted if any(column in spreads for spreads in table.reruns.values())]
+    runs = max((len(spread.values) for spreads in table.reruns.values() for spread in spreads.values()), default=0)
     yield (
         f"reruns of the same profile: range of {runs} runs over their median (that of the ratio)",
         ["", *shown],
-        [[row, *(_spreads(found, column) for column in shown)] for row, found in table.reruns.items()],
+        [[row, *(_spreads(spreads, column) for column in shown)] for row, spreads in table.reruns.items()],
     )
 
 
-def _spreads(found: Mapping[str, Spread], column: str) -> str:
-    ratio = found.get(f"{column} ratio")
-    return format_spread(found.get(column)) + (f" ({format_spread(ratio)})" if ratio else "")
+def _spreads(spreads: Mapping[str, Spread], column: str) -> str:
+    ratio = spreads.get(f"{column} ratio")
+    return format_spread(spreads.get(column)) + (f" ({format_spread(ratio)})" if ratio else "")
 
 
 def _grid(title: str, rows: Sequence[ProfileRow], columns: dict[str, str], base: dict[str, Figure] | None) -> Grid:
@@ -103,11 +103,11 @@ def _grid(title: str, rows: Sequence[ProfileRow], columns: dict[str, str], base:
         for heading, column in columns.items()
         if any((figure := row.figures.get(column)) is not None and figure.value is not None for row in rows)
     }
-    made = []
+    lines = []
     for row in rows:
         cells = [_cell(row.figures.get(column), base.get(column) if base else None) for column in shown.values()]
-        made.append([f"{row.label}{' !' if row.problems else ''}", *cells])
-    return title, ["", *shown], made
+        lines.append([f"{row.label}{' !' if row.problems else ''}", *cells])
+    return title, ["", *shown], lines
 
 
 def _pair(value: Figure | None, ratio: Figure | None) -> str:

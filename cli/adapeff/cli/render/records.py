@@ -10,7 +10,7 @@ from adapeff.cli.render.tables import print_table
 
 
 def print_records(title: str, records: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
-    """Print records, in a table of the given columns or entirely as JSON."""
+    """Print records as a table of the given columns, or in full as JSON."""
     if as_json:
         print(json.dumps(records, indent=1))
         return

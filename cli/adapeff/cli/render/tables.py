@@ -1,4 +1,4 @@
-"""Tables for people, on stdout."""
+"""Print tables for people on stdout."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from adapeff.service.reporting.variation import in_words
 
 MAX_METHODS_AS_COLUMNS = 5
 LONGEST_NAME = 24
-"""Names in a table's first column stay on one line if none is longer."""
+"""Names in a table's first column are not wrapped if none is longer than this."""
 _STATE_STYLE = {"succeeded": "green", "failed": "red", "running": "cyan", "cancelled": "yellow"}
 
 
 def stdout() -> Console:
-    """A console on stdout; a pipe or a file gets lines as long as they need be."""
-    width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else max(160, _columns_asked())
+    """A console on stdout; in a pipe or file, lines may be as long as necessary."""
+    width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else max(160, _requested_columns())
     return Console(width=width, highlight=False)
 
 
-def _columns_asked() -> int:
+def _requested_columns() -> int:
     return shutil.get_terminal_size((160, 24)).columns
 
 
 def shown(text: object) -> str:
-    """A text from anywhere as a table may hold it."""
+    """Escape untrusted text for a table."""
     return escape(printable(str(text)))
 
 
@@ -53,21 +53,21 @@ def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str
     stdout().print(table)
 
 
-def jobs_table(found: dict[str, Any]) -> RichTable:
-    """The jobs of `adapeff status`; columns that say the same of all jobs are told in the title."""
-    counts = ", ".join(f"{count} {state}" for state, count in sorted(found["counts"].items())) or "no jobs yet"
-    hidden = sum(found["counts"].values()) - len(found["jobs"])
-    title = f"{counts} ({len(found['jobs'])} shown; --limit shows more)" if hidden > 0 else counts
+def jobs_table(snapshot: dict[str, Any]) -> RichTable:
+    """The table of `adapeff status`; columns with the same value for all jobs move to the title."""
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(snapshot["counts"].items())) or "no jobs yet"
+    hidden = sum(snapshot["counts"].values()) - len(snapshot["jobs"])
+    title = f"{counts} ({len(snapshot['jobs'])} shown; --limit shows more)" if hidden > 0 else counts
     columns = {
-        "sweep": [", ".join(job["sweeps"]) for job in found["jobs"]],
-        "model": [job["model"] for job in found["jobs"]],
-        "task": [job["task"] for job in found["jobs"]],
-        "method": [job["method"] for job in found["jobs"]],
-        "seed": ["" if job["kind"] == "profile" else str(job["seed"]) for job in found["jobs"]],
-        "settings": [in_words(job["varied"]) for job in found["jobs"]],
-        "repeat": [str(job["repeat"] or "") for job in found["jobs"]],
+        "sweep": [", ".join(job["sweeps"]) for job in snapshot["jobs"]],
+        "model": [job["model"] for job in snapshot["jobs"]],
+        "task": [job["task"] for job in snapshot["jobs"]],
+        "method": [job["method"] for job in snapshot["jobs"]],
+        "seed": ["" if job["kind"] == "profile" else str(job["seed"]) for job in snapshot["jobs"]],
+        "settings": [in_words(job["varied"]) for job in snapshot["jobs"]],
+        "repeat": [str(job["repeat"] or "") for job in snapshot["jobs"]],
     }
-    several = len(found["jobs"]) > 1
+    several = len(snapshot["jobs"]) > 1
     same = {name for name, values in columns.items() if len(set(values)) == 1}
     common = [f"{name} {columns[name][0]}" for name in columns if several and name in same and columns[name][0]]
     kept = {name: values for name, values in columns.items() if name not in same or (not several and values[0])}
@@ -75,7 +75,7 @@ def jobs_table(found: dict[str, Any]) -> RichTable:
     table = RichTable(title=shown(title), title_justify="left", title_style="bold")
     for heading in ("job", "state", *kept, "time", "now"):
         table.add_column(heading, overflow="fold", no_wrap=heading in ("job", "state", "time"))
-    for at, job in enumerate(found["jobs"]):
+    for at, job in enumerate(snapshot["jobs"]):
         style = _STATE_STYLE.get(job["state"], "")
         state = "cancelling" if job["cancelling"] else job["state"]
         state = f"[{style}]{state}[/]" if style else state
@@ -108,7 +108,7 @@ def _now(job: dict[str, Any]) -> str:
 
 
 def print_job(view: dict[str, Any]) -> None:
-    """One job, its runs and its measurements."""
+    """Print one job with its runs and measurements."""
     spec = view["spec"]
     state = ["state", f"{view['state']}{': ' + view['cause'] if view['cause'] else ''}"]
     head = [
@@ -126,7 +126,7 @@ def print_job(view: dict[str, Any]) -> None:
         ]
         print_table("runs", ["run", "outcome", "slot", "worker", "started (UTC)", "message"], rows)
     if view["measurements"]:
-        rows = [_measurement(found) for found in view["measurements"]]
+        rows = [_measurement(measurement) for measurement in view["measurements"]]
         print_table("measurements", ["name", "where", "value", "unit"], rows)
 
 
@@ -150,14 +150,16 @@ def _profile_head(spec: dict[str, Any]) -> list[list[str]]:
     return [["profile of", methods], ["model", spec["model"]["name"]], ["settings", settings]]
 
 
-def _measurement(found: dict[str, Any]) -> list[str]:
-    where = " ".join(f"{key}={value}" for key, value in found.items() if key not in ("name", "value", "unit", "reason"))
-    value = found["reason"] if found["value"] is None else f"{found['value']:.6g}"
-    return [found["name"], where, value, found["unit"]]
+def _measurement(measurement: dict[str, Any]) -> list[str]:
+    where = " ".join(
+        f"{key}={value}" for key, value in measurement.items() if key not in ("name", "value", "unit", "reason")
+    )
+    value = measurement["reason"] if measurement["value"] is None else f"{measurement['value']:.6g}"
+    return [measurement["name"], where, value, measurement["unit"]]
 
 
 def print_report_tables(report: Report) -> None:
-    """The report's tables, each with its notes. A few methods are columns, which fits a terminal; many are rows."""
+    """Print the report's tables with their notes; a few methods are columns, which fit a terminal, many are rows."""
     console = stdout()
     for table in report.tables:
         console.print(f"\n[bold]{shown(table.title)}[/]")

@@ -1,4 +1,4 @@
-"""Make untrusted text safe to show: names and paths may contain what a terminal or a spreadsheet would execute."""
+"""Make untrusted text safe to print: names and paths may contain text that a terminal or spreadsheet would execute."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The same on one line."""
+    """The printable text on one line."""
     return printable(text).replace("\n", "\\n").replace("\t", " ")
 
 

@@ -1,4 +1,4 @@
-"""Cells of tables: values with their intervals, ratios and marks."""
+"""Format table cells: values with their intervals, ratios and marks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from adapeff.service.reporting.table import Row, Table
 
 
 def format_summary(summary: Summary, unit: Display) -> str:
-    """Mean and 95 % interval, or the values themselves for fewer than 3; equal values are printed once."""
+    """Mean and 95 % interval, or the values if there are fewer than 3; equal values are printed once."""
     if len(set(summary.values)) == 1:
         return format_value(summary.mean, unit)
     if summary.low is None or summary.high is None:
@@ -26,19 +26,19 @@ def format_cell(table: Table, row: Row, column: Column) -> str:
     if cell.summary is None:
         return "–"
     text = format_summary(cell.summary, column.unit)
-    if column.key == "quality" and (scored := table.languages.get(table.source_language, {}).get(row.method)):
-        text += " ~" if scored.at_chance else ""
+    if column.key == "quality" and (score := table.languages.get(table.source_language, {}).get(row.method)):
+        text += " ~" if score.at_chance else ""
     text += " !" if cell.doubt else ""
     return f"{text} ({cell.ratio:.2f}x)" if cell.ratio is not None and column.unit != "params" else text
 
 
 def format_language(cell: LanguageCell, metric: MetricView) -> str:
-    """A score, marked with ~ where it is within noise of the trivial baseline."""
+    """A score, marked with ~ if it is within noise of the trivial baseline."""
     return f"{format_summary(cell.summary, metric.unit)}{' ~' if cell.at_chance else ''}"
 
 
 def with_unit(column: Column) -> str:
-    """A column's heading, with the unit where the values do not show it."""
+    """A column's heading, with the unit if the values do not show it."""
     return f"{column.heading}, %" if column.unit == "%" else column.heading
 
 

@@ -1,1 +1,1 @@
-"""The queue: messages that wake workers, and the reconciler that repairs what was lost."""
+"""The queue: messages that wake workers, and the reconciler that resends lost ones."""

@@ -1,8 +1,9 @@
-"""Kombu's file system transport with atomic messages and folders that are recreated.
+"""Kombu's file system transport with atomic messages and recreated folders.
 
-Kombu writes a message under its final name, so a consumer in another process may read it half written. Here it is
-written under another name and renamed. Kombu also skips what it cannot take, so with a missing or unreadable folder the
-consumer would wait silently. Here each connection recreates the folders, and errors in taking a message are raised.
+Kombu writes a message under its final name, so a consumer in another process may read it half-written. This transport
+writes it under another name and renames it. Kombu also skips messages it cannot take, so if a folder is missing or
+unreadable, the consumer waits silently. This transport recreates the folders for each connection, and raises errors in
+taking a message.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Channel(filesystem.Channel):  # type: ignore[misc]  # kombu ships no types
             try:
                 file.rename(taken)
             except OSError as error:
-                if os.path.lexists(file):  # else another consumer was first
+                if os.path.lexists(file):  # otherwise another consumer was first
                     problem = error
                 continue
             if not taken.is_file():

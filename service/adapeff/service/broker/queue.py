@@ -1,10 +1,11 @@
 """The queue: a Celery app whose messages carry only a job's id.
 
-The database is the truth, a message only a wake-up call. Nothing is sent before the commit; rows without `sent_at` are
-the outbox. Losing every message loses no job, because `reconciler` sends them again; a message delivered twice runs no
-job twice, because the second claim fails. So there is no result backend, and nothing is acknowledged: a message is gone
-from the broker once a worker has received it. (Celery's own consumer acknowledges over the wire; if that fails, kombu
-counts the message as outstanding and requests no other, and a malformed message ends the consumer.)
+The database is the source of truth, a message only a wake-up call. Nothing is sent before the commit; rows without
+`sent_at` are the outbox. No job is lost with its message, because `reconciler` resends lost messages; no job runs twice
+because of a duplicate message, because the second claim fails. So there is no result backend, and nothing is
+acknowledged: the broker forgets a message once a worker has received it. (Celery's own consumer acknowledges over the
+wire; if that fails, kombu counts the message as outstanding and requests no other, and a malformed message ends the
+consumer.)
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ _QUIET_SECONDS = 60
 
 
 def make_app(settings: Settings) -> Celery:
-    """The Celery app for the settings' broker.
+    """Create the Celery app for the broker of the settings.
 
     Raises:
-        ResourceError: if the embedded queue's folders cannot be made.
+        ResourceError: if the embedded queue's folders cannot be created.
     """
     embedded = settings.broker.startswith("filesystem://")
     app = Celery("adapeff", broker=f"{SCHEME}://localhost" if embedded else settings.broker, set_as_current=False)
@@ -76,7 +77,7 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
             make_private(folder / name)
     except OSError as error:
         raise ResourceError(
-            f"cannot make the queue's folder {folder}: {error.strerror}; set ADAPEFF_STATE_DIR to a writable folder"
+            f"cannot create the queue's folder {folder}: {error.strerror}; set ADAPEFF_STATE_DIR to a writable folder"
         ) from error
     return {
         "data_folder_in": str(folder / "messages"),
@@ -111,7 +112,7 @@ def _connection(app: Celery) -> Iterator[Any]:
 
 
 def _broker_errors(connection: Any) -> tuple[type[BaseException], ...]:
-    """What kombu raises if a broker is away or refuses, without KeyError and OSError, which it lists for Redis."""
+    """The errors kombu raises if a broker is down or refuses; KeyError and OSError, listed for Redis, are excluded."""
     kinds = (ConnectionError, TimeoutError, *connection.connection_errors, *connection.channel_errors)
     return tuple(kind for kind in kinds if kind not in (KeyError, OSError))
 
@@ -120,7 +121,7 @@ def send(app: Celery, waiting: Iterable[Job]) -> list[int]:
     """Send a message for each job, in order.
 
     Returns:
-        The ids that the broker now has.
+        The ids of the jobs whose messages the broker accepted.
 
     Raises:
         UnreachableError, ResourceError: as `_connection` does; jobs already committed are sent later by a worker.
@@ -135,9 +136,9 @@ def send(app: Celery, waiting: Iterable[Job]) -> list[int]:
 
 
 def receive(app: Celery, lanes: Sequence[str], stop: threading.Event) -> Iterator[int]:
-    """The job ids in the lanes' messages as they arrive, until asked to stop; outages of the broker are waited out.
+    """Yield the job ids in the lanes' messages as they arrive, until `stop` is set; retry during broker outages.
 
-    No message is taken before the caller asks for it. Foreign messages are logged and dropped.
+    No message is taken before the caller requests it. Foreign messages are logged and dropped.
     """
     attempt = 0
     while not stop.is_set():
@@ -152,7 +153,7 @@ def receive(app: Celery, lanes: Sequence[str], stop: threading.Event) -> Iterato
         except AdapeffError as error:
             logger.warning("listening: %s", error)
         except Exception:
-            logger.exception("listening: unexpected error, going on")
+            logger.exception("listening: unexpected error, retrying")
         else:
             continue
         stop.wait(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
@@ -160,9 +161,9 @@ def receive(app: Celery, lanes: Sequence[str], stop: threading.Event) -> Iterato
 
 
 def _listen(connection: Any, lanes: Sequence[str]) -> Iterator[int | None]:
-    """The job ids in the lanes' messages, None after each second without one; ends after a long silence.
+    """Yield the job ids in the lanes' messages, and None after each second without one; end after a long silence.
 
-    So a connection that has gone bad unnoticed is soon replaced.
+    Ending ensures that a connection that broke unnoticed is soon replaced.
     """
     received: list[int] = []
     failures: tuple[type[BaseException], ...] = (OSError, *_broker_errors(connection))
@@ -184,7 +185,7 @@ def _listen(connection: Any, lanes: Sequence[str]) -> Iterator[int | None]:
                 raise
             except Exception as error:  # noqa: BLE001 - a foreign message may cause any error
                 logger.warning("dropped a foreign message: %s: %s", type(error).__name__, first_line(error))
-                return  # the connection may be broken; the next one is new
+                return  # the connection may be broken; the caller opens a new one
             else:
                 quiet_since = time.monotonic()  # before a run, so that a connection idle during one is not used again
                 while received:

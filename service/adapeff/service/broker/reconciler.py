@@ -28,12 +28,12 @@ _QUICK_SECONDS = 0.5
 class Reconciler(threading.Thread):
     """Sends queued jobs, resends lost messages, and takes back jobs whose lease has expired.
 
-    Healthy runs look lost when the database was away or blocked for longer than a lease, or when the machine was
-    suspended. So it takes nothing back for one lease after its start, a database error, a slow write, or a gap between
-    sweeps.
+    Healthy runs look lost after the database was down or blocked for longer than a lease, or after the machine was
+    suspended. So the reconciler takes no job back for the length of a lease after its start, a database error, a slow
+    write, or a gap between sweeps.
 
     Args:
-        app: None: send nothing.
+        app: the app to send with; None: send nothing.
     """
 
     def __init__(self, database: Database, app: Celery | None, settings: Settings, stop: threading.Event) -> None:
@@ -41,14 +41,14 @@ class Reconciler(threading.Thread):
         self._database = database
         self._app = app
         self._settings = settings
-        self._stop_asked = stop
+        self._stop_requested = stop
         self._calm_sweeps = 0
         self._last_sweep: datetime | None = None
 
     def run(self) -> None:
-        """Sweep until asked to stop."""
+        """Sweep until `stop` is set."""
         needed = max(1, round(self._settings.lease_seconds / self._settings.reconcile_seconds))
-        while not self._stop_asked.is_set():
+        while not self._stop_requested.is_set():
             try:
                 if self._slept():
                     self._calm_sweeps = 0
@@ -59,9 +59,9 @@ class Reconciler(threading.Thread):
                 _log(error)
             try:
                 self.send()
-            except Exception as error:  # noqa: BLE001 - as above; an absent broker says nothing about the database
+            except Exception as error:  # noqa: BLE001 - as above; a broker that is down does not affect the database
                 _log(error)
-            self._stop_asked.wait(self._settings.reconcile_seconds)
+            self._stop_requested.wait(self._settings.reconcile_seconds)
 
     def _slept(self) -> bool:
         """Whether this sweep is late by more than half a lease, by the database's clock."""
@@ -72,7 +72,7 @@ class Reconciler(threading.Thread):
         return last is not None and (moment - last).total_seconds() > planned + self._settings.lease_seconds / 2
 
     def take_back(self, *, allowed: bool) -> bool:
-        """Take back jobs with an expired lease, if allowed and if writes go through at once.
+        """Take back jobs with an expired lease, if allowed and if writes are not blocked.
 
         If writes are blocked while reads work, healthy runs cannot renew their leases.
 
@@ -80,7 +80,7 @@ class Reconciler(threading.Thread):
             Whether a write took less than half a heartbeat interval.
 
         Raises:
-            UnreachableError, ResourceError: if the database is away.
+            UnreachableError, ResourceError: if the database cannot be used.
         """
         with self._database.session() as session:
             began = time.monotonic()
@@ -95,17 +95,17 @@ class Reconciler(threading.Thread):
         """Send unsent jobs, and resend lost messages.
 
         Raises:
-            UnreachableError: if database or broker is away.
+            UnreachableError: if the database or broker cannot be reached.
         """
         if self._app is None:
             return
         send_unsent(self._database, self._app)
         for lane in all_lanes():
-            self._send_lost_again(self._app, lane)
+            self._resend_lost(self._app, lane)
         self.forget_consumed(older_than_seconds=_CONSUMED_SECONDS)
 
     def forget_consumed(self, *, older_than_seconds: float) -> None:
-        """Delete the embedded queue's consumed messages; they are read right after being moved there."""
+        """Delete the embedded queue's consumed messages, which are read as soon as they are moved there."""
         folder = self._settings.state / "queue" / "processed"
         if self._settings.broker_url is not None or not folder.is_dir():
             return
@@ -118,8 +118,8 @@ class Reconciler(threading.Thread):
                 else:
                     file.unlink()
 
-    def _send_lost_again(self, app: Celery, lane: str) -> None:
-        """Resend the messages of jobs that have waited for a while although their lane is empty: they are lost."""
+    def _resend_lost(self, app: Celery, lane: str) -> None:
+        """Resend the messages of jobs that have waited for a while although their lane is empty: those are lost."""
         with self._database.session(read_only=True) as session:
             waiting = job_queries.list_waiting(session, lane, older_than_seconds=self._settings.reconcile_seconds)
         if not waiting:
@@ -136,4 +136,4 @@ def _log(error: Exception) -> None:
     if isinstance(error, AdapeffError):
         logger.warning("reconciler: %s", error)
     else:
-        logger.error("reconciler: unexpected error, going on", exc_info=error)
+        logger.error("reconciler: unexpected error, retrying", exc_info=error)

@@ -1,4 +1,4 @@
-"""Find methods, tasks, families, suites and metrics by entry points: the built-in ones and those of other packages.
+"""Find methods, tasks, families, suites and metrics by their entry points, both built-in ones and other packages'.
 
 A distribution registers one entry point per group, pointing at a plain mapping from name to plug-in:
 
@@ -25,7 +25,7 @@ _SINGULAR = {"families": "family"}
 
 @cache
 def _registered(group: str) -> Mapping[str, Any]:
-    found: dict[str, Any] = {}
+    plugins: dict[str, Any] = {}
     owner: dict[str, str] = {}
     for point in sorted(entry_points(group=f"adapeff.{group}"), key=lambda point: point.name):
         try:
@@ -36,11 +36,11 @@ def _registered(group: str) -> Mapping[str, Any]:
                 "repair or uninstall that package"
             ) from error
         for name, plugin in mapping.items():
-            if name in found:
+            if name in plugins:
                 kind = _SINGULAR.get(group, group[:-1])
                 raise SpecError(f"{kind} '{name}' is registered by both '{owner[name]}' and '{point.name}'")
-            found[name], owner[name] = plugin, point.name
-    return found
+            plugins[name], owner[name] = plugin, point.name
+    return plugins
 
 
 def methods() -> Mapping[str, type[Method]]:
@@ -74,7 +74,7 @@ def devices() -> Mapping[str, Any]:
 
 
 def get_method(name: str, parameters: Mapping[str, Any]) -> Method:
-    """The method `name` with its hyper-parameters set.
+    """Create the method `name` with its hyper-parameters.
 
     Raises:
         UnknownNameError: if no package registers it.
@@ -91,7 +91,7 @@ def get_method(name: str, parameters: Mapping[str, Any]) -> Method:
 
 
 def get_task(name: str, parameters: Mapping[str, Any] | None = None) -> Task:
-    """The task `name`, or the one that the file of that path describes, with its parameters set.
+    """Create the task `name`, or the one described by the file at that path, with its parameters.
 
     Raises:
         UnknownNameError: if no package registers it, or its family.

@@ -1,7 +1,7 @@
-"""The contracts of plug-ins: methods, tasks, families, suites and metrics, as far as they need no torch.
+"""The contracts of plug-ins: methods, tasks, families, suites and metrics.
 
-Nothing here imports torch: a laptop that only submits validates every parameter with these classes. The heavy side
-(`Method.attach`) imports what it needs when the runner calls it.
+This module does not import torch, so that a laptop that only submits can validate every parameter with these classes.
+`Method.attach` imports torch when the runner calls it.
 """
 
 from __future__ import annotations
@@ -58,54 +58,54 @@ class Method(Frozen, ABC):
         return self.default_learning_rate, self.learning_rate_source
 
     def source_names(self) -> tuple[str, ...]:
-        """What it builds on: finished jobs (by id or job hash) or folders of adapters."""
+        """The sources it builds on: finished jobs (by id or job hash) or folders of adapters."""
         return ()
 
     def check_source(self, method: Method) -> None:
         """Refuse a source that was trained by a method it cannot build on.
 
         Raises:
-            ValueError: saying what would do.
+            ValueError: with the kinds of source that would work.
         """
 
     def auxiliary_loss(self, adapted: nn.Module) -> Callable[[], Tensor] | None:
-        """A term that training adds to the loss, if the method has one."""
+        """A term to add to the training loss, or None."""
         return None
 
     def on_step(self, adapted: nn.Module, steps: int) -> Callable[[int], None] | None:
-        """What training calls after each optimizer step, before gradients are cleared, with the step's number from 1.
+        """A callback that training calls after each optimizer step, before gradients are cleared, with the step from 1.
 
-        Asked for once, before the first step; whatever depends on the budget is set up here.
+        Called once, before the first step, so that the method can set up everything that depends on the budget.
 
         Args:
-            steps: how many there will be.
+            steps: the total number of steps.
 
         Raises:
-            ModelError: if the method cannot be trained in so many.
+            ModelError: if the method cannot be trained in that number of steps.
         """
         return None
 
     def settles_at(self, steps: int) -> int:
-        """The first of `steps` steps whose state may be kept as the best; before it the method changes its form."""
+        """The first of `steps` steps whose state may be kept as the best; until then the method changes its form."""
         return 1
 
     def step_kinds(self, adapted: nn.Module) -> Iterator[None]:
-        """The kinds of step that training draws from, each as likely as the others; `adapted` is set to each in turn.
+        """Set `adapted` to each kind of step that training draws from, all equally likely.
 
-        One, unless the method draws which of its parts act; afterwards `adapted` draws again.
+        There is one kind, unless the method randomly selects active parts; afterwards `adapted` selects randomly again.
         """
         yield
 
     def variants(self, adapted: nn.Module) -> Iterator[tuple[dict[str, Any], nn.Module]]:
-        """Other ways to serve what was trained, such as merged weights: a name for each, and the module to call.
+        """Other forms of the trained model for inference, such as merged weights: name and module to call for each.
 
-        The next one is asked for when the last one is done with; afterwards `adapted` must be as it was.
+        The caller finishes with one before it requests the next; afterwards `adapted` must be unchanged.
         """
         return iter(())
 
 
 class FamilyPlugin(Protocol):
-    """What the service knows of a family of tasks; `adapeff.worker.families.base.Family` is the whole contract."""
+    """The part of a task family that the service uses; `adapeff.worker.families.base.Family` is the whole contract."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -114,8 +114,8 @@ class FamilyPlugin(Protocol):
 class DataIdentity(Frozen):
     """The data of a job: content fingerprints (SHA-256) of local and generated data, a revision of the hub's.
 
-    `fingerprint` covers what training and selection read, `test_fingerprint` the test files, so that another test set
-    does not change the `train_hash`.
+    `fingerprint` covers the data for training and selection, `test_fingerprint` the test files, so that a different
+    test set does not change the `train_hash`.
     """
 
     source: Literal["folder", "hub", "generated"]
@@ -132,15 +132,15 @@ class Task(Frozen, ABC):
     name: str
     title: str
     family: str
-    """The name of the family, which says what its examples, head, loss and answers are."""
+    """The name of the family, which defines the examples, head, loss and answers."""
     labels: tuple[str, ...] = ()
     """Class or tag names; empty where the answer is a span, a choice or a number."""
     metric: str = "accuracy"
-    """The metric used for selection, and the report's headline."""
+    """The metric used for selection and as the report's headline."""
     further_metrics: tuple[str, ...] = ()
     """Other metrics measured on the test data."""
     max_length: int | None = None
-    """The length the task's texts need; a sweep's `max_length` takes precedence."""
+    """The length for this task's texts; a sweep's `max_length` takes precedence."""
     source_language: str
     languages: tuple[str, ...]
     licence: str
@@ -161,10 +161,10 @@ class Task(Frozen, ABC):
 
     @abstractmethod
     def examples(self, split: Split, language: str, data_root: Path | None) -> Sequence[Any]:
-        """Read one split in a fixed order, the examples of its family; training and selection read the source's alone.
+        """Read the examples of one split in a fixed order; training and selection only read the source language.
 
         Raises:
-            DataError: if it cannot be read, or a row is not as declared.
+            DataError: if it cannot be read, or a row does not match the declaration.
         """
 
     def available_languages(self, data_root: Path | None) -> tuple[str, ...]:
@@ -172,33 +172,33 @@ class Task(Frozen, ABC):
         return self.languages
 
     def resolved_revisions(self, data_root: Path | None) -> dict[str, str]:
-        """Hub id -> the commit the data come from, the training data's first; local data have fingerprints instead."""
+        """Hub id -> commit of the data, training data first; empty for local data, which have fingerprints."""
         return {}
 
     def file_notes(self, split: Split, language: str, data_root: Path | None) -> tuple[str, ...]:
-        """What users should know about the files of a split: how they were read, what was left out."""
+        """Notes for users on the files of a split, such as how they were read and which rows were skipped."""
         return ()
 
     def untested(self, data_root: Path | None) -> tuple[str, ...]:
-        """Why languages of the task are not tested on these data."""
+        """Why some languages of the task are not tested on these data."""
         return ()
 
     def remarks(self, data_root: Path | None) -> tuple[str, ...]:
-        """What users should know about how these data are used."""
+        """Notes for users on how these data are used."""
         return ()
 
     def hub_sources(self) -> tuple[tuple[str, str | None], ...]:
-        """The hub's data sets that the data may come from, with the requested revisions; the training data's first."""
+        """The hub data sets the data may come from, with the requested revisions, training data first."""
         return ()
 
     def record(self) -> dict[str, Any]:
-        """The whole task, in JSON's types; what users may set is under `parameters`."""
+        """The whole task as JSON types, with the fields users may set under `parameters`."""
         values = self.model_dump(mode="json")
         parameters = {name: values.pop(name) for name in sorted(self.parameters)}
         return {**values, "parameters": parameters}
 
     def ceiling(self) -> float | None:
-        """The score ceiling: the best score to expect on the test split, if it is known (generated data)."""
+        """The score ceiling: the best expected score on the test split, if known (generated data)."""
         return None
 
 
@@ -220,10 +220,10 @@ class Metric:
     """A score of predicted answers against gold ones.
 
     Most scores are a function of sums: `counts` gives numbers for each example, and `score` turns their sums into the
-    score, so that any sample of the examples can be scored without another pass (bootstrap). A score that is not
-    a function of sums, such as a rank correlation, gives `of_answers` instead and is recomputed for every sample.
+    score, so that any sample of the examples can be scored without another pass (bootstrap). A metric that is not
+    a function of sums, such as a rank correlation, defines `of_answers` instead, which is recomputed for every sample.
 
-    What a gold and a predicted answer are depends on the family: label indices, tag names, texts, numbers.
+    The type of gold and predicted answers depends on the family: label indices, tag names, texts, numbers.
     """
 
     name: str
@@ -234,11 +234,11 @@ class Metric:
     score: Callable[[Sequence[float]], float] | None
     """The score from the sums of the counts."""
     families: tuple[str, ...]
-    """The families whose answers it scores."""
+    """The families whose answers it can score."""
     unit: Literal["%", ""] = "%"
     """How a score is shown: `%` for a share between 0 and 1, shown times 100; '' for a value shown as it is."""
     of_answers: Callable[[Sequence[Any], Sequence[Any]], float] | None = None
-    """The score from all gold and predicted answers, where it is not a function of sums."""
+    """The score from all gold and predicted answers, if it is not a function of sums."""
 
     def __post_init__(self) -> None:
         if (self.of_answers is None) != (self.counts is not None and self.score is not None):
@@ -263,7 +263,9 @@ class Metric:
             ValueError: if the two differ in length or are empty.
         """
         if not len(gold) or len(gold) != len(predicted):
-            raise ValueError(f"{len(gold)} gold and {len(predicted)} predicted answers: expected as many, at least one")
+            raise ValueError(
+                f"{len(gold)} gold and {len(predicted)} predicted answers: expected equal numbers, at least one of each"
+            )
         if self.counts is None or self.score is None:
             assert self.of_answers is not None
             return self.of_answers(gold, predicted)

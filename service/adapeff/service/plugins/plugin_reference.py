@@ -1,4 +1,4 @@
-"""How plug-ins are written: `lora`, `lora[alpha=16,rank=8]`, and lists of them."""
+"""Parse references to plug-ins: `lora`, `lora[alpha=16,rank=8]`, and lists of them."""
 
 from __future__ import annotations
 
@@ -86,5 +86,5 @@ def _flow(value: Any) -> str:
 
 
 def is_task_file(name: str) -> bool:
-    """Whether a task is given as the path of the file or folder that describes it."""
+    """Whether a task's name is the path of a task file or of a folder that contains one."""
     return name in (".", "..") or name.startswith(("./", "../", "/", "~/")) or name.endswith((".yaml", ".yml"))

@@ -1,4 +1,4 @@
-"""The columns of a report: which figures a table has, and what a run says in each."""
+"""The columns of a report: which figures a table shows, and how to read each from a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Phase = Literal["train", "inference", ""]
 
 @dataclass(frozen=True)
 class MetricView:
-    """The headline metric of a table: how it is shown, and which of two scores is the better one."""
+    """The headline metric of a table: how to show a score, and whether higher is better."""
 
     name: str
     source_language: str
@@ -30,11 +30,11 @@ class MetricView:
 
     @property
     def baseline(self) -> str:
-        """What the trivial baseline of its tasks is called."""
+        """The name of the trivial baseline."""
         return "majority baseline" if self.unit == "%" else "trivial baseline"
 
     def shown(self, score: float) -> float:
-        """A score as it is printed: a share in percent, any other value as it is."""
+        """A score as printed: shares in percent, other values unchanged."""
         return 100 * score if self.unit == "%" else score
 
 
@@ -47,9 +47,9 @@ class Column:
     unit: Display
     extract: Callable[[Result], Reading]
     time_of: Phase = ""
-    """The phase a time is of, whose disturbances cast doubt on it; '' where the column is no time."""
+    """For a time: the phase it belongs to, whose disturbances make it doubtful; '' for other figures."""
     of_variants: bool = False
-    """Whether an inference variant has a value of its own; others have that of the method itself."""
+    """Whether inference variants have their own value; if not, only the method as trained has one."""
 
     def read(self, result: Result) -> Reading:
         """The figure of one run."""
@@ -58,22 +58,22 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure of a method: its summary over seeds and its ratio to the reference, or why there is none."""
+    """A figure of a method: its summary over seeds and its ratio to the reference, or why it is missing."""
 
     summary: Summary | None
     ratio: float | None = None
     reason: str = ""
     doubt: str = ""
-    """For a time: what disturbed it, or that it was measured next to another run."""
+    """For a time: why it is unreliable, such as a disturbance or another run on the same host."""
 
 
 def choose_columns(group: Sequence[Result], metric: MetricView) -> tuple[Column, ...]:
-    """The columns of a table of like runs."""
+    """The columns of a table of comparable runs."""
     return (*_score_columns(group, metric), *_measured_columns(group), *_latency_columns(group))
 
 
 def metric_view(name: str, source_language: str, recorded: dict[str, object]) -> MetricView:
-    """How to show a metric: as the run recorded it, or as its plug-in says; a share where neither is at hand."""
+    """How to show a metric: as the run recorded it, else as its plug-in declares it, else as a share."""
     plugin = catalog.metrics().get(name)
     unit = recorded.get("metric_unit", plugin.unit if plugin else "%")
     higher = recorded.get("higher_is_better", plugin.higher_is_better if plugin else True)
@@ -108,19 +108,20 @@ def _transfer(result: Result, *, metric: MetricView) -> Reading:
 
 
 def _gap(result: Result, *, metric: MetricView) -> Reading:
-    here, there = _quality(result, metric=metric), _transfer(result, metric=metric)
-    if here.value is None or there.value is None:
-        return Reading(None, there.reason)
-    return Reading(here.value - there.value)
+    source, transfer = _quality(result, metric=metric), _transfer(result, metric=metric)
+    if source.value is None or transfer.value is None:
+        return Reading(None, transfer.reason)
+    return Reading(source.value - transfer.value)
 
 
 def _measured_columns(group: Sequence[Result]) -> Iterator[Column]:
-    """The columns that are single measurements, as their definitions say."""
+    """The columns that each show one measurement, in the order of their definitions."""
     columns = {definition.name: _measured_column(definition) for definition, _ in report_columns()}
     is_measured = {
         name: any(column.read(result).value is not None for result in group) for name, column in columns.items()
     }
-    is_measured[TUNING_COMPUTE_S.name] |= any(result.spec.training.tuning for result in group)  # or should have been
+    # a requested search has a column even if no run measured it
+    is_measured[TUNING_COMPUTE_S.name] |= any(result.spec.training.tuning for result in group)
     for definition, shown in report_columns():
         if shown.only_if_measured and not is_measured[definition.name]:
             continue
@@ -131,7 +132,7 @@ def _measured_columns(group: Sequence[Result]) -> Iterator[Column]:
 def _measured_column(definition: Definition) -> Column:
     shown = definition.column
     if shown is None:
-        raise ValueError(f"measurement '{definition.name}' is no column of the report")
+        raise ValueError(f"measurement '{definition.name}' is not a column of the report")
     where = shown.where or {}
 
     def extract(result: Result) -> Reading:
@@ -161,13 +162,13 @@ def _latency(result: Result, *, batch: int, length: int | None) -> Reading:
 
 @dataclass(frozen=True)
 class Price:
-    """What an hour of a device costs."""
+    """The price of a device per hour."""
 
     hourly: float
     currency: str
 
     def column(self) -> Column:
-        """The price of the time that a run had its slot: from the start of the process to its end."""
+        """The price of the time a run occupied its slot, from the start of its process to the end."""
         unit = f", {self.currency}" if self.currency else ""
         return Column("price", f"price of a run{unit}", "", self._of, time_of="train")
 
@@ -177,18 +178,18 @@ class Price:
 
 
 def find_variants(results: Iterable[Result], metric: str) -> list[str]:
-    """The inference variants that were tested, in the order they were measured."""
+    """The tested inference variants, in the order they were measured."""
     tested = [key.variant for result in results for key, _ in result.run.readings.named(metric)]
     return list(dict.fromkeys(filter(None, tested)))
 
 
 def variant_label(variant: str) -> str:
-    """`{"merged":true}` in words."""
+    """A readable label: `merged` for `{"merged":true}`."""
     return ", ".join(key if value is True else f"{key} {value}" for key, value in json.loads(variant).items())
 
 
 def find_doubts(results: Iterable[Result], side_by_side: Container[int]) -> dict[str, str]:
-    """What casts doubt on the times of a method's runs: by `train` and `inference`, '' for nothing.
+    """Why a method's times are doubtful, by phase (`train` and `inference`); '' if they are not.
 
     Args:
         side_by_side: ids of runs that shared their host with another.
@@ -205,7 +206,7 @@ def find_doubts(results: Iterable[Result], side_by_side: Container[int]) -> dict
 
 
 def summarise_columns(results: Iterable[Result], columns: Sequence[Column]) -> dict[str, Cell]:
-    """Column -> its figure over the seeds of a method."""
+    """Summarise each column over the seeds of a method."""
     ordered = sorted(results, key=lambda result: result.spec.seed)
     cells = {}
     for column in columns:

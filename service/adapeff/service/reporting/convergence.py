@@ -1,10 +1,10 @@
-"""When methods reach what the reference reaches, and why it takes them as long as it does.
+"""When methods reach the reference's validation score, and what determines the time they take.
 
 A target is a share of the reference's best validation score (mean over its seeds; where lower is better, that score
 divided by the share). A run reaches it at the first validation that is at least as good. Nothing is interpolated, so
-targets are only compared on a common evaluation grid, which the settings of one table give. Shares of a negative score
-mean nothing, so a reference with a negative best score gives no targets. Time to target = steps to target x FLOPs per
-step / achieved FLOP/s.
+targets are only compared on a common evaluation grid, which the runs of a table share. Shares of a negative score
+are meaningless, so a reference with a negative best score has no targets. Time to target = steps to target x FLOPs
+per step / achieved FLOP/s.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Curves = Mapping[str, Sequence[Sequence[float]]]
 
 @dataclass(frozen=True)
 class Reached:
-    """What one run had spent when it reached a target."""
+    """The cost of one run up to the point where it reached a target."""
 
     steps: float
     samples: float
@@ -32,37 +32,37 @@ class Reached:
 
 @dataclass(frozen=True)
 class TargetCell:
-    """A method's way to a target: means over the seeds that get there."""
+    """The cost of reaching a target with a method: means over the seeds that reach it."""
 
     target: float
     """Share of the reference's best score."""
     score: float
-    """The validation score that is asked for."""
+    """The validation score to reach."""
     seeds: int
     reached: int
     mean: Reached | None
 
     @property
     def flops_per_step(self) -> float | None:
-        """FLOPs of a step, the mean up to the target."""
+        """Mean FLOPs per step up to the target."""
         return self.mean.flops / self.mean.steps if self.mean else None
 
     @property
     def achieved_flops_per_s(self) -> float | None:
-        """FLOP/s of the compute time up to the target."""
+        """Mean FLOP/s of the compute time up to the target."""
         return self.mean.flops / self.mean.compute_s if self.mean else None
 
 
 def when_reached(curves: Curves, metric: str, score: float, *, higher_is_better: bool = True) -> Reached | None:
-    """What a run had spent at its first validation with that score or a better one; None if it never got there.
+    """The cost of a run up to its first validation at least as good as `score`; None if it never reaches it.
 
     Args:
-        curves: those of one run, as lists of (step, value).
+        curves: the curves of one run, as lists of (step, value).
     """
     spent = {name: {point[0]: point[1] for point in curves.get(name, ())} for name in CURVES}
     for step, value in curves.get(f"validation_{metric}", ()):
-        is_there = value >= score - _ROUNDING if higher_is_better else value <= score + _ROUNDING
-        if is_there and step in spent["train_samples"] and step in spent["train_compute_s"]:
+        has_reached = value >= score - _ROUNDING if higher_is_better else value <= score + _ROUNDING
+        if has_reached and step in spent["train_samples"] and step in spent["train_compute_s"]:
             samples, seconds, flops = (float(spent[name].get(step, 0)) for name in CURVES)  # FLOPs may be uncounted
             return Reached(step, samples, seconds, flops)
     return None
@@ -77,7 +77,7 @@ def best_score(curves: Curves, metric: str, *, higher_is_better: bool = True) ->
 def to_targets(
     runs: Mapping[str, Sequence[Curves]], *, reference: str, metric: str, higher_is_better: bool = True
 ) -> dict[str, tuple[TargetCell, ...]]:
-    """Each method's way to each target; empty where the reference has no curves, or a negative score.
+    """The cost of each target for each method; empty if the reference has no curves or a negative best score.
 
     Args:
         runs: method -> the curves of its seeds.
@@ -100,11 +100,11 @@ def to_targets(
 
 def _cell(seeds: Sequence[Curves], metric: str, target: float, score: float, *, higher_is_better: bool) -> TargetCell:
     reached = (when_reached(curves, metric, score, higher_is_better=higher_is_better) for curves in seeds)
-    found = [spent for spent in reached if spent is not None]
-    if not found:
+    costs = [cost for cost in reached if cost is not None]
+    if not costs:
         return TargetCell(target, score, len(seeds), 0, None)
     means: dict[str, Any] = {
-        name: math.fsum(getattr(spent, name) for spent in found) / len(found)
+        name: math.fsum(getattr(cost, name) for cost in costs) / len(costs)
         for name in ("steps", "samples", "compute_s", "flops")
     }
-    return TargetCell(target, score, len(seeds), len(found), Reached(**means))
+    return TargetCell(target, score, len(seeds), len(costs), Reached(**means))

@@ -1,4 +1,4 @@
-"""Every measurement of every run that counts, in long form, for other tools."""
+"""Export every measurement of the successful runs in long form, for other tools."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _KEY = ("name", "statistic", "phase", "language", "split", "batch", "length", "d
 
 
 def measurement_rows(session: Session, *, sweep_ids: Sequence[int] | None = None) -> Iterator[dict[str, Any]]:
-    """One dictionary per measurement of a succeeded job's run, by job and run.
+    """Yield one dictionary per measurement of a succeeded job's run, ordered by job and run.
 
-    Settings in which the jobs differ have columns of their own.
+    Each setting in which the jobs differ is a separate column.
     """
-    wanted = (
+    query = (
         select(Job, Run, Measurement, Environment.fingerprint, Environment.values)
         .join(Run, Run.job_id == Job.id)
         .join(Measurement, Measurement.run_id == Run.id)
@@ -31,12 +31,12 @@ def measurement_rows(session: Session, *, sweep_ids: Sequence[int] | None = None
     )
     finished = select(Job.id, Job.spec).where(Job.state == "succeeded")
     if sweep_ids is not None:
-        asked = select(SweepJob.job_id).where(SweepJob.sweep_id.in_(sweep_ids))
-        wanted, finished = wanted.where(Job.id.in_(asked)), finished.where(Job.id.in_(asked))
+        of_sweeps = select(SweepJob.job_id).where(SweepJob.sweep_id.in_(sweep_ids))
+        query, finished = query.where(Job.id.in_(of_sweeps)), finished.where(Job.id.in_(of_sweeps))
     specs = {row.id: row.spec for row in session.execute(finished)}
     varied = varied_settings(specs.values())
-    named = sweeps.names_of(session, list(specs))
-    for job, run, found, environment, values in session.execute(wanted.execution_options(yield_per=1000)):
+    sweep_names = sweeps.names_of(session, list(specs))
+    for job, run, measurement, environment, values in session.execute(query.execution_options(yield_per=1000)):
         yield {
             "job_id": job.id,
             "job_hash": job.job_hash,
@@ -48,15 +48,15 @@ def measurement_rows(session: Session, *, sweep_ids: Sequence[int] | None = None
             "method_parameters": canonical_json((job.spec.get("method") or {}).get("parameters", {})),
             "seed": job.seed,
             "repeat": job.spec.get("repeat", 0),
-            "sweep": ", ".join(named[job.id]),
+            "sweep": ", ".join(sweep_names[job.id]),
             **{key: _flat(settings_of(job.spec).get(key)) for key in varied},
             "learning_rate": job.spec.get("training", {}).get("learning_rate"),
             "device_name": (values or {}).get("device_name"),
             "environment": environment,
-            **{key: getattr(found, key) for key in _KEY},
-            "value": found.value,
-            "unit": found.unit,
-            "reason": found.reason,
+            **{key: getattr(measurement, key) for key in _KEY},
+            "value": measurement.value,
+            "unit": measurement.unit,
+            "reason": measurement.reason,
         }
 
 

@@ -1,4 +1,4 @@
-"""A method's score in one language, and whether it says more than the trivial baseline."""
+"""A method's score in one language, and whether it beats the trivial baseline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from adapeff.service.reporting.statistics import Summary, summarise, within_nois
 
 @dataclass(frozen=True)
 class LanguageCell:
-    """A method's score in one language; `at_chance` if it is within noise of the trivial baseline's."""
+    """A method's score in one language; `at_chance` if it is within noise of the trivial baseline."""
 
     summary: Summary
     baseline: float
@@ -22,7 +22,7 @@ class LanguageCell:
 
 
 def language_cell(ordered: Sequence[Result], metric: MetricView, language: str, variant: str) -> LanguageCell | None:
-    """A score over the seeds, and whether it is within noise of the trivial baseline; None if either is missing."""
+    """Summarise a score over the seeds and compare it with the trivial baseline; None if either is missing."""
     trained = ordered[0]
     baseline = trained.read(MAJORITY.of(metric.name).name, split="test", language=language).value
     examples = trained.read(EXAMPLES.name, split="test", language=language).value
@@ -35,5 +35,5 @@ def language_cell(ordered: Sequence[Result], metric: MetricView, language: str, 
     if noise is not None:
         above = summary.mean - baseline if metric.higher_is_better else baseline - summary.mean
         return LanguageCell(summary, baseline, above <= noise)
-    # a run from before the noise was measured: accuracies, whose noise is known
+    # Runs of older versions did not measure the noise. Their scores are accuracies, whose noise is binomial.
     return LanguageCell(summary, baseline, within_noise(summary.mean, baseline, int(examples)))

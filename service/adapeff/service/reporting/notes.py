@@ -1,6 +1,6 @@
-"""What a reader must know to read a table of a report or a profile, one sentence or two each.
+"""The notes below the tables of reports and profiles, each one or two sentences.
 
-Backticks mark names, asterisks what must not be missed; a terminal leaves them out.
+Backticks mark names and asterisks mark emphasis; terminal output omits both.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from adapeff.service.reporting.profiles import ProfileTable
 from adapeff.service.reporting.table import REFERENCE, Table
 
 MAX_DISTURBED = 6
-"""Up to this many disturbed forward passes are listed one by one."""
+"""The number of disturbed forward passes to list; the rest are only counted."""
 
 
 def table_notes(table: Table) -> list[str]:
@@ -38,32 +38,32 @@ def _about_ratios(table: Table) -> Iterator[str]:
     else:
         yield f"No ratios: there is no single `{REFERENCE}` among these runs."
     if any(row.method.startswith(f"{REFERENCE} (tuned") for row in table.rows):
-        yield f"(x) of a tuned method: ratio to `{REFERENCE}` tuned alike, where there is one."
+        yield f"(x) of a tuned method: ratio to `{REFERENCE}` tuned the same way, if there is one."
     if len(table.searches) > 1:
         searches = "; ".join(table.searches)
-        yield f"Learning rates were searched differently, so the methods had unequal chances: {searches}."
+        yield f"Learning rates were tuned with different searches, so the comparison may be unfair: {searches}."
     if table.break_even_tasks:
         counts = ", ".join(f"{method} {tasks:,}" for method, tasks in table.break_even_tasks.items())
-        yield f"Tasks from which the stored weights outweigh one more whole model (one multi-task model): {counts}."
+        yield f"Tasks from which the stored weights exceed one more full model (one multi-task model): {counts}."
     if table.differs:
         yield f"Runs of this model and task differ in {'; '.join(table.differs)}."
 
 
 def _about_times(table: Table) -> Iterator[str]:
     if any(cell.doubt for row in table.rows for cell in row.cells.values()):
-        yield "!: a time that was disturbed, or measured next to another run; it has no ratio."
+        yield "!: a time that was disturbed, or measured while another run used the host; it has no ratio."
     for method, problems in table.disturbed.items():
         yield f"Times of {method} were disturbed: {problems}."
     if table.side_by_side:
         yield (
-            f"{table.side_by_side} of {table.runs} runs shared the host with another run of this report for some time: "
+            f"{table.side_by_side} of {table.runs} runs overlapped with another run of this report on the same host: "
             "trust parameters and quality, not small differences in time. `--devices cpu:0` runs one at a time."
         )
 
 
 def _about_scores(table: Table) -> Iterator[str]:
     if any(cell.summary is not None and 1 < cell.summary.n < 3 for row in table.rows for cell in row.cells.values()):
-        yield "Fewer than 3 seeds: the values themselves. From 3 on: mean and Student's 95 % interval."
+        yield "Fewer than 3 seeds: the values. 3 or more: mean and Student's 95 % interval."
     rates = {f"{row.method} {row.learning_rate:g}: {row.learning_rate_source}" for row in table.rows}
     yield f"Learning rates: {'; '.join(sorted(rates))}."
     if any(cell.at_chance for cells in table.languages.values() for cell in cells.values()):
@@ -74,16 +74,16 @@ def _about_scores(table: Table) -> Iterator[str]:
         yield f"{table.untested[0].upper()}{table.untested[1:]}."
     if table.score_ceiling is not None:
         ceiling = format_value(table.score_ceiling, table.metric.unit)
-        yield f"Score ceiling of these data: {ceiling}; the rest is label noise added on purpose."
+        yield f"Score ceiling of these data: {ceiling}; the rest is deliberate label noise."
 
 
 def profile_notes(table: ProfileTable) -> list[str]:
     """The notes below the tables of a profile."""
     matmul, copy = (with_prefix(table.device_peaks.get(peak.name)) for peak in (PEAK_MATMUL, PEAK_COPY))
     notes = [
-        "Ratios are medians over blocks in which every method took a turn, in a new random order; [ ]: 95 % interval, "
-        "bootstrap over the blocks.",
-        "FLOPs: products of matrices, 2 per multiplication and addition, frozen weights counted as frozen. Of peak: "
+        "Ratios are medians over blocks; each block measures every method once, in a new random order. [ ]: 95 % "
+        "interval, bootstrap over the blocks.",
+        "FLOPs: matrix products, 2 per multiply-add, frozen weights counted as frozen. Of peak: "
         f"relative to the fastest matrix product measured here, {matmul}FLOP/s (copying: {copy}B/s).",
     ]
     problems: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""Numbers as people read them, by the display unit of their definition."""
+"""Format numbers for people, by the display unit of their definition."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _PREFIXES = (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6))
 
 
 def format_value(value: float, display: Display) -> str:
-    """One number in its unit: shares as percent, bytes in KiB to GiB (2^10 steps), seconds as ms below one."""
+    """Format a number in its unit: shares in percent, bytes in KiB to GiB (steps of 2^10), times below 1 s in ms."""
     if display == "%":
         return f"{value * 100:.1f}"
     if display == "params":
@@ -19,7 +19,7 @@ def format_value(value: float, display: Display) -> str:
                 return f"{value / step:.1f} {name}"
         return f"{value:.0f} B"
     if display == "FLOPs":
-        letter, scale = next(((x, at) for x, at in _PREFIXES[:-1] if value >= at), ("", 1.0))
+        letter, scale = next(((prefix, step) for prefix, step in _PREFIXES[:-1] if value >= step), ("", 1.0))
         return f"{value / scale:.2f} {letter}".strip()
     if display == "s":
         if value < 0.01:
@@ -31,7 +31,7 @@ def format_value(value: float, display: Display) -> str:
 
 
 def with_prefix(value: float | None) -> str:
-    """A rate or a count with a decimal prefix, ready for its unit: `3.1 T`; `? ` if it is not known."""
+    """Format a rate or count with a decimal prefix, ready for its unit: `3.1 T`; `? ` if unknown."""
     if value is None:
         return "? "
     for letter, step in _PREFIXES[1:]:

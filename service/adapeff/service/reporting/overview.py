@@ -1,8 +1,8 @@
 """Averages over the tables of a report: per task over its target languages, per language over the tasks that have it.
 
-Metrics of several kinds (accuracy, F1) are averaged as they are, as benchmarks such as XTREME do; the tables say what
-went in. Metrics that are not shares, such as errors, are left out. Only complete methods count: those that ran on every
-task of the group with the same seeds, so that no average hides a gap.
+Different metrics (accuracy, F1) are averaged without rescaling, as in benchmarks such as XTREME; the tables list them.
+Metrics that are not shares, such as errors, are excluded. Only complete methods count: those that ran on every task of
+the group with the same seeds, so that no average hides a gap.
 """
 
 from __future__ import annotations
@@ -24,40 +24,42 @@ class Averages:
     """One method's averages, each summarised over the seeds."""
 
     by_task: Mapping[str, Summary]
-    """Over the target languages; the source language where a task has no other."""
+    """Over the target languages; over the source language if a task has no other."""
     by_language: Mapping[str, Summary]
     overall: Summary
-    """Over the tasks, each counting once."""
+    """Over the tasks, equally weighted."""
 
 
 @dataclass(frozen=True)
 class Overview:
-    """The averages of the methods that ran on all of several tasks, with one model under like conditions."""
+    """The averages of the methods that ran on all of several tasks, with one model under the same conditions."""
 
     model: str
     tasks: tuple[str, ...]
     tasks_of_language: Mapping[str, int]
     methods: Mapping[str, Averages]
     settings: Mapping[str, Any]
-    """What the runs have in common, `max_length` apart."""
+    """The settings the runs share, except `max_length`."""
     left_out: tuple[str, ...]
     """Methods without a result for every task, language and seed."""
 
 
 def build_overviews(tables: Sequence[Table]) -> tuple[Overview, ...]:
-    """One overview for each group of two or more tasks run alike, of the tasks whose metric is a share."""
+    """Build an overview for each group of two or more tasks with the same settings whose metric is a share."""
     groups: dict[str, list[Table]] = {}
     for table in (table for table in tables if table.metric.unit == "%"):
         settings = {key: value for key, value in table.settings.items() if key != "max_length"}
-        alike = canonical_json([table.model, settings, {k: str(v) for k, v in table.environment.items()}])
-        groups.setdefault(alike, []).append(table)
-    made = (_overview(group) for group in groups.values() if len({table.task for table in group}) == len(group) > 1)
-    return tuple(overview for overview in made if overview.methods)
+        conditions = canonical_json([table.model, settings, {k: str(v) for k, v in table.environment.items()}])
+        groups.setdefault(conditions, []).append(table)
+    overviews = (
+        _overview(group) for group in groups.values() if len({table.task for table in group}) == len(group) > 1
+    )
+    return tuple(overview for overview in overviews if overview.methods)
 
 
 def _overview(tables: Sequence[Table]) -> Overview:
     languages = dict.fromkeys(language for table in tables for language in table.languages)
-    having = {language: [table for table in tables if language in table.languages] for language in languages}
+    tables_of = {language: [table for table in tables if language in table.languages] for language in languages}
     methods: dict[str, Averages] = {}
     for name in (row.method for row in tables[0].rows):
         if not _is_complete(name, tables):
@@ -66,14 +68,14 @@ def _overview(tables: Sequence[Table]) -> Overview:
             table.task: _mean([_scores(table, name, language) for language in _targets(table)]) for table in tables
         }
         by_language = {
-            language: _mean([_scores(table, name, language) for table in some]) for language, some in having.items()
+            language: _mean([_scores(table, name, language) for table in some]) for language, some in tables_of.items()
         }
         methods[name] = Averages(
             {task: summarise(values) for task, values in by_task.items()},
             {language: summarise(values) for language, values in by_language.items()},
             summarise(_mean(list(by_task.values()))),
         )
-    counts = {language: len(some) for language, some in having.items()}
+    counts = {language: len(some) for language, some in tables_of.items()}
     settings = {key: value for key, value in tables[0].settings.items() if key != "max_length"}
     every = dict.fromkeys(row.method for table in tables for row in table.rows)
     left_out = tuple(name for name in every if name not in methods)
@@ -107,14 +109,14 @@ def _mean(rows: Sequence[Sequence[float]]) -> list[float]:
 
 def overview_rows(overviews: Sequence[Overview]) -> list[dict[str, Any]]:
     """The averages in long form, one dictionary per figure."""
-    found = []
+    rows = []
     for overview in overviews:
         for method, averages in overview.methods.items():
             figures = [(task, "", summary) for task, summary in averages.by_task.items()]
             figures += [("", language, summary) for language, summary in averages.by_language.items()]
             figures.append(("", "", averages.overall))
-            found += [
+            rows += [
                 {"model": overview.model, "method": method, "task": task, "language": language, "summary": summary}
                 for task, language, summary in figures
             ]
-    return found
+    return rows

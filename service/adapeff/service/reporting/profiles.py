@@ -1,4 +1,4 @@
-"""Sum up profile jobs: a table of training steps and one of forward passes, each next to the reference's."""
+"""Summarise profile jobs: a table of training steps and one of forward passes, both relative to the reference."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from adapeff.service.store.tables import Job, Run
 
 @dataclass(frozen=True)
 class Figure:
-    """A number with its 95 % interval where it has one; None with the reason where it could not be had."""
+    """A number with its 95 % interval, if it has one; None with the reason if it could not be measured."""
 
     value: float | None
     unit: str
@@ -29,7 +29,7 @@ class Figure:
     high: float | None = None
     reason: str = ""
     problems: str = ""
-    """What disturbed it alone; what disturbed all times of a row is in the row."""
+    """Disturbances of this figure only; `ProfileRow.problems` has those of the whole row."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class ProfileRow:
 
     label: str
     figures: dict[str, Figure]
-    """By column; those a variant shares with its method are absent."""
+    """By column; a variant has no figures for columns it shares with its method."""
     problems: str
-    """What disturbed its times; empty if nothing."""
+    """Disturbances of its times; empty if there were none."""
 
 
 @dataclass(frozen=True)
 class ProfileTable:
-    """What a profile job measured."""
+    """The results of a profile job."""
 
     job_id: int
     model: str
@@ -60,7 +60,7 @@ class ProfileTable:
     device_peaks: dict[str, float]
     """The device's peaks by measurement: FLOP/s of matrix products, bytes/s of copies."""
     reruns: dict[str, dict[str, Spread]] = field(default_factory=dict)
-    """Row -> column -> its values in all runs of this profile under like conditions, if there are several."""
+    """Row -> column -> values of all runs of this profile under the same conditions, if there are several."""
 
 
 _STEP_PHASES = {"step": "", "forward": "forward", "backward": "backward", "optimizer": "optimizer"}
@@ -88,7 +88,7 @@ _PARTS = {
 
 
 class _Run:
-    """The measurements of a run, by what they are and what they are of."""
+    """The measurements of a run, by name and variant."""
 
     def __init__(self, measurements: Sequence[Measured]) -> None:
         self.measurements = measurements
@@ -118,17 +118,17 @@ class _Run:
         return [variant for variant in decoded if "method" in variant]
 
     def latency_cells(self) -> list[tuple[int, int]]:
-        """The shapes of the latency grid, batch x length."""
+        """The (batch, length) pairs of the latency grid."""
         ratios = (measured.key for measured in self.measurements if measured.key.name == m.LATENCY_RATIO.name)
         return list(dict.fromkeys((key.batch, key.length) for key in ratios))
 
 
 def build_profiles(session: Session, *, sweep_ids: Sequence[int] | None = None) -> tuple[ProfileTable, ...]:
-    """The tables of a sweep's finished profile jobs, or of all; of the repeats of a profile the newest."""
-    asked = job_queries.list_jobs(session, sweep_ids=sweep_ids, states=("succeeded",), kinds=("profile",))
-    if not asked:
+    """Build a table for each finished profile of some submissions, or of all; the newest of its repeats."""
+    selected = job_queries.list_jobs(session, sweep_ids=sweep_ids, states=("succeeded",), kinds=("profile",))
+    if not selected:
         return ()
-    profiled = list({job.train_hash for job in asked})
+    profiled = list({job.train_hash for job in selected})
     repeats = job_queries.list_jobs(session, states=("succeeded",), train_hashes=profiled)
     runs = job_queries.list_runs(session, [job.id for job in repeats])
     counted = [(job, run) for job in repeats for run in runs[job.id] if run.outcome == "succeeded"]
@@ -138,29 +138,29 @@ def build_profiles(session: Session, *, sweep_ids: Sequence[int] | None = None) 
     for job, run in counted:
         table = _table(job, run, measured[run.id], environments.get(run.environment_id or 0, {}))
         groups.setdefault(f"{job.train_hash} {job.spec['settings']}", []).append(table)
-    wanted = {job.id for job in asked}
+    selected_ids = {job.id for job in selected}
     newest = [
         replace(chosen[-1], reruns=_reruns(chosen[-1], group))
         for group in groups.values()
-        if (chosen := [table for table in group if table.job_id in wanted])
+        if (chosen := [table for table in group if table.job_id in selected_ids])
     ]
     return tuple(sorted(newest, key=lambda table: table.job_id))
 
 
 def _reruns(table: ProfileTable, repeats: Sequence[ProfileTable]) -> dict[str, dict[str, Spread]]:
-    like = [
+    comparable = [
         other for other in repeats if all(other.environment.get(key) == table.environment.get(key) for key in ALIKE)
     ]
-    found: dict[str, dict[str, Spread]] = {}
+    spreads: dict[str, dict[str, Spread]] = {}
     for kind in ("training", "latency"):
-        rows = [{row.label: row for row in getattr(other, kind)} for other in like]
-        for label, row in rows[-1].items() if len(like) > 1 else ():
+        rows = [{row.label: row for row in getattr(other, kind)} for other in comparable]
+        for label, row in rows[-1].items() if len(comparable) > 1 else ():
             for column in row.figures:
                 figures = [of_run[label].figures.get(column) for of_run in rows if label in of_run]
                 values = tuple(figure.value for figure in figures if figure is not None and figure.value is not None)
-                if len(values) == len(like):
-                    found.setdefault(label, {})[column] = Spread(values)
-    return found
+                if len(values) == len(comparable):
+                    spreads.setdefault(label, {})[column] = Spread(values)
+    return spreads
 
 
 def _table(job: Job, run: Run, measured: Sequence[Measured], environment: dict[str, Any]) -> ProfileTable:
@@ -182,9 +182,9 @@ def _table(job: Job, run: Run, measured: Sequence[Measured], environment: dict[s
         latency=tuple(latency),
         latency_columns=_columns(latency),
         device_peaks={
-            found.key.name: found.value
-            for found in measured
-            if found.key.name in (m.PEAK_MATMUL.name, m.PEAK_COPY.name) and found.value is not None
+            measurement.key.name: measurement.value
+            for measurement in measured
+            if measurement.key.name in (m.PEAK_MATMUL.name, m.PEAK_COPY.name) and measurement.value is not None
         },
     )
 
@@ -237,7 +237,7 @@ def _columns(rows: Sequence[ProfileRow]) -> tuple[str, ...]:
 
 
 def profile_rows(tables: Sequence[ProfileTable]) -> Iterator[dict[str, Any]]:
-    """Every figure of every profile in flat form."""
+    """Every figure of every profile in long form, one dictionary each."""
     for table in tables:
         for kind, rows in (("training", table.training), ("latency", table.latency)):
             for row in rows:

@@ -1,7 +1,7 @@
 """The measurements of many runs, compact and quick to look up.
 
-Runs of one kind measure the same things, so the keys and the way to each of them are shared; a run itself holds only
-its values. Without that, a report over thousands of runs would spend its time and memory on millions of objects.
+Runs of one kind measure the same figures, so they share their keys and the index of them; each run keeps only its
+values. Otherwise, a report over thousands of runs would spend its time and memory on millions of objects.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from adapeff.service.measured import Key
 from adapeff.service.store import results
 
 Where = tuple[tuple[str, str | int], ...]
-"""Dimensions with the values they must have; whatever is not named may have any value."""
+"""Dimensions with the values they must have; all other dimensions may have any value."""
 
 
 class Reading(NamedTuple):
-    """A figure of one run, or None with the reason why there is none."""
+    """A figure of one run, or None with the reason why it is missing."""
 
     value: float | None
     reason: str = ""
 
 
 class Layout:
-    """What some runs measured, in the order they stored it."""
+    """The keys that a group of runs measured, in the order they were stored, with an index by name."""
 
     def __init__(self, keys: tuple[Key, ...]) -> None:
         self.keys = keys
         self._by_name: dict[str, list[int]] = {}
         for position, key in enumerate(keys):
             self._by_name.setdefault(key.name, []).append(position)
-        self._known: dict[tuple[str, str, Where], int | None] = {}
+        self._positions: dict[tuple[str, str, Where], int | None] = {}
 
     def named(self, name: str) -> Sequence[int]:
         """The positions of the measurements with that name."""
@@ -42,9 +42,9 @@ class Layout:
 
     def find(self, name: str, variant: str, where: Where) -> int | None:
         """The position of the first measurement with that name, variant and dimensions."""
-        asked = (name, variant, where)
-        if asked not in self._known:
-            self._known[asked] = next(
+        query = (name, variant, where)
+        if query not in self._positions:
+            self._positions[query] = next(
                 (
                     position
                     for position in self.named(name)
@@ -53,7 +53,7 @@ class Layout:
                 ),
                 None,
             )
-        return self._known[asked]
+        return self._positions[query]
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ class Readings:
             yield self.layout.keys[position], Reading(self.values[position], self.reasons[position])
 
     def scores(self) -> dict[Key, float | None]:
-        """Everything that was measured on a split of the data."""
+        """The measurements on a split of the data."""
         return {key: value for key, value in zip(self.layout.keys, self.values, strict=True) if key.split}
 
 
 def load_readings(session: Session, run_ids: Sequence[int], names: Iterable[str]) -> dict[int, Readings]:
-    """The measurements of each run with one of these names, and everything measured on a split of the data."""
+    """Load each run's measurements with one of these names, and all its measurements on a split of the data."""
     gathered: dict[int, tuple[list[Key], list[float | None], list[str]]] = {run_id: ([], [], []) for run_id in run_ids}
     for run_id, key, value, _, reason in results.measurement_rows(session, run_ids, names, with_scores=True):
         keys, values, reasons = gathered[run_id]
@@ -88,12 +88,13 @@ def load_readings(session: Session, run_ids: Sequence[int], names: Iterable[str]
         values.append(value)
         reasons.append(reason)
     layouts: dict[tuple[int, ...], Layout] = {}  # keys are shared between runs, so their ids tell layouts apart
-    shared: dict[tuple[str, ...], tuple[str, ...]] = {}
+    shared_reasons: dict[tuple[str, ...], tuple[str, ...]] = {}
     readings = {}
     for run_id, (keys, values, reasons) in gathered.items():
         identity = tuple(map(id, keys))
         if identity not in layouts:
             layouts[identity] = Layout(tuple(keys))
         layout = layouts[identity]
-        readings[run_id] = Readings(layout, tuple(values), shared.setdefault(tuple(reasons), tuple(reasons)))
+        reasons_once = shared_reasons.setdefault(tuple(reasons), tuple(reasons))
+        readings[run_id] = Readings(layout, tuple(values), reasons_once)
     return readings

@@ -1,8 +1,8 @@
-"""Sum up finished jobs: a table per model and task, a row per method, each figure next to the reference's.
+"""Summarise finished jobs: a table per model and task, a row per method, each figure compared with the reference's.
 
-Runs are put into one table only if they are alike: the same model, data, settings and hardware, the same versions of
-torch, transformers and peft. Unlike runs get tables of their own; nothing unlike is averaged. Of the repeats of a job
-(same method and seed) the newest counts.
+Runs share a table only if they are comparable: the same model, data, settings and hardware, and the same versions of
+torch, transformers and peft. Other runs get separate tables; only comparable runs are averaged. If a job (same method
+and seed) has repeats, the newest counts.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from adapeff.service.store import job_queries, sweeps
 
 @dataclass(frozen=True)
 class Report:
-    """The tables, and what is not in them."""
+    """The tables, and the number of jobs without a result."""
 
     tables: tuple[Table, ...]
     overviews: tuple[Overview, ...] = ()
     profiles: tuple[ProfileTable, ...] = ()
     unfinished: dict[str, int] = field(default_factory=dict)
-    """State -> jobs asked for that have no result."""
+    """State -> number of jobs without a result."""
 
 
 def build_report(
@@ -48,12 +48,13 @@ def build_report(
     price_per_device_hour: float | None = None,
     currency: str = "",
 ) -> Report:
-    """The report over the jobs of some submissions, or over all jobs.
+    """Build the report on the jobs of some submissions, or on all jobs.
 
     Args:
         sweep_ids: submissions whose jobs count; None: all jobs.
-        price_per_device_hour: adds the price of a run's time in its slot, where given; `currency` is its unit.
-        allow_mixed: put runs of one model and task into one table whatever else differs; the table says what does.
+        allow_mixed: put all runs of a model and task into one table, with a note of the conditions that differ.
+        price_per_device_hour: if given, add the price of the time each run occupied its slot.
+        currency: the unit of the price.
     """
     with _without_garbage_collection():
         return _build(session, sweep_ids, allow_mixed, price_per_device_hour, currency)
@@ -61,7 +62,7 @@ def build_report(
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Pause the search for cycles, a third of a large report's time: its many objects form none."""
+    """Pause garbage collection, which takes a third of a large report's time: its objects form no cycles."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -112,5 +113,5 @@ def _grouped(results: Sequence[Result], key: Callable[[Result], Hashable]) -> di
 
 
 def _with_repeats(session: Session, finished: Sequence[Result]) -> list[Result]:
-    """The results, and those of the same trainings that other sweeps asked for."""
+    """The results, and those of the same training jobs in other sweeps."""
     return load_results(session, train_hashes=[result.run.train_hash for result in finished]) if finished else []

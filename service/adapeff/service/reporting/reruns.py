@@ -1,4 +1,4 @@
-"""The same job run more than once: whether the scores are equal, and how much the costs differ."""
+"""Jobs that ran more than once: whether their scores are equal, and how much their costs differ."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from adapeff.service.reporting.runs import Result
 
 @dataclass(frozen=True)
 class Spread:
-    """Values of one figure, first run to last."""
+    """The values of one figure, from the first run to the last."""
 
     values: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The middle value."""
+        """The median of the values."""
         return statistics.median(self.values)
 
     @property
@@ -33,18 +33,18 @@ class Spread:
 
 @dataclass(frozen=True)
 class Rerun:
-    """A job that ran several times under like conditions."""
+    """A job that ran several times under the same conditions."""
 
     method: str
-    """As its plug-in is written."""
+    """The method with its parameters, such as `lora[rank=8]`."""
     seed: int
     runs: int
     scores: int
-    """How many scores each run has: every metric, split, language and inference variant."""
+    """The number of scores of each run: one per metric, split, language and inference variant."""
     unequal_scores: int
-    """How many of them are not equal to the last bit in all runs."""
+    """The number of scores that are not bit-identical in all runs."""
     spreads: dict[str, Spread]
-    """By the key of a column."""
+    """By column key."""
 
 
 def find_reruns(results: Sequence[Result], columns: Sequence[Column]) -> tuple[Rerun, ...]:
@@ -57,7 +57,7 @@ def find_reruns(results: Sequence[Result], columns: Sequence[Column]) -> tuple[R
 
 
 def _with_repeats(results: Sequence[Result]) -> list[Result]:
-    """Those whose training ran more than once; hashing a whole specification is worth it for these alone."""
+    """The results whose training ran more than once: only for these is it worth hashing the whole specification."""
     counts = Counter(result.run.train_hash for result in results)
     return [result for result in results if counts[result.run.train_hash] > 1]
 

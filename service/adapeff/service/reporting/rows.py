@@ -1,4 +1,4 @@
-"""A report in long form, one dictionary per figure: what `--format json` and `csv` hold."""
+"""A report in long form, one dictionary per figure, for `--format json` and `csv`."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _EMPTY: dict[str, Any] = {
 
 
 _STORED_UNITS = {"%": "1", "params": "1", "FLOPs": "1"}
-"""Units of values as they are stored, where they are shown in another one."""
+"""Display unit -> stored unit, where the two differ."""
 
 
 def report_rows(report: Report) -> list[dict[str, Any]]:
-    """Every figure of the tables, of what their reruns say, and of the averages."""
+    """Every figure of the tables, their reruns and the averages."""
     rows: list[dict[str, Any]] = []
     varied = dict.fromkeys((key for table in report.tables for key in table.varied), None)
     empty = {**_EMPTY, **varied}
@@ -86,8 +86,8 @@ def _common(table: Table, row: Row) -> dict[str, Any]:
 def _figures(table: Table, row: Row) -> Iterator[dict[str, Any]]:
     for column in table.columns:
         cell = row.cells[column.key]
-        here = table.languages.get(table.source_language, {}).get(row.method)
-        quality = {"language": table.source_language, "at_chance": here.at_chance if here is not None else None}
+        source_cell = table.languages.get(table.source_language, {}).get(row.method)
+        quality = {"language": table.source_language, "at_chance": source_cell.at_chance if source_cell else None}
         yield {
             "figure": column.key,
             "unit": _STORED_UNITS.get(column.unit, column.unit),
@@ -101,8 +101,8 @@ def _figures(table: Table, row: Row) -> Iterator[dict[str, Any]]:
         yield {"figure": "break_even_tasks", "n": len(row.seeds), "mean": table.break_even_tasks[row.method]}
     for language, methods in table.languages.items():
         if language != table.source_language and row.method in methods:
-            there = methods[row.method]
-            yield {"figure": "quality", "language": language, **_flat(there.summary), "at_chance": there.at_chance}
+            score = methods[row.method]
+            yield {"figure": "quality", "language": language, **_flat(score.summary), "at_chance": score.at_chance}
 
 
 def _rerun(rerun: Rerun) -> Iterator[dict[str, Any]]:

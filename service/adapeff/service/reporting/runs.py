@@ -1,4 +1,4 @@
-"""Finished training runs with their measurements, and what two of them must share to be compared."""
+"""Finished training runs with their measurements, and the conditions two runs must share to be compared."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ ALIKE = (
     *("cpu_quota", "attention_kernels"),
     *("adapeff", "git_revision", "git_dirty", "python", "torch", "transformers", "peft"),
 )
-"""The facts of an environment that runs of one table share."""
+"""The parts of the environment that all runs of a table share."""
 _ABOUT_THE_METRIC = ("metric_unit", "higher_is_better")
-"""What a run records of its metric's plug-in, so that a report does not need it; no condition of the run."""
+"""Properties of the metric, recorded so that a report does not need its plug-in; not conditions of the run."""
 _CHUNK = 500
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What the database holds of a finished job's run, measurements and curves included."""
+    """A finished job's run as the database stores it, with its measurements and curves."""
 
     job_id: int
     train_hash: str
@@ -51,7 +51,7 @@ class RunRecord:
 
     @cached_property
     def likeness(self) -> str:
-        """Equal in runs that may be put into one table."""
+        """The run's conditions as text; runs with equal ones may share a table."""
         spec = self.spec
         return canonical_json(
             [
@@ -68,15 +68,15 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run as the report looks at it: as trained, or in one of its inference variants."""
+    """A finished run as the report shows it: as trained, or in one of its inference variants."""
 
     run: RunRecord
     variant: str = ""
-    """The inference variant, as canonical JSON; '' is the model as it was trained."""
+    """The inference variant, as canonical JSON; '' for the model as trained."""
 
     @property
     def spec(self) -> JobSpec:
-        """What was asked for."""
+        """The job's specification."""
         return self.run.spec
 
     def as_variant(self, variant: str) -> Result:
@@ -84,7 +84,7 @@ class Result:
         return replace(self, variant=variant)
 
     def read(self, name: str, **where: Unpack[Dimensions]) -> Reading:
-        """The first measurement of that name and these dimensions, in this variant unless another one is named."""
+        """The first measurement with that name and these dimensions, in this variant unless `where` names another."""
         variant = canonical_variant(where["variant"]) if "variant" in where else self.variant
         dimensions: Any = tuple((key, value) for key, value in where.items() if key != "variant")
         return self.run.readings.find(name, variant, dimensions) or Reading(None, "not measured")
@@ -93,11 +93,11 @@ class Result:
 def load_results(
     session: Session, *, sweep_ids: Sequence[int] | None = None, train_hashes: Sequence[str] | None = None
 ) -> list[Result]:
-    """The runs that count of training jobs that succeeded, by job id.
+    """Load the successful runs of succeeded training jobs, by job id.
 
     Args:
-        sweep_ids: submissions that asked for the jobs; None: all.
-        train_hashes: only jobs with one of these; None: all.
+        sweep_ids: only jobs of these submissions; None: all.
+        train_hashes: only jobs with one of these hashes; None: all.
     """
     rows = _load_rows(session, sweep_ids, train_hashes)
     run_ids = [row.run_id for row in rows]
@@ -106,14 +106,14 @@ def load_results(
         EXAMPLES.name,
         LATENCY_S.name,
         WALL_S.name,
-        *(found.name for found, _ in report_columns()),
+        *(definition.name for definition, _ in report_columns()),
     }
     readings = load_readings(session, run_ids, names)
-    layouts = {id(found.layout): found.layout for found in readings.values()}
+    layouts = {id(of_run.layout): of_run.layout for of_run in readings.values()}
     metrics = {key.name for layout in layouts.values() for key in layout.keys if key.split == "validation"}
     curves = results.list_curves_of(session, run_ids, [*CURVES, *(f"validation_{metric}" for metric in metrics)])
     environments = results.list_environments(session, {row.environment_id for row in rows if row.environment_id})
-    settings: dict[str, Mapping[str, Any]] = {}  # seeds share their settings: one mapping for all of them
+    settings: dict[str, Mapping[str, Any]] = {}  # seeds have equal settings: keep one mapping for all of them
     return [
         Result(
             RunRecord(
@@ -160,9 +160,9 @@ def _conditions(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def comparable_settings(spec: JobSpec) -> dict[str, Any]:
-    """The settings that runs of one table share; the learning rate is the method's own."""
-    apart = {"learning_rate", "device", "tuning"}
-    training = spec.training.model_dump(mode="json", exclude_defaults=True, exclude=apart)
+    """The settings that all runs of a table share; the learning rate may differ by method."""
+    excluded = {"learning_rate", "device", "tuning"}
+    training = spec.training.model_dump(mode="json", exclude_defaults=True, exclude=excluded)
     measuring = spec.measuring.model_dump(mode="json", include={"latency_length", "latency_batches"})
     if spec.measuring.latency_lengths:
         measuring["latency_length"] = list(spec.measuring.latency_lengths)
@@ -170,7 +170,7 @@ def comparable_settings(spec: JobSpec) -> dict[str, Any]:
 
 
 def conditions_of(result: Result) -> dict[str, str]:
-    """The conditions that runs must share to be compared, as a reader sees them."""
+    """The conditions that runs must share to be compared, by readable name."""
     spec = result.spec
     conditions: dict[str, Any] = {
         "data": spec.data.fingerprint or spec.data.revision,
@@ -183,11 +183,11 @@ def conditions_of(result: Result) -> dict[str, str]:
 
 
 def find_differences(runs: Iterable[Result]) -> dict[tuple[str, str], tuple[str, ...]]:
-    """(model, task) -> the conditions in which its runs differ, with their values."""
-    alike: dict[tuple[str, str], dict[str, Result]] = {}
+    """Map each (model, task) to the conditions in which its runs differ, with their values."""
+    by_conditions: dict[tuple[str, str], dict[str, Result]] = {}
     for result in runs:
-        alike.setdefault(model_and_task(result), {}).setdefault(result.run.likeness, result)
-    return {cell: _differing(list(different.values())) for cell, different in alike.items()}
+        by_conditions.setdefault(model_and_task(result), {}).setdefault(result.run.likeness, result)
+    return {cell: _differing(list(different.values())) for cell, different in by_conditions.items()}
 
 
 def _differing(runs: Sequence[Result]) -> tuple[str, ...]:
@@ -199,12 +199,12 @@ def _differing(runs: Sequence[Result]) -> tuple[str, ...]:
 
 
 def model_and_task(result: Result) -> tuple[str, str]:
-    """What a table is about."""
+    """The model and task of a run."""
     return result.spec.model.identity, str(result.spec.task)
 
 
 def find_side_by_side(runs: Iterable[Result]) -> set[int]:
-    """The ids of runs that shared their host with another of the given runs for some of their time."""
+    """The ids of runs that overlapped in time with another of the given runs on the same host."""
     shared: set[int] = set()
     by_host: dict[str, list[RunRecord]] = {}
     for result in runs:

@@ -1,4 +1,4 @@
-"""Summaries over seeds: n, mean and a 95 % interval, or the values themselves where there are too few."""
+"""Summaries over seeds: n, mean and a 95 % interval, or only the values if there are too few."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Summary:
-    """What several values of one quantity come to; `low` and `high` are None for fewer than 3 values."""
+    """A summary of several values of one quantity; `low` and `high` are None for fewer than 3 values."""
 
     values: tuple[float, ...]
     mean: float
@@ -32,12 +32,12 @@ class Summary:
 
     @property
     def n(self) -> int:
-        """How many values there are."""
+        """The number of values."""
         return len(self.values)
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """n, mean and Student's 95 % interval of the mean.
+    """Compute n, the mean and Student's 95 % interval of the mean.
 
     Raises:
         ValueError: if there is no value.
@@ -63,16 +63,16 @@ def student_t_95(degrees_of_freedom: int) -> float:
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the median that makes no assumption: order statistics by the binomial's normal form.
+    """A distribution-free 95 % interval of the median: order statistics, ranks by the normal approximation.
 
     Ranks n/2 -+ 1.96 sqrt(n)/2 (any text on non-parametric statistics, e.g. Conover 1999, section 3.2); for fewer than
-    6 values no such interval exists, and the extremes are given.
+    6 values there is no such interval, and the extremes are returned.
 
     Raises:
         ValueError: if there is no value.
     """
     if not values:
-        raise ValueError("no values to give an interval of")
+        raise ValueError("no values to compute an interval of")
     ordered, n = sorted(values), len(values)
     reach = _Z_95 * math.sqrt(n) / 2
     low, high = math.floor(n / 2 - reach), math.ceil(n / 2 + reach)
@@ -81,7 +81,7 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How one thing compares with another that was measured by its side, with its 95 % interval."""
+    """A paired ratio of two interleaved measurements, with its 95 % interval."""
 
     ratio: float
     low: float
@@ -110,5 +110,5 @@ def paired_ratio(of: Sequence[float], to: Sequence[float], *, seed: int = 0) -> 
 
 
 def within_noise(score: float, baseline: float, examples: int) -> bool:
-    """Whether a share of correct answers is no better than a baseline's, by the 95 % binomial half-width."""
+    """Whether an accuracy exceeds a baseline by no more than the 95 % binomial half-width."""
     return score - baseline <= _Z_95 * math.sqrt(max(baseline * (1 - baseline), 0.0) / examples)

@@ -1,6 +1,6 @@
-"""One table of a report: everything about one model and task under like conditions, a row per method.
+"""One table of a report: the results for one model and task under the same conditions, a row per method.
 
-Figures stand next to the reference's, those of a tuned method next to those of the reference tuned alike, if any.
+Figures are compared with the reference's; those of a tuned method with the reference tuned the same way, if any.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ class Row:
     plugin: PluginReference
     """The method's name and parameters."""
     repeats: tuple[int, ...] = (0,)
-    """Which repeat of each seed's job it is."""
+    """For each seed, the number of the repeat shown."""
 
     @property
     def train_time_is_doubtful(self) -> bool:
-        """Whether something disturbed the time of training."""
+        """Whether the training time was disturbed."""
         return bool(self.cells["train_compute_s"].doubt)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Everything about one model and task on one kind of hardware."""
+    """The results for one model and task under the same conditions."""
 
     model: str
     task: str
@@ -77,26 +77,26 @@ class Table:
     non_commercial: bool
     has_reference: bool
     targets: dict[str, tuple[TargetCell, ...]]
-    """Method -> its way to shares of the reference's best validation score; empty without a reference."""
+    """Method -> when it reached each share of the reference's best validation score; empty without a reference."""
     disturbed: dict[str, str]
     """Row -> what disturbed its times."""
     side_by_side: int
-    """How many of the runs shared their host with another run for some of their time."""
+    """The number of runs that overlapped in time with another run on the same host."""
     runs: int
     break_even_tasks: dict[str, int] = field(default_factory=dict)
-    """Method -> the number of tasks from which its stored weights outweigh one more whole model."""
+    """Method -> the number of tasks from which its stored weights are larger than one more full model."""
     searches: tuple[str, ...] = ()
-    """The different searches for a learning rate among its runs."""
+    """The different learning-rate searches among its runs."""
     varied: dict[str, Any] = field(default_factory=dict)
-    """The settings in which the report's tables differ, as they are in this one."""
+    """This table's values of the settings in which the report's tables differ."""
     sweeps: tuple[str, ...] = ()
-    """Names of the sweeps that asked for its runs."""
+    """Names of the sweeps its runs belong to."""
     untested: str = ""
-    """Languages of the task that the data at hand do not have."""
+    """Why some languages of the task were not tested."""
     reruns: tuple[Rerun, ...] = ()
     """Jobs that ran more than once, and how much their figures differ."""
     differs: tuple[str, ...] = ()
-    """What differs among its runs (mixed), or between it and other tables of its model and task."""
+    """Conditions that differ among its runs (mixed), or between it and other tables of its model and task."""
 
     @property
     def source_language(self) -> str:
@@ -106,7 +106,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Context:
-    """What a table must know of the report it is part of."""
+    """The parts of the report that its tables need."""
 
     side_by_side: Container[int]
     """Ids of runs that shared their host with another."""
@@ -115,11 +115,11 @@ class Context:
     """Settings in which the report's jobs differ."""
     differences: Mapping[tuple[str, str], tuple[str, ...]]
     sweep_names: Mapping[int, Sequence[str]]
-    """Job -> the sweeps that asked for it."""
+    """Job -> the sweeps it belongs to."""
 
 
 class RowKey(NamedTuple):
-    """What makes runs one row; their seeds may differ."""
+    """Identifies a row: its runs differ only in their seeds."""
 
     method: str
     learning_rate: float
@@ -134,14 +134,15 @@ _ByRow = dict[RowKey, dict[int, Result]]
 
 
 def build_table(group: Sequence[Result], repeats: Sequence[Result], context: Context) -> Table:
-    """The table of like runs.
+    """Build the table of comparable runs.
 
     Args:
-        repeats: the runs and their repeats.
+        group: the runs of the table.
+        repeats: the same runs and all their repeats.
     """
     first = group[0].spec
     task = _find_task(first)
-    recorded = dict(group[0].run.resolved)  # what the task was when it ran; older runs say less
+    recorded = dict(group[0].run.resolved)  # the task as it was when it ran; older runs recorded less
     metric = metric_view(
         str(recorded.get("metric") or (task.metric if task else "accuracy")),
         str(recorded.get("source_language") or (task.source_language if task else "en")),
@@ -151,7 +152,7 @@ def build_table(group: Sequence[Result], repeats: Sequence[Result], context: Con
     columns = (*measured_columns, *((context.price.column(),) if context.price else ()))
     varied_here = varying_keys(result.run.settings for result in group)
     by_row: _ByRow = {}
-    for result in group:  # ids ascend, so the newest repeat of a seed stays
+    for result in group:  # ids ascend, so the newest repeat of a seed is kept
         by_row.setdefault(_row_key(result, varied_here), {})[result.spec.seed] = result
     names = _row_names(by_row)
     reference = _find_reference(by_row)
@@ -214,7 +215,7 @@ def _row_name(key: RowKey, seeds: Mapping[int, Result], several_rates: Container
 
 
 def _find_reference(by_row: _ByRow) -> list[Result] | None:
-    """The reference's results: untuned if there are any; None where there are none, or several rates of it."""
+    """The reference's results, untuned if there are any; None if there are none, or several learning rates."""
     candidates = {key: seeds for key, seeds in by_row.items() if key.method == REFERENCE}
     untuned = {key: seeds for key, seeds in candidates.items() if not key.tuning}
     chosen = untuned or candidates
@@ -242,13 +243,13 @@ def _rows(
     }
     for key, seeds in _reference_first(by_row):
         results = list(seeds.values())
-        to = reference_cells.get(key.tuning, reference_cells.get("", {}))
+        compared_with = reference_cells.get(key.tuning, reference_cells.get("", {}))
         row = Row(
             method=names[key],
             learning_rate=key.learning_rate,
             learning_rate_source=results[0].spec.learning_rate_source,
             seeds=tuple(sorted(seeds)),
-            cells=_with_ratios(cells_of(results), to, columns),
+            cells=_with_ratios(cells_of(results), compared_with, columns),
             plugin=results[0].spec.method,
             repeats=tuple(seeds[seed].spec.repeat for seed in sorted(seeds)),
         )
@@ -256,7 +257,7 @@ def _rows(
         for variant in find_variants(results, metric.name):
             cells = cells_of([result.as_variant(variant) for result in results])
             name = f"{row.method} ({variant_label(variant)})"
-            yield replace(row, method=name, cells=_with_ratios(cells, to, columns))
+            yield replace(row, method=name, cells=_with_ratios(cells, compared_with, columns))
 
 
 def _with_ratios(
@@ -269,7 +270,7 @@ def _with_ratios(
 
 
 def _with_ratio(cell: Cell, reference: Cell | None, *, is_time: bool) -> Cell:
-    """A cell with its ratio to the reference's; no ratio of times if something disturbed either side."""
+    """A cell with its ratio to the reference's; times have no ratio if either of them was disturbed."""
     if cell.summary is None or reference is None or reference.summary is None or reference.summary.mean <= 0:
         return cell
     if is_time and (cell.doubt or reference.doubt):
@@ -278,7 +279,7 @@ def _with_ratio(cell: Cell, reference: Cell | None, *, is_time: bool) -> Cell:
 
 
 def _break_even_tasks(rows: Sequence[Row]) -> dict[str, int]:
-    """From how many tasks on the weights a method stores for them outweigh one more whole model."""
+    """The number of tasks from which a method's stored weights are larger than one more full model."""
     whole = next((row.cells["stored_bytes"].summary for row in rows if row.method == REFERENCE), None)
     return {
         row.method: math.ceil(whole.mean / stored.mean)
@@ -307,7 +308,7 @@ def _disturbed(by_row: _ByRow, names: Mapping[RowKey, str]) -> dict[str, str]:
 
 
 def _task_name(spec: JobSpec) -> str:
-    """A task as it is written; one described by a file by its folder."""
+    """A task's name; for a task file, the name of its folder or the file's stem."""
     if not is_task_file(spec.task.name):
         return str(spec.task)
     path = PurePath(spec.task.name)
@@ -315,7 +316,7 @@ def _task_name(spec: JobSpec) -> str:
 
 
 def _title_ending(result: Result, varied: Sequence[str]) -> str:
-    """What tells a table's title from those of others of its task."""
+    """The end of a table's title, which distinguishes it from other tables of the same task."""
     size = result.spec.training.train_size
     count = f", {size:,} training examples" if isinstance(size, int) else f", {size} training examples" if size else ""
     settings = result.run.settings
@@ -324,7 +325,7 @@ def _title_ending(result: Result, varied: Sequence[str]) -> str:
 
 
 def _find_task(spec: JobSpec) -> Task | None:
-    """The task as it is registered here; None where its plug-in is not installed (a report must not need it)."""
+    """The task as registered on this machine; None if its plug-in is missing, since a report must not need it."""
     try:
         return catalog.get_task(spec.task.name, spec.task.parameters)
     except AdapeffError:

@@ -1,4 +1,4 @@
-"""Which settings tell jobs apart: what must be shown next to their figures, so that no two rows look the same."""
+"""Find the settings in which jobs differ; they are shown with the figures, so that no two rows look the same."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 _SHOWN_ELSEWHERE = {"learning_rate", "tuning", "test_languages"}
-"""Settings that tables show in a place of their own."""
+"""Settings that tables show elsewhere."""
 
 
 def settings_of(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def varied_settings(specs: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def varying_keys(settings: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The keys whose values differ, in the order of their first appearance."""
+    """The keys whose values differ, in order of first appearance."""
     values: dict[str, set[str]] = {}
     for of_job in {id(of_job): of_job for of_job in settings}.values():
         for key, value in of_job.items():
@@ -30,7 +30,7 @@ def varying_keys(settings: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def in_words(settings: Mapping[str, Any]) -> str:
-    """`batch_size 8, train_size 64`."""
+    """Format settings as text: `batch_size 8, train_size 64`."""
     return ", ".join(f"{key} {_text(value)}" for key, value in settings.items())
 
 

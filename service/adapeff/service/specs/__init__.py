@@ -1,1 +1,1 @@
-"""What a user asks for: sweeps, jobs and profiles, and their identity."""
+"""Specifications of sweeps, jobs and profiles, and their identity."""

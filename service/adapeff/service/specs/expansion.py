@@ -1,4 +1,4 @@
-"""From a sweep to its jobs."""
+"""Expand a sweep into its jobs."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _Identify = Callable[[str, _Languages | None], tuple[_Languages, DataIdentity]]
 
 
 def expand(sweep: SweepSpec, *, data_root: Path | None) -> list[JobSpec]:
-    """All jobs of a sweep, each once, in the order models, tasks, methods, settings, seeds.
+    """Create all jobs of a sweep, each once, in the order models, tasks, methods, settings, seeds.
 
     Raises:
-        SpecError: for an unknown name or parameter, or if no job is left.
+        SpecError: for an unknown name or parameter, or if there are no jobs.
         DataError, ModelError: if local data or a local model cannot be read.
     """
-    named = [*sweep.tasks, *(task for name in sweep.suites for task in catalog.get_suite(name).tasks)]
-    tasks = [task for text in named for task in _matching_folders(text)]
+    names = [*sweep.tasks, *(task for name in sweep.suites for task in catalog.get_suite(name).tasks)]
+    tasks = [task for text in names for task in _matching_folders(text)]
     _check_test_languages(sweep, tasks)
     cells = _cells(sweep, tasks)
     identify, count = _memoised_identity(data_root), _memoised_count(data_root)
@@ -43,7 +43,7 @@ def expand(sweep: SweepSpec, *, data_root: Path | None) -> list[JobSpec]:
 
 
 def _cells(sweep: SweepSpec, tasks: Sequence[str]) -> list[dict[str, Any]]:
-    """The grid without what is excluded, and what is included besides, each cell as a mapping.
+    """The cells of the grid, minus the excluded and plus the included ones, each as a mapping.
 
     Raises:
         SpecError: if an axis is empty, an exclude matches nothing, or nothing is left.
@@ -75,20 +75,20 @@ def _matching_folders(task: str) -> list[str]:
     """The task, or the folders with a task.yaml that match a pattern such as ./customers/*.
 
     Raises:
-        SpecError: if there is none.
+        SpecError: if no folder matches.
     """
     if not glob.has_magic(task.partition("[")[0]):
         return [task]
     pattern = expanded(task)
-    places = sorted(Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor))))
-    found = [place for place in places if (place / "task.yaml").is_file() or place.suffix in (".yaml", ".yml")]
-    if not found:
+    matches = sorted(Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor))))
+    tasks = [path for path in matches if (path / "task.yaml").is_file() or path.suffix in (".yaml", ".yml")]
+    if not tasks:
         raise SpecError(f"no folder with a task.yaml matches '{task}'; check the pattern and the working directory")
-    return [str(place) if place.is_absolute() else f"./{place}" for place in found]
+    return [str(path) if path.is_absolute() else f"./{path}" for path in tasks]
 
 
 def _check_test_languages(sweep: SweepSpec, tasks: Sequence[str]) -> None:
-    """Refuse a language that no task has, and a task that is not in the sweep."""
+    """Refuse test languages that no task has, and languages for a task that is not in the sweep."""
     asked = sweep.settings.get("test_languages")
     known = {reference.name: catalog.get_task(reference.name) for reference in map(parse_plugin, tasks)}
     if isinstance(asked, Mapping):
@@ -114,34 +114,34 @@ def _as_list(value: Any) -> list[str]:
 
 
 def _languages_of(task: Task, asked: Any) -> tuple[str, ...] | None:
-    """The languages in which a sweep tests a task; None: all that are available.
+    """The languages in which to test a task; None: all available ones.
 
     Raises:
-        SpecError: if it has none of them.
+        SpecError: if the task has none of them.
     """
     if isinstance(asked, Mapping):
         asked = asked.get(task.name)
     if asked is None:
         return None
     wanted = _as_list(asked)
-    found = tuple(language for language in wanted if language in task.languages)
-    if not found:
+    languages = tuple(language for language in wanted if language in task.languages)
+    if not languages:
         raise SpecError(
             f"task '{task.name}' has none of the test languages {', '.join(wanted)}; "
             f"{suggest(wanted[0], task.languages)}; list languages per task: "
             f"test_languages: {{{task.name}: [{task.languages[0]}]}}"
         )
-    return found
+    return languages
 
 
 def _matches(cell: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
     def same(key: str, wanted: Any) -> bool:
-        have = cell.get(key)
+        actual = cell.get(key)
         if isinstance(wanted, list):
             return any(same(key, item) for item in wanted)
-        if key in ("method", "task") and isinstance(have, str) and isinstance(wanted, str) and "[" not in wanted:
-            return parse_plugin(have).name == wanted
-        return bool(have == wanted)
+        if key in ("method", "task") and isinstance(actual, str) and isinstance(wanted, str) and "[" not in wanted:
+            return parse_plugin(actual).name == wanted
+        return bool(actual == wanted)
 
     return all(same(key, wanted) for key, wanted in rule.items())
 
@@ -182,7 +182,7 @@ def _memoised_identity(data_root: Path | None) -> _Identify:
 
 
 def _source(name: str) -> str:
-    """A source as a job refers to it; a job's id or hash stays as written until it is looked up in the database."""
+    """A source as stored in a job: a folder's fingerprint; a job's id or hash is looked up in the database later."""
     if _JOB_REFERENCE.fullmatch(name):
         return name
     folder = expanded(name)
@@ -194,7 +194,7 @@ def _source(name: str) -> str:
 
 
 def _canonical_task(reference: PluginReference) -> PluginReference:
-    """The task with validated parameters, without those at their default; a task file by its absolute path."""
+    """Validate a task's parameters and drop those at their default; a task file becomes an absolute path."""
     registered, task = catalog.get_task(reference.name), catalog.get_task(reference.name, reference.parameters)
     given = task.model_dump(mode="json", include=set(reference.parameters))
     default = registered.model_dump(mode="json", include=set(reference.parameters))
@@ -231,7 +231,7 @@ def _job(
     if "test_languages" in measuring:
         measuring["test_languages"] = _languages_of(task, measuring["test_languages"])
     sources = tuple(_source(name) for name in method.source_names())
-    if sources:  # so that a worker finds a folder from anywhere
+    if sources:  # absolute paths, so that workers find folders from any working directory
         method_parameters["sources"] = [
             str(expanded(name).resolve()) if source.startswith("folder:") else name
             for name, source in zip(method.source_names(), sources, strict=True)

@@ -1,4 +1,4 @@
-"""Identify local files by their content, never by their location."""
+"""Identify local files by their content, regardless of their location."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def source_fingerprint(folder: Path) -> str:
     """The identity of a folder of adapter weights: a fingerprint of its content.
 
     Raises:
-        SpecError: if it contains none.
+        SpecError: if it contains no weights.
     """
     files = [folder / name for name in SOURCE_FILES if (folder / name).is_file()]
     if not any(file.suffix == ".safetensors" for file in files):

@@ -1,7 +1,7 @@
 """Look up the commit of a branch on the Hugging Face hub, so that a finished run of an older commit is not reused.
 
-The base install has no hub library, and one small request needs none. If the hub cannot be reached, finished runs
-are reused.
+The base install has no hub library, and a single small request does not need one. If the hub cannot be reached,
+finished runs are reused.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def current_revisions(specs: Iterable[JobSpec | ProfileSpec]) -> dict[str, str]:
-    """The current commit of every hub branch or tag in the specs, as far as the hub answers in time.
+    """The current commit of every hub branch or tag in the specs that the hub answers for in time.
 
     Returns:
         `models/org/name@main` or `datasets/org/name@main` -> commit.
     """
-    found: dict[str, str] = {}
+    commits: dict[str, str] = {}
     for repository, revision in dict.fromkeys(source for spec in specs for source in moving_sources(spec)):
         commit = current_commit(repository, revision)
         if commit is None:
-            break  # unreachable: do not wait for each of the others
-        found[f"{repository}@{revision}"] = commit
-    return found
+            break  # unreachable: do not wait for the others
+        commits[f"{repository}@{revision}"] = commit
+    return commits
 
 
 def moving_sources(spec: JobSpec | ProfileSpec) -> list[tuple[str, str]]:
-    """(repository, branch or tag) of everything a job takes from the hub by a name that can move."""
+    """The (repository, branch or tag) pairs of a job's hub sources that are not pinned to a commit."""
     sources = []
     if spec.model.source == "hub":
         sources.append((f"models/{spec.model.name}", spec.model.revision or "main"))

@@ -1,8 +1,8 @@
-"""What a job is, and its identity.
+"""Job specifications and their identity.
 
 A job is one cell of a sweep, fully resolved: nothing about it depends on the machine that later runs it. Identity
-(`train_hash`, `job_hash`) is the SHA-256 of canonical JSON. Fields at their default are left out, so that a new field
-renames no existing job; therefore **a default never changes** once released (a test checks the hashes).
+(`train_hash`, `job_hash`) is the SHA-256 of canonical JSON. Fields at their default are omitted, so that a new field
+does not change the hashes of existing jobs; therefore **a default never changes** once released (a test checks this).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from adapeff.service.specs.model_reference import ModelReference
 Count = Annotated[int, Field(strict=True, gt=0, le=10**9)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 STORED = {"is_stored": True}
-"""Validation context for a specification that is read back from where it was stored."""
+"""Validation context for a specification read from storage."""
 
 
 def _is_served(device: str, info: ValidationInfo) -> str:
@@ -78,7 +78,7 @@ class Tuning(Frozen):
 
 
 class AtMost(Frozen):
-    """That many, or all if there are fewer."""
+    """A number of examples, or all of them if there are fewer."""
 
     at_most: Count
 
@@ -87,7 +87,7 @@ class AtMost(Frozen):
 
 
 class Training(Frozen):
-    """Everything that shapes training; all of it is part of `train_hash`."""
+    """Settings that affect training; all of them are part of `train_hash`."""
 
     learning_rate: PositiveFloat
     epochs: float = Field(default=3.0, gt=0, le=10**6)
@@ -120,7 +120,7 @@ class Training(Frozen):
     max_answer_tokens: Count = 30
     """Tokens of the longest answer considered (question answering)."""
     tuning: Tuning | None = None
-    """Train with each learning rate tried and keep the best by validation."""
+    """Train with each learning rate of the search, and keep the best by validation score."""
 
     @field_validator("train_size", mode="before")
     @classmethod
@@ -129,7 +129,7 @@ class Training(Frozen):
 
 
 class Measuring(Frozen):
-    """What is measured around training; part of `job_hash` only."""
+    """Settings for the measurements after training; part of `job_hash` only."""
 
     test_languages: tuple[str, ...] | None = None
     """Languages to test in; by default all whose data are available. A sweep may list them per task:
@@ -189,10 +189,10 @@ class JobSpec(Frozen):
     time_limit_minutes: PositiveFloat | None = None
     repeat: int = Field(default=0, ge=0)
     sources: tuple[str, ...] = ()
-    """What it builds on: hashes of the jobs whose weights it needs, or `folder:` and the fingerprint of a folder."""
+    """The sources it builds on: hashes of the jobs whose weights it needs, or `folder:` and a folder's fingerprint."""
 
     def train_identity(self) -> dict[str, Any]:
-        """What shapes training, ready for canonical JSON."""
+        """Everything that affects training, ready for canonical JSON."""
         return {
             "kind": self.kind,
             "model": self.model.identity,
@@ -211,12 +211,12 @@ class JobSpec(Frozen):
 
     @property
     def train_hash(self) -> str:
-        """SHA-256 of what shapes training."""
+        """SHA-256 of everything that affects training."""
         return canonical_hash(self.train_identity())
 
     @property
     def job_hash(self) -> str:
-        """SHA-256 of what shapes training and measuring, and the repeat."""
+        """SHA-256 of everything that affects training and measuring, and of the repeat."""
         return canonical_hash(
             {
                 "train": self.train_hash,

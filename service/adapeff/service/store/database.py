@@ -1,7 +1,7 @@
-"""Open the database, check its schema, provide sessions, read its clock.
+"""Open the database, check its schema, provide sessions, and read its clock.
 
 SQLite runs in WAL mode, and every writing transaction takes the write lock at its start (BEGIN IMMEDIATE), so that two
-processes never deadlock on upgrading a read lock. Times come from the database's clock, never from a worker's.
+processes never deadlock on upgrading a read lock. All times come from the database's clock, never from a worker's.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ _LIMITS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
-"""libpq's limits (seconds; the last in milliseconds) after which a silent server counts as gone; the URL's own settings
-win."""
+"""libpq's limits (seconds; the last in milliseconds) after which a silent server counts as down; settings in the URL
+take precedence."""
 _STATEMENT_LIMITS = {"statement_timeout": "60s", "lock_timeout": "30s", "idle_in_transaction_session_timeout": "120s"}
 
 
 class Database:
-    """An engine and the sessions on it.
+    """An engine and its sessions.
 
     Args:
-        connections: number kept open; this many threads can use the database at once, and up to ten more briefly.
+        connections: connections kept open, one per thread that uses the database; up to ten more open briefly.
     """
 
     def __init__(self, url: str, *, connections: int = CONNECTIONS) -> None:
@@ -59,7 +59,7 @@ class Database:
 
     @contextmanager
     def session(self, *, read_only: bool = False) -> Iterator[Session]:
-        """A session in one transaction: committed when the block ends, rolled back when it raises.
+        """Open a session in one transaction: committed when the block ends, rolled back if it raises.
 
         Raises:
             UnreachableError: if the server does not answer or is temporarily unavailable.
@@ -76,10 +76,10 @@ class Database:
             raise _explain(error, self.url) from error
 
     def retried(self, action: Callable[[Session], _T]) -> _T:
-        """Run an action on a session; run it again if it conflicts with another transaction.
+        """Run an action in a session, and retry it if it conflicts with another transaction.
 
         Raises:
-            ConflictError: if it conflicted every time.
+            ConflictError: if every attempt conflicted.
         """
         for attempt in range(1, _ATTEMPTS):
             try:
@@ -92,7 +92,7 @@ class Database:
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """A connection in one transaction, for migrations.
+        """Open a connection in one transaction, for migrations.
 
         Raises:
             UnreachableError, ResourceError: as `session` does.
@@ -109,47 +109,47 @@ class Database:
 
 
 def open_database(settings: Settings, *, connections: int = CONNECTIONS) -> Database:
-    """Open the settings' database, with a schema this version knows; the embedded one is migrated first.
+    """Open the database of the settings and check its schema; the embedded one is migrated first.
 
     Args:
         connections: as `Database` takes it.
 
     Raises:
-        SchemaError: if it has no adapeff tables, or older or newer ones.
+        SchemaError: if it has no adapeff tables, or those of an older or newer version.
         ConfigError: if SQLite's file is on a network file system.
         UnreachableError, ResourceError: if it cannot be opened.
     """
     database = connect(settings, connections=connections)
     try:
-        have, want = current_revision(database), head_revision()
-        if settings.is_embedded and (have is None or have < want):
+        current, head = current_revision(database), head_revision()
+        if settings.is_embedded and (current is None or current < head):
             upgrade(database)
-            have = want
-        _check_revision(have, want, mask(settings.database))
+            current = head
+        _check_revision(current, head, mask(settings.database))
     except BaseException:
         database.close()
         raise
     return database
 
 
-def _check_revision(have: str | None, want: str, where: str) -> None:
-    if have is None:
+def _check_revision(current: str | None, head: str, where: str) -> None:
+    if current is None:
         raise SchemaError(
             f"the database {where} has no adapeff tables; if it is meant for adapeff, run `adapeff db upgrade`"
         )
-    if have > want:
+    if current > head:
         raise SchemaError(
-            f"the database {where} is at revision {have}, this adapeff knows up to {want}; "
+            f"the database {where} is at revision {current}, but this adapeff only supports up to {head}; "
             "upgrade it (pip install -U adapeff)"
         )
-    if have < want:
+    if current < head:
         raise SchemaError(
-            f"the database {where} is at revision {have}, this adapeff needs {want}; run `adapeff db upgrade`"
+            f"the database {where} is at revision {current}, but this adapeff needs {head}; run `adapeff db upgrade`"
         )
 
 
 def connect(settings: Settings, *, connections: int = CONNECTIONS, mounts: str | None = None) -> Database:
-    """Connect to the settings' database, whatever its schema.
+    """Connect to the database of the settings without checking its schema.
 
     Args:
         connections: as `Database` takes it.
@@ -164,34 +164,34 @@ def connect(settings: Settings, *, connections: int = CONNECTIONS, mounts: str |
         if kind := network_file_system(file, mounts):
             raise ConfigError(
                 f"{file} is on a network file system ({kind}), where SQLite's locks do not work; set "
-                "ADAPEFF_STATE_DIR to a local folder, or ADAPEFF_DATABASE_URL to a PostgreSQL"
+                "ADAPEFF_STATE_DIR to a local folder, or ADAPEFF_DATABASE_URL to a PostgreSQL server"
             )
         try:
             make_private(file.parent)
-            with suppress(PermissionError):  # a read-only file is opened all the same
+            with suppress(PermissionError):  # a read-only file can still be opened
                 os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives its other files the same mode
         except OSError as error:
             raise ResourceError(
-                f"cannot make the folder {file.parent}: {error.strerror}; set ADAPEFF_STATE_DIR to a writable folder"
+                f"cannot create the folder {file.parent}: {error.strerror}; set ADAPEFF_STATE_DIR to a writable folder"
             ) from error
     return Database(settings.database, connections=connections)
 
 
 def head_revision() -> str:
-    """The newest revision in this version, read from the numbered file names."""
+    """The newest revision of this version, from the numbered file names."""
     versions = importlib.resources.files("adapeff.migrations") / "versions"
     return max(entry.name[:4] for entry in versions.iterdir() if entry.name[:4].isdigit())
 
 
 def current_revision(database: Database) -> str | None:
-    """The revision a database is at, or None if it has no adapeff tables."""
+    """A database's revision, or None if it has no adapeff tables."""
     with database.session(read_only=True) as session:
         if not inspect(session.connection()).has_table("alembic_version") or not inspect(
             session.connection()
         ).has_table("jobs"):
             return None
-        found: str | None = session.scalar(text("SELECT version_num FROM alembic_version"))
-        return found
+        revision: str | None = session.scalar(text("SELECT version_num FROM alembic_version"))
+        return revision
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
@@ -227,36 +227,36 @@ def now(session: Session) -> datetime:
     if session.get_bind().dialect.name == "sqlite":
         value = session.scalar(text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')"))
         return datetime.fromisoformat(str(value)).replace(tzinfo=UTC)
-    found: datetime = session.scalars(text("SELECT clock_timestamp()")).one()
-    return found.astimezone(UTC)
+    moment: datetime = session.scalars(text("SELECT clock_timestamp()")).one()
+    return moment.astimezone(UTC)
 
 
 def insert_ignoring(session: Session, table: type[DeclarativeBase], unique: str) -> Any:
-    """An INSERT that skips rows whose `unique` column exists, as another process may have stored it in the meantime.
+    """An INSERT that skips rows whose `unique` value exists, since another process may have just stored it.
 
-    SQLite and PostgreSQL spell it alike, but SQLAlchemy has a construct for each.
+    SQLite and PostgreSQL share the syntax, but SQLAlchemy has a separate construct for each.
     """
     dialect: Any = sqlite_dialect if session.get_bind().dialect.name == "sqlite" else postgresql_dialect
     return dialect.insert(table).on_conflict_do_nothing(index_elements=[unique])
 
 
 def take_turn(session: Session, what: str) -> None:
-    """Wait until no other transaction does `what`, and exclude others until this one ends (SQLite has one writer)."""
+    """Take the lock named `what` until the transaction ends; not needed on SQLite, which has one writer."""
     if session.get_bind().dialect.name == "postgresql":
         key = int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "big", signed=True)
         session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
 
 
 def _engine(url: str, connections: int) -> Engine:
-    where = make_url(url)
-    if where.get_backend_name() != "sqlite":
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
         return _postgres_engine(url, connections)
-    pool = {} if where.database in (None, "", ":memory:") else {"pool_size": connections}
+    pool = {} if parsed.database in (None, "", ":memory:") else {"pool_size": connections}
     engine = create_engine(url, connect_args={"timeout": 30}, **pool)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, record: Any) -> None:
-        connection.isolation_level = None  # SQLAlchemy, not the driver, says when a transaction begins
+        connection.isolation_level = None  # SQLAlchemy, not the driver, begins transactions
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
@@ -268,8 +268,8 @@ def _engine(url: str, connections: int) -> Engine:
 
 
 def _postgres_engine(url: str, connections: int) -> Engine:
-    asked = make_url(url).query
-    limits = {name: value for name, value in _LIMITS.items() if name not in asked}
+    parameters = make_url(url).query
+    limits = {name: value for name, value in _LIMITS.items() if name not in parameters}
     try:
         engine = create_engine(url, pool_size=connections, pool_pre_ping=True, connect_args=limits)
     except ModuleNotFoundError as error:
@@ -278,14 +278,14 @@ def _postgres_engine(url: str, connections: int) -> Engine:
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, record: Any) -> None:
         for name, value in _STATEMENT_LIMITS.items():
-            if name not in str(asked.get("options", "")):
+            if name not in str(parameters.get("options", "")):
                 connection.execute(f"SET {name} = '{value}'")
         connection.commit()
 
     return engine
 
 
-_SERVER_SAYS = {
+_SERVER_ERRORS = {
     "25006": "is read-only",
     "40001": "reports conflicting transactions",
     "40P01": "reports a deadlock",
@@ -298,7 +298,7 @@ _SERVER_SAYS = {
 }
 """PostgreSQL's temporary errors by code (its manual, appendix A)."""
 _CONFLICTS = ("40001", "40P01")
-_SQLITE_SAYS = {
+_SQLITE_ERRORS = {
     "readonly": "it is read-only; make it writable or set ADAPEFF_STATE_DIR",
     "disk is full": "the disk is full; free some space, no data was lost",
     "disk I/O": "the disk failed or is full",
@@ -310,18 +310,18 @@ _SQLITE_SAYS = {
 
 
 def _explain(error: DBAPIError, url: str) -> Exception:
-    """Turn a driver's error into one that users can act on; what is no outage is a bug and stays as it is."""
+    """Turn a driver's error into one that users can act on; other errors are bugs and stay unchanged."""
     where = mask(url)
     cause = first_line(error.orig or error)
     if make_url(url).get_backend_name() != "sqlite":
         code = getattr(error.orig, "sqlstate", None) or ""
-        if code in _SERVER_SAYS:
+        if code in _SERVER_ERRORS:
             kind = ConflictError if code in _CONFLICTS else UnreachableError
-            return kind(f"the database {where} {_SERVER_SAYS[code]} ({cause})")
+            return kind(f"the database {where} {_SERVER_ERRORS[code]} ({cause})")
         if error.connection_invalidated or isinstance(error, OperationalError | InternalError):
             return UnreachableError(f"the database {where} cannot be reached: {cause}; is the server running?")
         return error
-    for sign, hint in _SQLITE_SAYS.items():
+    for sign, hint in _SQLITE_ERRORS.items():
         if sign in cause:
             return ResourceError(f"the database {where}: {hint} ({cause})")
     if isinstance(error, OperationalError):

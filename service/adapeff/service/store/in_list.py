@@ -1,6 +1,6 @@
-"""IN lists of any length as one bound value.
+"""IN lists of any length as a single bound parameter.
 
-A statement may carry 32,766 bound values on SQLite and 65,535 on PostgreSQL, and a sweep may have 100,000 jobs.
+A statement may have 32,766 bound parameters on SQLite and 65,535 on PostgreSQL, but a sweep may have 100,000 jobs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 
 def is_one_of(session: Session, column: InstrumentedAttribute[Any], values: Iterable[int | str]) -> ColumnElement[bool]:
-    """Whether a column's value is among the given ones: `= ANY(array)` on PostgreSQL, `json_each` on SQLite."""
+    """The condition that a column's value is one of `values`: `= ANY(array)` on PostgreSQL, `json_each` on SQLite."""
     distinct = list(dict.fromkeys(values))
     if session.get_bind().dialect.name == "postgresql":
         return column == any_(bindparam(None, distinct, type_=ARRAY(column.type)))

@@ -1,4 +1,4 @@
-"""Store jobs, each once, with references to the jobs it builds on."""
+"""Store each job once, with references to its source jobs."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def create_jobs(
 ) -> tuple[list[int], list[int]]:
     """Store a queued job for each spec that has none yet.
 
-    Submissions are serialized: two of the same grid in different order would deadlock on each other's rows.
+    Submissions are serialized: two submissions of a grid in different orders would deadlock on each other's rows.
 
     Returns:
-        The ids of all jobs in the order of the specs, and the ids of the jobs this call has stored.
+        The ids of all jobs in the order of the specs, and the ids of the new jobs.
     """
     hashes = [spec.job_hash for spec in specs]
     take_turn(session, "adapeff submit")
@@ -62,8 +62,8 @@ def create_jobs(
     for spec, job_hash in zip(specs, hashes, strict=True):
         if spec.sources and job_hash in stored:
             _store_sources(session, ids[job_hash], spec.sources)
-    fresh = [ids[job_hash] for job_hash in dict.fromkeys(hashes) if job_hash in stored]
-    return [ids[job_hash] for job_hash in hashes], fresh
+    created = [ids[job_hash] for job_hash in dict.fromkeys(hashes) if job_hash in stored]
+    return [ids[job_hash] for job_hash in hashes], created
 
 
 def _update_limits(session: Session, specs: Sequence[AnySpec], priority: int, max_failures: int) -> None:
@@ -98,22 +98,22 @@ def _store_sources(session: Session, job_id: int, sources: Iterable[str]) -> Non
 
 
 def with_sources(session: Session, spec: _Spec) -> _Spec:
-    """The spec with its source jobs named by their hashes, however they were written.
+    """Replace the references to source jobs in a spec (ids or parts of hashes) by their full hashes.
 
     Raises:
-        JobError: if a source does not exist, has another model, cannot be built on, keeps no weights, or ended without
-            them.
+        JobError: if a source does not exist, has another model, cannot be built on, keeps no weights, or has failed or
+            been cancelled.
     """
     if isinstance(spec, ProfileSpec):
         return spec
-    found = {name: _source_hash(session, name, spec) for name in spec.sources if not name.startswith("folder:")}
-    if not found:
+    hashes = {name: _source_hash(session, name, spec) for name in spec.sources if not name.startswith("folder:")}
+    if not hashes:
         return spec
     written = spec.method.parameters["sources"]
-    parameters = {**spec.method.parameters, "sources": [found.get(name, name) for name in written]}
+    parameters = {**spec.method.parameters, "sources": [hashes.get(name, name) for name in written]}
     return spec.model_copy(
         update={
-            "sources": tuple(found.get(name, name) for name in spec.sources),
+            "sources": tuple(hashes.get(name, name) for name in spec.sources),
             "method": spec.method.model_copy(update={"parameters": parameters}),
         }
     )
@@ -124,8 +124,8 @@ def _source_hash(session: Session, name: str, spec: JobSpec) -> str:
     wanted = Job.id == int(name) if by_id else Job.job_hash.startswith(name, autoescape=True)
     rows = session.execute(select(Job.id, Job.job_hash, Job.state, Job.spec).where(wanted).limit(2)).all()
     if len(rows) != 1:
-        what = "matches several jobs; give more of its hash" if rows else "does not exist; submit it first"
-        raise JobError(f"source job {name} {what}")
+        problem = "matches several jobs; give more of its hash" if rows else "does not exist; submit it first"
+        raise JobError(f"source job {name} {problem}")
     (row,) = rows
     source = read_spec(row.spec)
     if not isinstance(source, JobSpec):
@@ -145,7 +145,7 @@ def _source_hash(session: Session, name: str, spec: JobSpec) -> str:
 
 
 def next_repeat(session: Session, spec: _Spec) -> _Spec:
-    """The spec with the lowest `repeat` without a job."""
+    """The spec with the lowest `repeat` that has no job yet."""
     while ids_by_hash(session, [spec.job_hash]):
         spec = spec.model_copy(update={"repeat": spec.repeat + 1})
     return spec

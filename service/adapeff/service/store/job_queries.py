@@ -19,7 +19,7 @@ def get_job(session: Session, job_id: int) -> Job:
     """The job's row.
 
     Raises:
-        JobError: if there is none.
+        JobError: if it does not exist.
     """
     job = session.get(Job, job_id)
     if job is None:
@@ -40,9 +40,9 @@ def list_jobs(
     """Jobs by id, newest last.
 
     Args:
-        sweep_ids: submissions that asked for them; None: all.
-        ids, train_hashes: jobs with one of these; None: all.
-        limit: keep those people look for first: running jobs, failed ones, then the newest.
+        sweep_ids: only jobs of these submissions; None: all.
+        ids, train_hashes: only jobs with one of these; None: all.
+        limit: keep only the most relevant: running jobs, failed ones, then the newest.
     """
     wanted = select(Job)
     if sweep_ids is not None:
@@ -62,7 +62,7 @@ def list_jobs(
 
 
 def ids_of_sweeps(session: Session, sweep_ids: Sequence[int]) -> Select[int]:
-    """The query for the ids of the jobs that some submissions asked for."""
+    """The query for the ids of the jobs of some submissions."""
     return select(SweepJob.job_id).where(is_one_of(session, SweepJob.sweep_id, sweep_ids))
 
 
@@ -76,11 +76,11 @@ def count_by_state(session: Session, *, sweep_ids: Sequence[int] | None = None) 
 
 def list_runs(session: Session, job_ids: Sequence[int]) -> dict[int, list[Run]]:
     """The runs of each job, first to last."""
-    found: dict[int, list[Run]] = {job_id: [] for job_id in job_ids}
+    runs: dict[int, list[Run]] = {job_id: [] for job_id in job_ids}
     wanted = select(Run).where(is_one_of(session, Run.job_id, job_ids)).order_by(Run.job_id, Run.token)
     for run in session.scalars(wanted):
-        found[run.job_id].append(run)
-    return found
+        runs[run.job_id].append(run)
+    return runs
 
 
 def states_by_hash(session: Session, hashes: Sequence[str]) -> dict[str, str]:
@@ -96,7 +96,7 @@ def ids_by_hash(session: Session, hashes: Iterable[str]) -> dict[str, int]:
 
 
 def is_claimable(moment: datetime) -> ColumnElement[bool]:
-    """The condition of a job that may be claimed: queued, its time has come, and its source jobs have succeeded."""
+    """The condition for claiming a job: queued, its `not_before` has passed, and its source jobs have succeeded."""
     source = aliased(Job)
     waiting = exists(
         select(1)
@@ -128,7 +128,7 @@ def count_unfinished(session: Session, sweep_id: int, lanes: Sequence[str], *, b
     """The number of jobs of a sweep, and of their sources, that have not ended.
 
     Args:
-        but: jobs to leave out.
+        but: jobs to exclude.
     """
     wanted = select(func.count()).where(
         Job.id.in_(_needed(sweep_id)),

@@ -1,4 +1,4 @@
-"""Follow jobs with polls that read what is running or has changed, however many jobs there are."""
+"""Follow jobs with polls that read only running and changed jobs, so that they stay fast with many jobs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _URGENCY = {"running": 0, "failed": 1}
 
 @dataclass(frozen=True)
 class Poll:
-    """What one poll found."""
+    """The result of one poll."""
 
     counts: Mapping[str, int]
-    """State -> jobs, all that are followed."""
+    """State -> number of followed jobs."""
     changed: Sequence[int]
-    """The jobs that have changed since the poll before, except new ones that wait in the queue."""
+    """The jobs that have changed since the previous poll, except new queued ones."""
     runs: Mapping[int, Run]
     """Running job -> its run, with its progress."""
 
@@ -38,12 +38,12 @@ class Poll:
 
 
 class JobWatch:
-    """Follows the jobs of some submissions, or some jobs, or all.
+    """Follows some jobs, those of some submissions, or all.
 
     The first poll reads the state of every job it follows. Later ones read, through an index, the jobs whose
     `changed_at` is not older than the last poll, and the runs of those that are running. A transaction that noted its
-    time before the last poll may have become visible after it, so each poll goes back two minutes further, which is
-    longer than a transaction here may take, and compares with what it knows.
+    time before the last poll may have committed after it, so each poll goes back two more minutes, which is longer
+    than the time limit of a transaction, and skips the jobs whose state it already knows.
 
     Args:
         job_ids: the jobs to follow; None: those of `sweep_ids`.
@@ -59,7 +59,7 @@ class JobWatch:
         self._polled_at: datetime | None = None
 
     def poll(self, session: Session) -> Poll:
-        """What is running now and what has changed since the last poll."""
+        """Read the running jobs and those that have changed since the last poll."""
         wanted = select(Job.id, Job.state, Job.changed_at)
         if self._polled_at is not None:
             wanted = wanted.where(Job.changed_at >= self._polled_at - _OVERLAP)
@@ -81,7 +81,7 @@ class JobWatch:
         return Poll({state: count for state, count in self._counts.items() if count}, changed, self._runs(session))
 
     def most_urgent(self, limit: int, *, states: Sequence[str] = ()) -> list[int]:
-        """The jobs people look for first, as of the last poll: running ones, failed ones, then the newest."""
+        """The most relevant jobs as of the last poll: running ones, failed ones, then the newest."""
         shown = (job_id for job_id, (state, _) in self._known.items() if not states or state in states)
         return heapq.nsmallest(limit, shown, key=lambda job_id: (_URGENCY.get(self._known[job_id][0], 2), -job_id))
 

@@ -9,7 +9,7 @@
 
 Every change is a compare-and-set: it names the state (and, for a run, the fencing token) it expects, so a late caller
 changes nothing and gets an error. Each claim adds 1 to the token; a run whose token is no longer the job's may not
-write. `failures` is a separate budget: only killed and lost runs use it up, runs handed back do not.
+write. `failures` is a separate budget: only killed and lost runs count towards it, released runs do not.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TRY_AGAIN = ("killed", "lost")
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to run a job once: what the worker needs, and the token that fences its results."""
+    """The right to run a job once, with the token that fences its results."""
 
     job_id: int
     run_id: int
@@ -44,7 +44,7 @@ class Claim:
     spec: Mapping[str, Any]
     """The job's specification as stored; the runner parses it."""
     folder: str
-    """Where the run keeps its files."""
+    """The folder for the run's files."""
 
 
 @dataclass(frozen=True)
@@ -57,22 +57,22 @@ class RunOutcome:
     signal: int | None = None
     resolved: Mapping[str, Any] = field(default_factory=dict)
     retry_after_seconds: float = 0
-    """Seconds that a job handed back to the queue waits before it may be claimed again."""
+    """Seconds before a job returned to the queue may be claimed again."""
     not_here: bool = False
-    """Whether the host failed, not the job; another host may run it."""
+    """Whether the host lacks something the job needs; another host may run it."""
 
 
 def claim_job(
     session: Session, job_id: int, *, owner: str, slot: str, folder: str, lease_seconds: float, lanes: Sequence[str]
 ) -> Claim | None:
-    """Claim a queued job; None if it cannot be claimed, as for a second message.
+    """Claim a queued job; None if it cannot be claimed, for instance because of a duplicate message.
 
     A message may be in another lane than its job, so the job's lane must be one of the `lanes` its slot serves. Each
     run's folder has a unique name: two databases may share an artifacts folder, and a run must not read another's
     events as its own.
     """
     moment = now(session)
-    taken = session.execute(
+    claimed = session.execute(
         update(Job)
         .where(Job.id == job_id, Job.lane.in_(lanes), is_claimable(moment))
         .values(
@@ -88,20 +88,20 @@ def claim_job(
         .returning(Job.token, Job.spec, Job.job_hash)
         .execution_options(synchronize_session=False)
     ).one_or_none()
-    if taken is None:
+    if claimed is None:
         return None
     run = Run(
         job_id=job_id,
-        token=taken.token,
+        token=claimed.token,
         worker=owner,
         slot=slot,
-        folder=f"{folder}/{taken.job_hash[:2]}/{taken.job_hash}/{taken.token}-{uuid4().hex[:8]}",
+        folder=f"{folder}/{claimed.job_hash[:2]}/{claimed.job_hash}/{claimed.token}-{uuid4().hex[:8]}",
         outcome="running",
         started_at=moment,
     )
     session.add(run)
     session.flush()
-    return Claim(job_id, run.id, taken.token, taken.spec, run.folder)
+    return Claim(job_id, run.id, claimed.token, claimed.spec, run.folder)
 
 
 def heartbeat(
@@ -207,7 +207,7 @@ def _change(
 
 
 def _fail_dependents(session: Session, job_id: int, state: str) -> None:
-    """Fail the jobs that wait for one that ended without success: they could never run."""
+    """Fail the queued jobs that need a job which failed or was cancelled, since they could never run."""
     waiting = select(JobSource.job_id).where(JobSource.source_id == job_id)
     cause, moment = f"its source, job {job_id}, was {state}", now(session)
     _change(
@@ -219,7 +219,7 @@ def _fail_dependents(session: Session, job_id: int, state: str) -> None:
 
 
 def request_cancel(session: Session, job_id: int) -> str:
-    """Cancel a queued job at once, or ask a running job's worker to cancel it.
+    """Cancel a queued job immediately, or tell a running job's worker to cancel it.
 
     Returns:
         `cancelled` or `cancelling`.
@@ -282,13 +282,13 @@ def take_back_expired(session: Session) -> list[tuple[int, str]]:
             ending = RunOutcome("lost", f"no heartbeat from worker {row.lease_owner}")
             state = finish_run(session, claim, ending, Job.lease_until < moment)
         except LeaseLostError:
-            continue  # it ended or was renewed in the meantime, or another reconciler was first
+            continue  # it has just ended or been renewed, or another reconciler was first
         taken.append((row.id, state))
     return taken
 
 
 def list_left_runs(session: Session, *, host: str, but: str) -> list[Claim]:
-    """Runs of a host's other workers that are recorded as running; their workers may be gone.
+    """List the runs of a host's other workers that are recorded as running; the workers may be gone.
 
     Args:
         host: the prefix of its workers' names.
@@ -303,7 +303,7 @@ def list_left_runs(session: Session, *, host: str, but: str) -> list[Claim]:
 
 
 def touch(session: Session) -> None:
-    """Write without changing anything: waits while writes to the jobs are blocked, then holds the lock."""
+    """Write without changing anything, to wait until the write lock on the jobs is free and take it."""
     session.execute(update(Job).where(Job.id < 0).values(cause="").execution_options(synchronize_session=False))
 
 

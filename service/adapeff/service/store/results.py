@@ -24,7 +24,7 @@ _TYPES: dict[str, dict[str, Any]] = {
     "curve": {"name": str, "points": list},
     "artifact": {"name": str, "path": str, "sha256": str, "bytes": int},
 }
-"""The types an event's values must have; a measurement checks its own."""
+"""The types of an event's values; measurements are checked by `Measured.from_event`."""
 
 
 @dataclass
@@ -60,7 +60,7 @@ class RunResults:
 
 
 def finish(session: Session, claim: jobs.Claim, ending: jobs.RunOutcome, run_results: RunResults) -> str:
-    """End a run and store its results in one transaction, also those of a failed run.
+    """End a run and store its results in one transaction; a failed run's results are stored too.
 
     Returns:
         The job's new state.
@@ -99,20 +99,20 @@ _Stored = TypeVar("_Stored")
 def storable(value: _Stored) -> _Stored:
     """Escape what databases cannot store in text: NUL and lone surrogates.
 
-    They come from data and messages; PostgreSQL would refuse all results of the run because of them.
+    They come from data and messages, and would make PostgreSQL refuse all results of the run.
     """
-    made: Any = value
+    stored: Any = value
     if isinstance(value, str):
-        made = value.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+        stored = value.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
     elif isinstance(value, Mapping):
-        made = {storable(key): storable(item) for key, item in value.items()}
+        stored = {storable(key): storable(item) for key, item in value.items()}
     elif isinstance(value, tuple) and hasattr(value, "_make"):
-        made = value._make(storable(item) for item in value)
+        stored = value._make(storable(item) for item in value)
     elif isinstance(value, list | tuple):
-        made = [storable(item) for item in value]
+        stored = [storable(item) for item in value]
     elif is_dataclass(value) and not isinstance(value, type):
-        made = replace(value, **{part.name: storable(getattr(value, part.name)) for part in fields(value)})
-    return cast("_Stored", made)
+        stored = replace(value, **{part.name: storable(getattr(value, part.name)) for part in fields(value)})
+    return cast("_Stored", stored)
 
 
 def _store_environment(session: Session, values: Mapping[str, Any]) -> int:
@@ -138,11 +138,11 @@ def measurement_rows(
 ) -> Iterator[tuple[int, Key, float | None, str, str]]:
     """Run, key, value, unit and reason of each measurement, run by run in the order they were stored.
 
-    Equal keys are one object: a report looks at hundreds of thousands of measurements under a few hundred keys.
+    Equal keys share one object: a report reads hundreds of thousands of measurements with a few hundred keys.
 
     Args:
-        names: only those; None: all.
-        with_scores: also everything that was measured on a split of the data, whatever its name.
+        names: only measurements with these names; None: all.
+        with_scores: also all measurements on a split of the data, regardless of their name.
     """
     column = Measurement.__table__.c
     wanted = select(column.run_id, column.value, column.unit, column.reason, *(column[name] for name in Key._fields))
@@ -150,7 +150,7 @@ def measurement_rows(
         is_wanted = column.name.in_(sorted(names))
         wanted = wanted.where(or_(is_wanted, column.split != "") if with_scores else is_wanted)
     keys: dict[tuple[Any, ...], Key] = {}
-    connection = session.connection()  # plain tuples; the session would make an object of each row
+    connection = session.connection()  # plain tuples; the session would create an object per row
     for start in range(0, len(run_ids), _CHUNK):
         chunk = wanted.where(column.run_id.in_(run_ids[start : start + _CHUNK])).order_by(column.run_id, column.id)
         for run_id, value, unit, reason, *dimensions in connection.execute(chunk).all():
@@ -168,7 +168,7 @@ def list_environments(session: Session, ids: Iterable[int]) -> dict[int, dict[st
 
 
 def list_artifacts(session: Session, run_id: int) -> list[Artifact]:
-    """The files a run has stored."""
+    """The files stored by a run."""
     return list(session.scalars(select(Artifact).where(Artifact.run_id == run_id).order_by(Artifact.name)))
 
 
@@ -186,11 +186,11 @@ def source_folders(session: Session, job_id: int) -> dict[str, tuple[str, str]]:
 
 def list_curves_of(session: Session, run_ids: Sequence[int], names: Iterable[str]) -> dict[int, dict[str, list[Any]]]:
     """The curves with these names of many runs: run -> name -> points."""
-    found: dict[int, dict[str, list[Any]]] = {run_id: {} for run_id in run_ids}
+    curves: dict[int, dict[str, list[Any]]] = {run_id: {} for run_id in run_ids}
     wanted = select(Curve).where(is_one_of(session, Curve.run_id, run_ids), is_one_of(session, Curve.name, names))
     for row in session.scalars(wanted):
-        found[row.run_id][row.name] = row.points
-    return found
+        curves[row.run_id][row.name] = row.points
+    return curves
 
 
 def list_curves(session: Session, run_id: int) -> dict[str, list[Any]]:

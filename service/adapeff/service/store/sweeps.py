@@ -1,4 +1,4 @@
-"""Submit sweeps, find them again, and estimate how long they take."""
+"""Submit sweeps, look them up, and estimate how long they take."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def submit(
     Args:
         force: create a repeat of each spec that already has a job.
         hub_revisions: the current commits of hub branches (`hub.current_revisions`); a finished job whose run used
-            another commit is not reused, it gets a repeat too.
+            another commit is not reused but repeated.
     """
     specs = [plan_repeat(session, spec, force=force, hub_revisions=hub_revisions or {}) for spec in specs]
     ids, created = job_creation.create_jobs(session, specs, priority=sweep.priority, max_failures=max_failures)
@@ -60,10 +60,10 @@ def submit(
 
 
 def plan_repeat(session: Session, spec: _Spec, *, force: bool, hub_revisions: Mapping[str, str]) -> _Spec:
-    """Choose the repeat of a spec that a submission means.
+    """Choose which repeat of a spec to submit.
 
-    With `force`, a new one. If the model or data set is a branch on the hub, the newest repeat, or a new one if that
-    succeeded with another commit than the branch has now. Otherwise the spec as written.
+    With `force`, a new one. If the model or data set is a branch on the hub, the newest repeat, or a new one if the
+    branch has moved to another commit since the newest succeeded. Otherwise the spec unchanged.
     """
     spec = job_creation.with_sources(session, spec)
     if force:
@@ -78,14 +78,14 @@ def plan_repeat(session: Session, spec: _Spec, *, force: bool, hub_revisions: Ma
         kind, _, name = repository.partition("/")
         known = "model_revision" if kind == "models" else "data_revision"
         ran_with = resolved.get(f"{known}:{name}", resolved.get(known)) or ""
-        stands_for = hub_revisions.get(f"{repository}@{revision}", ran_with)
-        if COMMIT.fullmatch(ran_with) and ran_with != stands_for:
+        current = hub_revisions.get(f"{repository}@{revision}", ran_with)
+        if COMMIT.fullmatch(ran_with) and ran_with != current:
             return job_creation.next_repeat(session, newest)
     return newest
 
 
 def find_sweep_ids(session: Session, reference: str | None) -> list[int]:
-    """The submissions of a sweep by name, or the one with a number; None: those of the sweep submitted last.
+    """The ids of a sweep's submissions by name, or of one submission by id; None: those of the latest sweep.
 
     Raises:
         JobError: if there is no such sweep.
@@ -104,8 +104,8 @@ def find_sweep_ids(session: Session, reference: str | None) -> list[int]:
 
 
 def names_of(session: Session, job_ids: Sequence[int]) -> dict[int, list[str]]:
-    """The names of the sweeps that asked for each job."""
-    found: dict[int, list[str]] = {job_id: [] for job_id in job_ids}
+    """The names of the sweeps that each job belongs to."""
+    names: dict[int, list[str]] = {job_id: [] for job_id in job_ids}
     wanted = (
         select(SweepJob.job_id, Sweep.name)
         .join(Sweep, Sweep.id == SweepJob.sweep_id)
@@ -114,8 +114,8 @@ def names_of(session: Session, job_ids: Sequence[int]) -> dict[int, list[str]]:
         .order_by(SweepJob.job_id, Sweep.name)
     )
     for row in session.execute(wanted):
-        found[row.job_id].append(row.name)
-    return found
+        names[row.job_id].append(row.name)
+    return names
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class SweepRecord:
     name: str
     submissions: list[int]
     states: dict[str, int]
-    """State -> jobs."""
+    """State -> number of jobs."""
     last_submitted: datetime
 
 
@@ -151,9 +151,9 @@ def list_sweeps(session: Session) -> list[SweepRecord]:
 
 
 def estimate_seconds(session: Session, specs: Iterable[AnySpec]) -> list[float | None]:
-    """The median wall time of finished runs of the same cell for each spec; None if there are none.
+    """For each spec, the median wall time of the finished runs of the same cell; None if there are none.
 
-    The same cell has the same model, task, method and settings, with any seed and learning rate.
+    A cell has one model, task, method and settings; seeds and learning rates may differ.
     """
     wanted = (
         select(Job.spec, Measurement.value)
@@ -164,12 +164,12 @@ def estimate_seconds(session: Session, specs: Iterable[AnySpec]) -> list[float |
     seen: dict[str, list[float]] = {}
     for stored, value in session.execute(wanted):
         seen.setdefault(_cell(stored), []).append(value)
-    found = [seen.get(_cell(spec.model_dump(mode="json"))) for spec in specs]
-    return [statistics.median(times) if times else None for times in found]
+    similar = [seen.get(_cell(spec.model_dump(mode="json"))) for spec in specs]
+    return [statistics.median(times) if times else None for times in similar]
 
 
 def _cell(spec: Mapping[str, Any]) -> str:
-    """Everything that decides how long a job takes, as one string."""
+    """Everything that determines how long a job takes, as one string."""
     if spec["kind"] == "profile":
         return canonical_json([spec["model"], spec["methods"], spec["settings"]])
     training = {key: value for key, value in spec["training"].items() if key != "learning_rate"}

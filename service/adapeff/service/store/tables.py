@@ -1,7 +1,7 @@
 """The tables.
 
-The database is the truth: a job's row records what was requested and its state, a run's row what one attempt did.
-Columns of a measurement's key are never NULL ('' or 0 where they do not apply), or UNIQUE would not apply.
+The database is the source of truth: a job's row records the request and its state, a run's row one attempt at it.
+Columns of a measurement's key are never NULL ('' or 0 if they do not apply), because UNIQUE ignores NULLs.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class SweepJob(Base):
 
 
 class Job(Base):
-    """One cell: what was requested, and its state."""
+    """One cell of a sweep or one profile: the request, and its state."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -150,7 +150,7 @@ class JobSource(Base):
 
 
 class Environment(Base):
-    """Where runs ran: device, driver, versions; one row per distinct environment."""
+    """The environment of runs: device, driver, versions; one row per distinct environment."""
 
     __tablename__ = "environments"
 
