@@ -13,16 +13,13 @@ from adapeff.cli.render.units import (
     format_spread,
     with_unit,
 )
-from adapeff.service.reporting.convergence import TargetCell
+from adapeff.service.reporting.convergence import DECOMPOSED, TargetCell, TimeFactors
 from adapeff.service.reporting.notes import profile_notes, table_notes
 from adapeff.service.reporting.numbers import format_value
 from adapeff.service.reporting.overview import Overview
 from adapeff.service.reporting.report import Report
 from adapeff.service.reporting.reruns import Rerun
 from adapeff.service.reporting.table import REFERENCE, Table
-
-DECOMPOSED = 0.95
-"""The target whose time is decomposed into factors."""
 
 
 def report_markdown(report: Report) -> str:
@@ -111,30 +108,18 @@ def target_grids(table: Table) -> Iterator[tuple[str, list[str], list[list[str]]
     if len(table.targets) < 2:
         return
     some = next(iter(table.targets.values()))
-    doubtful = {row.method for row in table.rows if row.train_time_is_doubtful}
     headings = [f"{cell.target:.0%} ({format_value(cell.score, table.metric.unit)})" for cell in some]
     yield (
         f"compute seconds (steps) until validation {table.metric.name} reaches a share of `{REFERENCE}`'s best",
         ["method", *headings],
         [[name, *map(_reached, cells)] for name, cells in table.targets.items()],
     )
-    for position, cell in enumerate(some):
-        if abs(cell.target - DECOMPOSED) < 1e-9:
-            yield (
-                f"why: time to {cell.target:.0%} = steps x FLOPs a step / FLOP/s, against `{REFERENCE}`",
-                ["method", "time", "steps", "FLOPs a step", "FLOP/s"],
-                [
-                    [
-                        name,
-                        *_factors(
-                            cells[position],
-                            table.targets[REFERENCE][position],
-                            is_doubtful=bool(doubtful & {name, REFERENCE}),
-                        ),
-                    ]
-                    for name, cells in table.targets.items()
-                ],
-            )
+    if table.time_factors:
+        yield (
+            f"why: time to {DECOMPOSED:.0%} = steps x FLOPs a step / FLOP/s, against `{REFERENCE}`",
+            ["method", "time", "steps", "FLOPs a step", "FLOP/s"],
+            [[name, *_factors(factors)] for name, factors in table.time_factors.items()],
+        )
 
 
 def rerun_grids(table: Table) -> Iterator[tuple[str, list[str], list[list[str]]]]:
@@ -169,14 +154,12 @@ def _reached(cell: TargetCell) -> str:
     return f"{cell.mean.compute_s:.1f} ({cell.mean.steps:.0f}{some})"
 
 
-def _factors(cell: TargetCell, base: TargetCell, *, is_doubtful: bool) -> list[str]:
-    """Ratios to the reference's factors; if times are doubtful, only those of steps and FLOPs."""
-    if cell.mean is None or base.mean is None:
-        return ["–"] * 4
-    own = (cell.mean.compute_s, cell.mean.steps, cell.flops_per_step, cell.achieved_flops_per_s)
-    theirs = (base.mean.compute_s, base.mean.steps, base.flops_per_step, base.achieved_flops_per_s)
-    ratios = [f"{a / b:.2f}x" if a and b else "–" for a, b in zip(own, theirs, strict=True)]
-    return ["!", ratios[1], ratios[2], "!"] if is_doubtful else ratios
+def _factors(factors: TimeFactors) -> list[str]:
+    """Ratios to the reference's factors; `!` where the times are doubtful."""
+    times = "!" if factors.is_doubtful else "–"
+    cells = ((factors.time, times), (factors.steps, "–"), (factors.flops_per_step, "–"),
+             (factors.achieved_flops_per_s, times))  # fmt: skip
+    return [missing if ratio is None else f"{ratio:.2f}x" for ratio, missing in cells]
 
 
 def _grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

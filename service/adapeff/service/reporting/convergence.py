@@ -10,7 +10,7 @@ per step / achieved FLOP/s.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,3 +108,57 @@ def _cell(seeds: Sequence[Curves], metric: str, target: float, score: float, *, 
         for name in ("steps", "samples", "compute_s", "flops")
     }
     return TargetCell(target, score, len(seeds), len(costs), Reached(**means))
+
+
+DECOMPOSED = 0.95
+"""The target whose time the report takes apart into factors."""
+
+
+@dataclass(frozen=True)
+class TimeFactors:
+    """Why a method takes as long to a target as it does: each factor as a multiple of the reference's.
+
+    None where either side did not reach the target, or, for times, where something disturbed either side.
+    """
+
+    time: float | None
+    steps: float | None
+    flops_per_step: float | None
+    achieved_flops_per_s: float | None
+    is_doubtful: bool
+    """Whether the times were disturbed."""
+
+
+def time_factors(
+    targets: Mapping[str, Sequence[TargetCell]], reference: str, doubtful: Container[str]
+) -> dict[str, TimeFactors]:
+    """Each method's factors of its time to 95 % of the reference's best score.
+
+    Args:
+        targets: as `to_targets` gives them.
+        doubtful: methods whose training times were disturbed.
+    """
+    base = next((cell for cell in targets.get(reference, ()) if math.isclose(cell.target, DECOMPOSED)), None)
+    if base is None:
+        return {}
+    factors = {}
+    for method, cells in targets.items():
+        cell = next(cell for cell in cells if math.isclose(cell.target, DECOMPOSED))
+        is_doubtful = method in doubtful or reference in doubtful
+        if cell.mean is None or base.mean is None:
+            factors[method] = TimeFactors(None, None, None, None, is_doubtful=False)
+            continue
+        time = _ratio(cell.mean.compute_s, base.mean.compute_s)
+        speed = _ratio(cell.achieved_flops_per_s, base.achieved_flops_per_s)
+        factors[method] = TimeFactors(
+            None if is_doubtful else time,
+            _ratio(cell.mean.steps, base.mean.steps),
+            _ratio(cell.flops_per_step, base.flops_per_step),
+            None if is_doubtful else speed,
+            is_doubtful=is_doubtful,
+        )
+    return factors
+
+
+def _ratio(own: float | None, reference: float | None) -> float | None:
+    return own / reference if own and reference else None

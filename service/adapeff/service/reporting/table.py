@@ -28,7 +28,7 @@ from adapeff.service.reporting.columns import (
     summarise_columns,
     variant_label,
 )
-from adapeff.service.reporting.convergence import TargetCell, to_targets
+from adapeff.service.reporting.convergence import TargetCell, TimeFactors, time_factors, to_targets
 from adapeff.service.reporting.languages import LanguageCell, language_cell
 from adapeff.service.reporting.reruns import Rerun, find_reruns
 from adapeff.service.reporting.runs import ALIKE, Result, comparable_settings, model_and_task
@@ -78,6 +78,8 @@ class Table:
     has_reference: bool
     targets: dict[str, tuple[TargetCell, ...]]
     """Method -> when it reached each share of the reference's best validation score; empty without a reference."""
+    time_factors: dict[str, TimeFactors]
+    """Method -> what its time to 95 % of the reference's best score consists of, next to the reference's."""
     disturbed: dict[str, str]
     """Row -> what disturbed its times."""
     side_by_side: int
@@ -163,6 +165,7 @@ def build_table(group: Sequence[Result], repeats: Sequence[Result], context: Con
         return {column.key: replace(cells[column.key], doubt=doubts[column.time_of]) for column in columns}
 
     rows = tuple(_rows(by_row, names, reference, cells_of, metric, columns))
+    targets = _targets(by_row, names, metric) if reference else {}
     return Table(
         model=str(first.model),
         task=_task_name(first),
@@ -177,7 +180,8 @@ def build_table(group: Sequence[Result], repeats: Sequence[Result], context: Con
         licence=str(recorded.get("licence") or (task.licence if task else "")),
         non_commercial=bool(recorded.get("non_commercial", task.non_commercial if task else False)),
         has_reference=reference is not None,
-        targets=_targets(by_row, names, metric) if reference else {},
+        targets=targets,
+        time_factors=time_factors(targets, REFERENCE, {row.method for row in rows if row.train_time_is_doubtful}),
         disturbed=_disturbed(by_row, names),
         side_by_side=sum(result.run.run_id in context.side_by_side for result in group),
         runs=len(group),
