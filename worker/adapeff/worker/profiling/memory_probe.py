@@ -1,4 +1,4 @@
-"""The memory of one method's training step, measured in a process of its own.
+"""The memory of one method's training step, measured in a separate process.
 
     python -m adapeff.worker.profiling.memory_probe JOB --method N ...
 
@@ -127,7 +127,7 @@ def largest_batch(
 
 
 def main() -> int:
-    """Probe as the command line says."""
+    """Run the probe given on the command line."""
     parser = argparse.ArgumentParser(prog="python -m adapeff.worker.profiling.memory_probe")
     parser.add_argument("job", type=Path)
     parser.add_argument("--method", type=int, required=True)

@@ -52,7 +52,7 @@ def run_profile(
         job: the file `spec` was read from, for the processes that measure memory.
 
     Raises:
-        AdapeffError: for whatever is wrong with the job or its model.
+        AdapeffError: if the job or its model is invalid.
     """
     clock, log, settings = clock or PhaseClock(), EventLog(out), spec.settings
     device = choose_device(device_name or settings.device)

@@ -202,7 +202,7 @@ def measure_energy(log: EventLog, learned: Learned, idle: Window | None) -> None
 
 
 def store_weights(log: EventLog, spec: JobSpec, model: TaskModel, out: Path) -> None:
-    """Write what must be kept per task, and measure the file; it stays only where asked for."""
+    """Write the weights a task must store and measure the file; keep it only if the job requests it."""
     file = out / WEIGHTS
     description = describe(
         method=spec.method.name, parameters=spec.method.parameters, model=spec.model.identity, task=str(spec.task)
