@@ -2,8 +2,8 @@
 
     python -m adapeff.worker.profiling.memory_probe JOB --method N ...
 
-Three steps are taken; the peaks are those of the allocator and of the process, the parts are counted tensor by tensor.
-Answers with one line of JSON; where memory runs out, `{"outcome": "oom"}`.
+Takes three steps. The peaks are those of the allocator and the process; the parts are counted tensor by tensor.
+Prints one line of JSON; if memory runs out, `{"outcome": "oom"}`.
 """
 
 from __future__ import annotations

@@ -166,5 +166,6 @@ def _check_data(spec: JobSpec, task: Task, languages: tuple[str, ...], data_root
     if identity != spec.data:
         raise NotHereError(
             f"the data of '{task.name}' here ({identity.source} {str(identity.fingerprint)[:12]}) differ from those "
-            f"the job was submitted with ({spec.data.source} {str(spec.data.fingerprint)[:12]}); give every host the same data_root"
+            f"the job was submitted with ({spec.data.source} {str(spec.data.fingerprint)[:12]}); "
+            "give every host the same data_root"
         )
