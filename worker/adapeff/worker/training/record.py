@@ -94,9 +94,9 @@ def measure_training(log: EventLog, trained: TrainResult, metric: str, source_la
 
 
 def measure_flops(log: EventLog, trained: TrainResult, counter: FlopCounter) -> list[float]:
-    """FLOPs of all the steps that were taken, with and without those of padding; gives those of each step.
+    """Measure the FLOPs of all steps, with and without padding; return those of each step.
 
-    Counting takes a step of the largest shape without fused attention; where there is no memory for that, gives none.
+    Counting takes a step of the largest shape without fused attention; without enough memory for it, the list is empty.
     """
     try:
         return _measure_flops(log, trained, counter)
@@ -129,7 +129,7 @@ def _measure_flops(log: EventLog, trained: TrainResult, counter: FlopCounter) ->
 
 
 def warmup_seconds(seconds: Sequence[float], flops: Sequence[float]) -> float | None:
-    """What the first steps took beyond what their FLOPs take later on; None if there are too few to say.
+    """Seconds the first steps took beyond the later steps' time per FLOP; None with too few steps.
 
     In these steps kernels are selected, buffers allocated and caches filled.
     """
@@ -266,10 +266,10 @@ def measure_variants(
     device: Device,
     precision: str,
 ) -> list[dict[str, Any]]:
-    """Quality and latency of each other way to serve what was trained, and how far its answers are from `trained`.
+    """Measure quality and latency of each inference variant, and how far its answers differ from `trained`.
 
-    `agreement` is the share of examples with the same answer, `score_difference_max` how far the probabilities of the
-    answers are apart at most: merged weights and an ejected prefix should give 1 and rounding error.
+    `agreement` is the share of examples with the same answer, `score_difference_max` the largest difference between the
+    probabilities of the answers: merged weights and an ejected prefix should give 1 and rounding error.
     """
     metric = catalog.get_metric(prepared.task.metric)
     cells = []
@@ -285,7 +285,8 @@ def measure_variants(
             ]
             log.measure(m.AGREEMENT, sum(agreeing) / len(agreeing), **where)
             differences = [
-                abs(score - reference) for score, reference in zip(found.scores, trained[language].scores, strict=True)
+                abs(confidence - reference)
+                for confidence, reference in zip(found.scores, trained[language].scores, strict=True)
             ]
             log.measure(m.SCORE_DIFFERENCE_MAX, max(differences), **where)
         latency_cells = measure_latency(spec, prepared, log, model, variant=variant, device=device, precision=precision)
