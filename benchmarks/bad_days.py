@@ -106,10 +106,10 @@ class World:
             return job_queries.count_by_state(session)
 
     def wait_for(self, succeeded: int) -> float:
-        """Seconds until so many jobs have succeeded.
+        """Wait until this many jobs have succeeded; return the seconds.
 
         Raises:
-            TimeoutError: saying how they stand.
+            TimeoutError: with the state of the jobs.
         """
         began = time.monotonic()
         while self.states().get("succeeded", 0) < succeeded:
@@ -136,7 +136,7 @@ def outages(world: World, count: int, seconds: float) -> list[float]:
             while not world.states().get("running") and time.monotonic() < deadline:
                 time.sleep(0.2)
             world.server.kill()
-            time.sleep(seconds)  # the run ends meanwhile
+            time.sleep(seconds)  # the run ends in this time
             world.server.start()
             done += 2
             taken.append(world.wait_for(done))

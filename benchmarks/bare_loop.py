@@ -1,4 +1,4 @@
-"""A training loop in plain PyTorch, written apart from adapeff's: what the harness is held against.
+"""A training loop in plain PyTorch, independent of adapeff: the baseline of the harness's overhead.
 
 It takes ready batches (dictionaries of tensors and labels) and a model, and does what any script would do: AdamW with
 linear warm-up and decay, clipping, one step a batch.

@@ -1,4 +1,4 @@
-"""What a profile says, against tools that know nothing of it, in one run.
+"""Compare a profile with independent tools in one run.
 
 A MiniLM (or another model) is profiled as a profile job does it; beside it, by turns in the same process:
 
@@ -84,7 +84,7 @@ def flops(method: str, bare: Any, batch: int, length: int) -> float:
 
 
 def memory(model: str, methods: list[str], batch: int, length: int) -> list[float]:
-    """The probe's process peak over what the kernel says of a child that does the same, less 1."""
+    """The probe's process peak over the kernel's figure for a child that does the same, less 1."""
     spec = plan_profile(model, methods[1:], reference=methods[0], settings={"batch": batch, "length": length}).spec
     found = []
     with tempfile.TemporaryDirectory() as folder:

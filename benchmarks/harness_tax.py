@@ -1,6 +1,6 @@
 """What the harness costs: training through the runner against a bare PyTorch loop on the same batches.
 
-All train the demo's MiniLM fully, each in a fresh process of its own, in random order. The harness's sides are whole
+All train the demo's MiniLM fully, each in a fresh process, in random order. The harness's sides are whole
 runs under the supervisor, as a worker makes them: guard, runner process, events followed, phases on; their seconds are
 those of the training loop (compute, data wait, logging), making its batches included. One measures nothing but training
 (profile off), one the default latency grid and every way of serving after it (profile on). Validation is a phase of its
@@ -82,7 +82,7 @@ def harness(spec: JobSpec, core: int, data_root: list[str]) -> tuple[float, list
 
 
 def bare(spec: JobSpec, core: int, data_root: list[str]) -> tuple[float, list[float]]:
-    """The same of the bare loop, in a process of its own."""
+    """The same for the bare loop, in a separate process."""
     command = [sys.executable, "-m", "benchmarks.harness_tax", "--bare", spec.model_dump_json(), "--core", str(core)]
     command += data_root
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -141,16 +141,16 @@ def main() -> None:
     for number in range(1, arguments.rounds + 1):
         found = {name: sides[name]() for name in random.sample(list(sides), len(sides))}
         theirs, their_losses = found["bare"]
-        told = [f"bare {theirs:.2f} s"]
+        lines = [f"bare {theirs:.2f} s"]
         for name, taken in ratios.items():
             ours, losses = found[name]
-            apart = max(abs(a - b) for a, b in zip(losses, their_losses, strict=True))
-            if apart > 1e-5:
-                raise SystemExit(f"the losses differ by up to {apart:g}: the sides did not do the same work")
-            furthest = max(furthest, apart)
+            difference = max(abs(a - b) for a, b in zip(losses, their_losses, strict=True))
+            if difference > 1e-5:
+                raise SystemExit(f"the losses differ by up to {difference:g}: the sides did not do the same work")
+            furthest = max(furthest, difference)
             taken.append(ours / theirs)
-            told.append(f"profile {name} {ours:.2f} s, ratio {taken[-1]:.3f}")
-        print(f"round {number}: {'; '.join(told)}", flush=True)
+            lines.append(f"profile {name} {ours:.2f} s, ratio {taken[-1]:.3f}")
+        print(f"round {number}: {'; '.join(lines)}", flush=True)
     answer: dict[str, float] = {"rounds": arguments.rounds, "losses_apart": furthest}
     for name, taken in ratios.items():
         answer |= {f"ratio_{name}": statistics.median(taken), f"low_{name}": min(taken), f"high_{name}": max(taken)}

@@ -2,7 +2,7 @@
 
     python -m benchmarks.report_scale [--runs 4000] [--measurements 100]
 
-fills a database in a temporary folder, then builds the report in a process of its own. The last line is JSON: `runs`,
+fills a database in a temporary folder, then builds the report in a separate process. The last line is JSON: `runs`,
 `measurements` of each, `cpu_s`, `peak_mb` (resident high-water mark above what the process held before the report).
 """
 

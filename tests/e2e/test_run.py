@@ -341,7 +341,7 @@ def test_data_changed_after_submit_are_left_for_a_host_that_has_the_others(
     cause = eventually(lambda: show(adapeff, 1)["cause"], "the job being handed back")
 
     assert "cannot run it" in cause
-    assert "are not those the job was submitted with" in cause
+    assert "differ from those the job was submitted with" in cause
     assert show(adapeff, 1)["failures"] == 0
     file.write_text(kept)
     again = adapeff("run", sweep, "--methods", "head", "--devices", "cpu:1" if len(CORES) > 1 else "cpu:0")

@@ -388,5 +388,5 @@ def test_weights_that_differ_from_those_their_run_stored_are_refused(tmp_path: P
 
     weights.write_bytes(b"replaced!")
 
-    with pytest.raises(SpecError, match="are not those that its run stored; put them back"):
+    with pytest.raises(SpecError, match="have changed since its run stored them; restore them"):
         _read_source(argument)

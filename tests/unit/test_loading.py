@@ -251,7 +251,7 @@ def test_tokenizer_without_a_pad_token_pads_with_what_is_masked(folder: Path) ->
     ("changes", "said"),
     [
         ({"is_decoder": True}, "makes it a decoder"),
-        ({"model_type": "gpt2"}, "is of type gpt2, which is no encoder"),
+        ({"model_type": "gpt2"}, "is of type gpt2, which is not an encoder"),
         ({"model_type": "fnet"}, "ignores the attention mask"),
         ({"hidden_size": 10**9}, "says hidden_size: 1,000,000,000, expected 1 to"),
         ({"max_position_embeddings": 10**12}, "says max_position_embeddings: 1,000,000,000,000, expected at most"),

@@ -1,4 +1,4 @@
-"""`python -m adapeff.worker VERB`: what the command line asks of the worker, each in a process of its own.
+"""`python -m adapeff.worker VERB`: the commands that the CLI runs in the worker, each in a separate process.
 
 `VERBS` lists the verbs. Answers are JSON lines on stdout, one object each; the log and errors go to stderr.
 """
@@ -83,7 +83,7 @@ def _sweep(arguments: Namespace) -> Answers:
 
 @contextmanager
 def _worker(kind: type[_W], arguments: Namespace) -> Iterator[_W]:
-    """A worker on the devices asked for."""
+    """Build a worker on the requested devices."""
     os.umask(0o077)  # files of a worker are its user's alone
     settings = load_settings().values
     slots = open_slots(arguments.devices, cores_per_slot=settings.cores_per_slot, lock_dir=settings.lock_dir)

@@ -1,4 +1,4 @@
-"""What a runner reports: one JSON object per line in `events.jsonl`, each written at once.
+"""A runner's events: one JSON object per line in `events.jsonl`, each flushed immediately.
 
     {"event": "stage", "stage": "train"}
     {"event": "progress", "step": 40, "steps": 750, "loss": 0.41, "eta_s": 93.0}
@@ -8,8 +8,8 @@
     {"event": "environment", "values": {"torch": "2.13.0", ...}}
     {"event": "end", "outcome": "succeeded", "message": ""}
 
-A measurement's value may be null; `reason` then says why. An end that failed because this host lacks something (data, a
-package, disk space) has `"not_here": true`.
+A measurement's value may be null; `reason` then explains why. The end event of a run that failed because this host
+lacks something (data, a package, disk space) has `"not_here": true`.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class EventLog:
     def measure(
         self, definition: Definition, value: float | None, *, reason: str = "", **where: Unpack[Dimensions]
     ) -> None:
-        """Write one number, and where it holds.
+        """Write one number with its dimensions.
 
         Raises:
-            ValueError: for a null without a reason, a number that is not finite, or a dimension it does not have.
+            ValueError: for a null without a reason, a number that is not finite, or an unknown dimension.
         """
         self.emit("measurement", **definition.measured(value, reason=reason, where=where).event())
 
@@ -56,7 +56,7 @@ class EventLog:
         self.emit("curve", name=name, points=[list(point) for point in points])
 
     def artifact(self, name: str, path: Path) -> None:
-        """Announce a finished file in the run's folder."""
+        """Record a finished file in the run's folder."""
         self.emit(
             "artifact",
             name=name,

@@ -1,8 +1,8 @@
 """Run one job: `python -m adapeff.worker.runner job.json --out DIR`.
 
-Knows neither database nor queue; runs wherever torch, transformers and peft are. It writes `events.jsonl` (see
-`events.py`) and the artifacts to DIR, logs to stderr, and exits with 0, or 1 when the job failed (the last event then
-says why).
+Needs neither database nor queue, only torch, transformers and peft. It writes `events.jsonl` (see `events.py`) and the
+artifacts to DIR and logs to stderr. The exit code is 0 on success and 1 if the job failed; the last event contains the
+reason.
 """
 
 from __future__ import annotations
@@ -86,15 +86,15 @@ def run_job(
     cache: Path | None = None,
     clock: PhaseClock | None = None,
 ) -> None:
-    """Run a job to its end; every result goes to the event log in `out`.
+    """Run a job and write every result to the event log in `out`.
 
     Args:
-        clock: has run since the process began; one is made where none is given.
-        sources: job hash -> folder of the weights of that source job.
-        cache: folder of tokenised data that runners share.
+        clock: runs since the process started; a new one if None.
+        sources: weights folder of each source job, by job hash.
+        cache: folder of tokenised data, shared between runners.
 
     Raises:
-        AdapeffError: for whatever is wrong with the job, its data or its model.
+        AdapeffError: if the job, its data or its model is invalid.
     """
     clock = clock or PhaseClock()
     log = EventLog(out)
@@ -152,7 +152,7 @@ def run_job(
     store_weights(log, spec, prepared.model, out)
 
     log.emit("stage", stage="evaluate")
-    if prepared.family.chooses:  # the best state is not the last that chose
+    if prepared.family.chooses:  # the last validation may have been of another state
         with clock.phase("validation"):
             for name, value in answer_validation(prepared, bench).chosen.items():
                 log.measure(m.CHOSEN.of(name), value, split="validation", language=prepared.task.source_language)
@@ -177,7 +177,7 @@ def run_job(
 
 
 def ending(error: BaseException) -> tuple[str, str]:
-    """The outcome and the one-line message an exception ends a run with."""
+    """Return the outcome and one-line message of a run that ends with an exception."""
     if isinstance(error, AdapeffError):
         return "error", mask(str(error)).strip()
     line = first_line(error)
@@ -193,16 +193,16 @@ _OF_THE_DISK = {
 
 
 def is_of_the_host(error: BaseException) -> bool:
-    """Whether it is this host that cannot run the job: something is not here, or its disk fails."""
+    """Whether the error is this host's fault, not the job's: something is missing, or the disk fails."""
     if isinstance(error, ResourceError | UnknownNameError | ImportError):
         return True
     if isinstance(error, OSError):
         return error.errno in _OF_THE_DISK
-    return any(f"(os error {number})" in str(error) for number in _OF_THE_DISK)  # of libraries written in Rust
+    return any(f"(os error {number})" in str(error) for number in _OF_THE_DISK)  # how Rust libraries report them
 
 
 def main() -> int:
-    """Parse the command line, run the job, and write how it ended as the last event."""
+    """Parse the command line, run the job and write its outcome as the last event."""
     parser = argparse.ArgumentParser(prog="python -m adapeff.worker.runner", description="Run one job, alone.")
     parser.add_argument("job", type=Path, help="the job's specification, JSON")
     parser.add_argument("--out", type=Path, required=True, help="folder for events and artifacts")
@@ -216,24 +216,24 @@ def main() -> int:
         help="folder with the weights of a source job, and their expected hash; repeatable",
     )
     parser.add_argument("--cache", type=Path, help="folder of tokenised data, shared by runners; may be emptied")
-    parser.add_argument("--locks", type=Path, help="folder of the host's locks, if not the usual one")
+    parser.add_argument("--locks", type=Path, help="folder of the host's locks (default: the host's standard one)")
     arguments = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr, level=logging.INFO)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.utils.logging.disable_progress_bar()
-    os.umask(0o077)  # what a run leaves is this user's
+    os.umask(0o077)  # a run's files are private to this user
     arguments.out.mkdir(parents=True, exist_ok=True)
     clock, log = PhaseClock(), EventLog(arguments.out)
     try:
         spec = _read_spec(arguments.job)
         sources = dict(_read_source(text) for text in arguments.source)
         if arguments.device is not None and spec.device not in ("any", arguments.device):
-            raise SpecError(f"the job asks for device: {spec.device}, but --device is {arguments.device}")
-        with ExitStack() as held:
+            raise SpecError(f"the job requests device: {spec.device}, but --device is {arguments.device}")
+        with ExitStack() as locks:
             with clock.phase("wait"):
                 device, alone = choose_device(arguments.device or spec.device).identity(), isinstance(spec, ProfileSpec)
                 waiting: dict[str, Any] = {"waiting": lambda: _tell_waiting(log), "folder": arguments.locks}
-                held.enter_context(occupy(device, alone=alone, **waiting))
+                locks.enter_context(occupy(device, alone=alone, **waiting))
             if isinstance(spec, ProfileSpec):
                 run_profile(spec, arguments.job, arguments.out, device_name=arguments.device, clock=clock)
             else:
@@ -256,28 +256,28 @@ def main() -> int:
 
 
 def _end(log: EventLog, code: int, **values: Any) -> int:
-    """Write the last event; gives the exit code, which stands for it where the disk takes no more."""
+    """Write the last event and return the exit code, which replaces the event if it cannot be written."""
     try:
         log.emit("end", **values)
     except OSError as error:
-        logger.error("the run's end could not be written: %s", error)  # noqa: TRY400 - the line says it all
+        logger.error("cannot write the run's last event: %s", error)  # noqa: TRY400 - the message is enough
         return DISK_FAILED
     return code
 
 
 def _read_source(text: str) -> tuple[str, Path]:
-    """A source job and the folder of its weights, which are what they were when they were stored.
+    """Parse JOB_HASH[@SHA256]=FOLDER into a job hash and the folder of its weights.
 
     Raises:
-        SpecError: if they are not.
+        SpecError: if the weights do not match the hash.
     """
     name, _, folder = text.partition("=")
     job_hash, _, digest = name.partition("@")
     weights = Path(folder) / WEIGHTS
     if digest and weights.is_file() and file_fingerprint(weights) != digest:
         raise SpecError(
-            f"the weights of source job {job_hash[:12]} in {weights} are not those that its run stored; put them "
-            "back, or run that job again (adapeff submit --force)"
+            f"the weights of source job {job_hash[:12]} in {weights} have changed since its run stored them; "
+            "restore them, or rerun that job (adapeff submit --force)"
         )
     return job_hash, Path(folder)
 

@@ -45,7 +45,7 @@ class Host:
         return list(self._heads)
 
     def add(self, name: str, folder: str | Path) -> None:
-        """Add what a run trained.
+        """Add the task that a run trained.
 
         Raises:
             ModelError: if the name is taken or not an identifier, the folder has no adapter with a head, or they do not
@@ -65,7 +65,7 @@ class Host:
         """The model of a task; its adapter is the active one until another is used.
 
         Raises:
-            ModelError: if there is no such task.
+            ModelError: if the task is unknown.
         """
         self._require(name)
         self._encoder.set_adapter(name, inference_mode=True)
@@ -84,10 +84,10 @@ class Host:
             self._put(given)
 
     def remove(self, name: str) -> None:
-        """Forget a task; the last one leaves the encoder as it was.
+        """Remove a task; removing the last one restores the original encoder.
 
         Raises:
-            ModelError: if there is no such task.
+            ModelError: if the task is unknown.
         """
         self._require(name)
         self._take_back_biases()
@@ -126,10 +126,10 @@ class Host:
 
         Args:
             inputs: a batch on which both must give the same logits.
-            tolerance: how far they may be apart, relative to the largest logit.
+            tolerance: largest allowed difference, relative to the largest logit.
 
         Raises:
-            ModelError: if the adapter cannot be merged, or the merged model gives other outputs.
+            ModelError: if the adapter cannot be merged, or the merged model's outputs differ.
         """
         adapted = self.use(name)
         copied: Any = copy.deepcopy(self._encoder)
@@ -139,10 +139,10 @@ class Host:
             raise ModelError(f"the adapter '{name}' cannot be merged: {error}") from error
         with torch.inference_mode():
             ours, theirs = merged(dict(inputs)), adapted(dict(inputs))
-        apart = ((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6)).item()
-        if not apart <= tolerance:
+        difference = ((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6)).item()
+        if not difference <= tolerance:
             raise ModelError(
-                f"merging '{name}' changed the outputs by {apart:.2g}, more than {tolerance:g}; serve it unmerged"
+                f"merging '{name}' changed the outputs by {difference:.2g}, more than {tolerance:g}; serve it unmerged"
             )
         return merged
 

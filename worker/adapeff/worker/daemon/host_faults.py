@@ -1,4 +1,4 @@
-"""Failures that are this host's own: which jobs not to retry here for now, and which slots to pause.
+"""Failures caused by this host: which jobs not to retry here for now, and which slots to pause.
 
 A job that fails because of the host (its data is missing, the disk is full) is left to other workers. A host that fails
 every job would drain the queue within seconds, so a slot with several such failures in a row pauses, longer each time.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from threading import Lock
 
 RELEASED_SECONDS = 5.0
-"""How long no worker tries such a job."""
+"""How long no worker retries such a job."""
 EXCLUDED_SECONDS = (30.0, 60.0, 120.0, 300.0, 600.0)
 """How long it is not retried on this host, by how often it has failed here."""
 IN_A_ROW = 3
@@ -42,7 +42,7 @@ class HostFaults:
             self._in_a_row[slot] += 1
 
     def clear(self, slot: str) -> None:
-        """Record that a slot could run a job, whatever its outcome."""
+        """Record that a slot ran a job, regardless of the outcome."""
         with self._lock:
             self._in_a_row[slot] = 0
 

@@ -51,7 +51,7 @@ def open_slots(devices: str, *, cores_per_slot: int, lock_dir: Path | None = Non
     left out, unless the list names them.
 
     Args:
-        lock_dir: the folder of the host's locks, if not the usual one.
+        lock_dir: the folder of the host's locks; None: the default one.
 
     Raises:
         ConfigError: if the list is malformed or mixes kinds.
@@ -124,7 +124,7 @@ def usable_accelerators() -> list[tuple[str, str]]:
 
 
 def _lock_all(names: Sequence[str], lock_dir: Path | None) -> tuple[IO[str], ...] | None:
-    """Locks on all the names, or on none of them."""
+    """Take the locks of all names, or none of them."""
     taken: list[IO[str]] = []
     for name in names:
         lock = take_lock(name, lock_dir)

@@ -42,7 +42,7 @@ _PASSED_ON = (
 
 
 class Contact(Protocol):
-    """What the supervisor reports and asks while a runner works."""
+    """The supervisor's calls to the service while a runner works."""
 
     def heartbeat(self, stage: str, progress: Mapping[str, Any]) -> bool:
         """Report the progress and renew the lease; returns whether the job was cancelled.
@@ -132,7 +132,7 @@ def supervise(
         passed_on: further environment variables that the command gets.
 
     Raises:
-        LeaseLostError: if the run no longer counts; the runner is dead by then.
+        LeaseLostError: if the run no longer counts; the runner has been killed.
     """
     follower = _Follower(folder / EVENTS)
     kills_before = _kernel_kills()

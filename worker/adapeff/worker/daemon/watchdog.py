@@ -3,7 +3,7 @@
     python -m adapeff.worker.daemon.watchdog [--cores 0,1] [--keep 5,6] -- COMMAND ...
 
 starts COMMAND and exits as it does: with its exit code, or by the same signal. Its standard input is a pipe whose other
-end the worker keeps open. When the worker dies, for whatever reason, the pipe closes and the whole process group is
+end the worker keeps open. When the worker dies for any reason, the pipe closes and the whole process group is
 killed. (A parent-death signal would miss the runner's own children.) When memory runs out, the runner is the first
 process that the kernel kills.
 

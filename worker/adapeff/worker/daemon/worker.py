@@ -1,8 +1,8 @@
 """Turn jobs into runs: claim a job's row, supervise a runner in a slot, store its results and its outcome once.
 
-Which jobs to try comes from messages (`consumer.py`) or from a sweep (`Worker.run_sweep`). Whatever happens to the
-database or the broker meanwhile, the job's row decides. A job that fails because of this host goes back to the queue
-for other hosts.
+Which jobs to try comes from messages (`consumer.py`) or from a sweep (`Worker.run_sweep`). The job's
+row decides, even if the database or the broker fails in between. A job that fails because of this host goes back to the
+queue for other hosts.
 """
 
 from __future__ import annotations

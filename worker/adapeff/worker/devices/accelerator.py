@@ -29,7 +29,7 @@ class Accelerator(Device):
         name: the type torch gives it.
         visible: the environment variable that restricts a process to some of several devices; '' if there is none.
         has_timed_events: whether `torch.Event` records times on it.
-        runtime: what stands in for `torch.accelerator`.
+        runtime: replaces `torch.accelerator`, for tests.
     """
 
     shape_multiple = 8
@@ -49,7 +49,7 @@ class Accelerator(Device):
         return self._given_runtime or import_module("torch.accelerator")
 
     def places(self, cores_per_slot: int) -> Sequence[Place]:
-        """One place per device, counted by a process of its own: importing torch would slow the worker."""
+        """One place per device, counted by a separate process: importing torch would slow the worker."""
         try:
             done = subprocess.run([sys.executable, "-c", _COUNT], capture_output=True, text=True, timeout=120)
             kind, count = json.loads(done.stdout)
@@ -69,7 +69,7 @@ class Accelerator(Device):
         return bool(self._runtime.current_accelerator().type == self.name)
 
     def identity(self) -> str:
-        """All runs on such devices share one lock; slots lock single devices besides."""
+        """All runs on such devices share one lock; slots also lock single devices."""
         return self.name
 
     def prepare(self, *, cpu_threads: int) -> None:
@@ -88,7 +88,7 @@ class Accelerator(Device):
         return EventStepClock(lambda: torch.Event(self.name, enable_timing=True), self.synchronize)
 
     def environment(self) -> dict[str, Any]:
-        """The type; torch tells no product name for all of them."""
+        """The type; torch has no product name for some of them."""
         return {"device_name": self.name}
 
     def computes_bf16(self) -> bool:
@@ -123,5 +123,5 @@ class Accelerator(Device):
             return f"torch keeps no allocator statistics on {self.name} ({type(error).__name__})"
 
     def is_out_of_memory(self, error: BaseException) -> bool:
-        """Torch's own error, or a message that says so (MPS raises a plain RuntimeError)."""
+        """Whether it is torch's own error, or has such a message (MPS raises a plain RuntimeError)."""
         return super().is_out_of_memory(error) or "out of memory" in str(error)

@@ -1,6 +1,6 @@
 """What a device backend provides: everything in which one kind of device differs from another.
 
-Callers never ask which kind of device they have: they call its backend. A backend is one file with a subclass of
+Callers never check the kind of device: they call its backend. A backend is one file with a subclass of
 `Device`, registered under entry point group `adapeff.devices`. Submitting a job reads the registry, so backends must be
 importable without torch: they import it inside their methods.
 """
@@ -28,7 +28,7 @@ class Place:
     """One slot's share of a host: an accelerator, or a set of CPU cores."""
 
     locks: tuple[str, ...]
-    """Names of what is locked: the hardware itself, whatever number it has in this process."""
+    """Lock names, which identify the hardware and do not depend on its number in this process."""
     device_id: str = ""
     """The accelerator, as its visibility variable takes it."""
     cores: tuple[int, ...] = ()
@@ -61,7 +61,7 @@ class Device(ABC):
     peak_copy_floats: ClassVar[int]
     """Floats in the tensor whose copy measures the device's peak bandwidth."""
     signals_out_of_memory: ClassVar[bool] = True
-    """Whether a lack of memory raises an error that says so; otherwise any failure below a limit may be one."""
+    """Whether running out of memory raises a specific error; otherwise any failure under a limit may be one."""
 
     # The host: none of these may import torch, because the daemon calls them.
 
@@ -89,14 +89,14 @@ class Device(ABC):
 
     @property
     def torch_device(self) -> torch.device:
-        """Where tensors are put."""
+        """The torch device of a run's tensors."""
         import torch
 
         return torch.device(self.name)
 
     @abstractmethod
     def identity(self) -> str:
-        """A name of the device that every process of the host gives it."""
+        """A name of the device that is the same in every process of the host."""
 
     @abstractmethod
     def prepare(self, *, cpu_threads: int) -> None:
@@ -104,7 +104,7 @@ class Device(ABC):
 
     @abstractmethod
     def synchronize(self) -> None:
-        """Wait until the device has finished all work it was given."""
+        """Wait until the device has finished all queued work."""
 
     @abstractmethod
     def step_clock(self) -> StepClock:
@@ -116,7 +116,7 @@ class Device(ABC):
 
     @abstractmethod
     def environment(self) -> dict[str, Any]:
-        """What a run records of the device: `device_name`, and what else tells two such devices apart."""
+        """The device's part of a run's record: `device_name`, and other properties that distinguish such devices."""
 
     # Precision.
 
@@ -125,7 +125,7 @@ class Device(ABC):
         """Whether the hardware multiplies bf16 matrices itself, rather than by emulation."""
 
     def automatic_precision(self) -> str:
-        """What `precision: auto` stands for: `bf16` or `fp32`."""
+        """The precision that `precision: auto` selects: `bf16` or `fp32`."""
         return "bf16" if self.computes_bf16() else "fp32"
 
     def choose_precision(self, name: str) -> str:
@@ -167,7 +167,7 @@ class Device(ABC):
         """The allocator's peaks since the reset, allocated and reserved bytes; or why there are none."""
 
     def is_out_of_memory(self, error: BaseException) -> bool:
-        """Whether an exception says that memory, of the device or the host, ran out."""
+        """Whether an exception means that the device or the host ran out of memory."""
         import torch
 
         return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)

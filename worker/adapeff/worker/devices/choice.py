@@ -1,4 +1,4 @@
-"""Which registered device a job's `device` setting stands for in this process."""
+"""Resolve a job's `device` setting to a registered device in this process."""
 
 from __future__ import annotations
 
@@ -36,5 +36,5 @@ def automatic_devices() -> Iterable[Device]:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory, of any device or of the host, ran out."""
+    """Whether an exception means that a device or the host ran out of memory."""
     return any(device.is_out_of_memory(error) for device in catalog.devices().values())

@@ -54,11 +54,11 @@ class Cpu(Device):
         return True
 
     def identity(self) -> str:
-        """All runs on the CPU share one lock; slots lock single cores besides."""
+        """All runs on the CPU share one lock; slots also lock single cores."""
         return self.name
 
     def prepare(self, *, cpu_threads: int) -> None:
-        """Compute with as many threads as the job says."""
+        """Set the job's number of threads."""
         import torch
 
         torch.set_num_threads(cpu_threads)
@@ -79,7 +79,7 @@ class Cpu(Device):
         return bool(bf16_instructions())
 
     def automatic_precision(self) -> str:
-        """fp32, whatever the CPU can do."""
+        """Always fp32, even if the CPU supports bf16."""
         return "fp32"
 
     def available_memory(self) -> int:
@@ -103,7 +103,7 @@ class Cpu(Device):
 
 
 def bf16_instructions(cpuinfo: Path = CPUINFO) -> tuple[str, ...]:
-    """The CPU's features that multiply bf16 matrices, fastest first; empty where the system does not say."""
+    """The CPU's features that multiply bf16 matrices, fastest first; empty if unknown."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
@@ -113,7 +113,7 @@ def bf16_instructions(cpuinfo: Path = CPUINFO) -> tuple[str, ...]:
 
 
 def cpu_name(cpuinfo: Path = CPUINFO) -> str:
-    """The CPU's product name, or its architecture where the system does not say."""
+    """The CPU's product name, or its architecture if unknown."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:

@@ -30,8 +30,8 @@ class Cuda(Device):
     """A GPU, or an instance of a divided one (MIG).
 
     Args:
-        runtime: what stands in for `torch.cuda`.
-        nvml: what stands in for the module pynvml.
+        runtime: replaces `torch.cuda`, for tests.
+        nvml: replaces the module pynvml, for tests.
     """
 
     name = "cuda"
@@ -65,7 +65,7 @@ class Cuda(Device):
     def places(self, cores_per_slot: int) -> Sequence[Place]:
         """The GPUs that CUDA shows this process, which are those that its runners can use.
 
-        Torch is not asked: importing it takes seconds, and the worker itself needs none of it.
+        Does not use torch: importing it takes seconds, and the worker itself does not need it.
         """
         try:
             nvml = self._nvml
@@ -212,7 +212,7 @@ def visible_devices(uuids: Sequence[str], variable: str | None) -> list[str]:
 
 
 def torch_has_cuda() -> bool:
-    """Whether the torch installed here was built for CUDA, as its version.py says."""
+    """Whether the installed torch was built for CUDA, according to its version.py."""
     spec = find_spec("torch")
     locations = (spec.submodule_search_locations if spec else None) or ()
     files = (Path(location, "version.py") for location in locations)
@@ -220,10 +220,10 @@ def torch_has_cuda() -> bool:
 
 
 def device_uuids(nvml: Any, gpu: Any) -> list[str]:
-    """What a process may be given of a GPU: itself, or its instances where it is divided (MIG).
+    """List the devices a process may use of a GPU: the GPU itself, or its instances if it is divided (MIG).
 
     Args:
-        nvml: the module pynvml, or what stands in for it.
+        nvml: the module pynvml or a recording of it.
         gpu: the GPU's handle.
     """
     try:

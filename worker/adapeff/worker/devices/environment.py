@@ -19,7 +19,7 @@ _PACKAGES = ("adapeff", "torch", "transformers", "peft", "tokenizers", "datasets
 
 
 def environment(device: Device, precision: str) -> dict[str, Any]:
-    """What a run records of the machine, the software and the device."""
+    """Record the machine, the software and the device of a run."""
     return {
         "device_type": device.name,
         "precision": precision,

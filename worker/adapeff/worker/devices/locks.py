@@ -55,7 +55,7 @@ def _lock(name: str, folder: Path | None, kind: int) -> IO[str]:
             raise
         if _is_at(where / f"{name}.lock", file):
             return file
-        file.close()  # it was removed meanwhile: a lock on it would keep nobody out
+        file.close()  # it was removed since: a lock on it would exclude nobody
 
 
 def _open(folder: Path, name: str) -> IO[str]:
@@ -93,13 +93,13 @@ def _is_at(path: Path, file: IO[str]) -> bool:
 
 @contextmanager
 def occupy(device: str, *, alone: bool, waiting: Callable[[], None], folder: Path | None = None) -> Iterator[None]:
-    """Use a device together with other processes, or alone; waits for whoever is in the way.
+    """Lock a device, shared or exclusively; waits for conflicting processes.
 
-    A process that needs the device alone waits for its present users, and later ones wait for it.
+    A process that needs the device exclusively waits for its current users, and later ones wait for it.
 
     Args:
         device: its name on this host.
-        waiting: called once if there is someone to wait for.
+        waiting: called once if the process has to wait.
         folder: of the locks; None: the host's default.
     """
     use_as = fcntl.LOCK_EX if alone else fcntl.LOCK_SH

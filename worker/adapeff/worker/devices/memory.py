@@ -24,7 +24,7 @@ class Memory:
         self._no_allocator = ""
 
     def start(self) -> None:
-        """Count from what is resident now."""
+        """Start counting from the current resident memory."""
         self._baseline = _status("VmRSS") or 0
         self.restart()
 
@@ -35,7 +35,7 @@ class Memory:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Leave out what happens inside."""
+        """Exclude the memory used in the context."""
         self._poll()
         try:
             yield

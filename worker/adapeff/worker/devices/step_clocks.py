@@ -84,7 +84,7 @@ class Event(Protocol):
 
 
 class EventStepClock:
-    """Events in the device's stream, read when asked for: marking adds no synchronisation.
+    """Events in the device's stream, read only on request: marking adds no synchronisation.
 
     Args:
         make_event: makes an event that records its time.

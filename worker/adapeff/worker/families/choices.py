@@ -131,8 +131,8 @@ def _by_item(logits: Tensor, batch: Batch) -> Tensor:
 
     if len(set(batch.row_counts)) == 1:
         return logits.view(batch.items, -1)
-    apart = logits[:, 0].split(batch.row_counts)
-    return pad_sequence(list(apart), batch_first=True, padding_value=float("-inf"))
+    logits_by_item = logits[:, 0].split(batch.row_counts)
+    return pad_sequence(list(logits_by_item), batch_first=True, padding_value=float("-inf"))
 
 
 def _question(reader: RowReader, row: Mapping[str, Any], where: str) -> str:

@@ -54,7 +54,7 @@ class Table:
         return [value for value in self.values(column) if not is_absent(value)]
 
     def absent(self, column: str) -> dict[str, Any]:
-        """The keys of a task.yaml that say which values mean that there is no label."""
+        """The keys of a task.yaml for values that mean a missing label."""
         values = self.values(column)
         written = sorted({str(value) for value in values if is_absent(value) and value is not None})
         return {
@@ -64,7 +64,7 @@ class Table:
 
 
 def is_absent(value: Any) -> bool:
-    """Whether a value of a label column says that there is no label."""
+    """Whether a value of a label column means that there is no label."""
     return str(value).strip().lower() in _ABSENT
 
 

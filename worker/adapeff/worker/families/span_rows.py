@@ -89,7 +89,7 @@ def _span(reader: RowReader, context: str, text: Any, start: Any, where: str) ->
 
 
 def has_no_answer(value: Any) -> bool:
-    """Whether a column of answers says that there is none."""
+    """Whether a column of answers marks a question without an answer."""
     found = value.get("text") if isinstance(value, Mapping) else value
     return found in (None, "", [])
 

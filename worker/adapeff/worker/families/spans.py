@@ -60,12 +60,12 @@ class QuestionAnswering(Family):
 
     @classmethod
     def read_row(cls, reader: RowReader, row: Mapping[str, Any], name: str, where: str) -> QuestionExample | None:
-        """A question whose answers are where they say."""
+        """Read a question and check that its answers are at their positions in the context."""
         return read_question(reader, row, name, where)
 
     @classmethod
     def options(cls, form: RowForm) -> dict[str, Any]:
-        """Whether no answer is an answer."""
+        """Whether "no answer" may be predicted."""
         return {"may_have_no_answer": True} if form.unanswerable == "predict" else {}
 
     @classmethod

@@ -80,7 +80,7 @@ def content_key(family: Family, examples: Sequence[Any], tokenizer: Mapping[str,
 
 
 def tokenizer_content(tokenizer: Any) -> dict[str, Any]:
-    """A tokenizer's content, whatever its last call set (truncation and padding are set by each call)."""
+    """A tokenizer's content, independent of its last call (truncation and padding are set by each call)."""
     asked = ("model_input_names", "truncation_side", "padding_side", "pad_token_type_id", "split_special_tokens")
     settings = {
         "class": type(tokenizer).__name__,

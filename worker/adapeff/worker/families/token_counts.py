@@ -20,7 +20,7 @@ class TokenCounts(NamedTuple):
     lengths: list[int]
     """Tokens of each example's longest row."""
     unknown: float
-    """Share of all tokens that stand for something the tokenizer does not know."""
+    """Share of all tokens that are unknown to the tokenizer."""
 
 
 def token_counter(task: Task, model: str, settings: Training) -> Callable[[Sequence[Any]], TokenCounts]:

@@ -22,7 +22,7 @@ OUTSIDE = "O"
 PREFIXES = "BIES"
 BILOU_TWINS = {"L": "E", "U": "S"}
 IGNORED_TAG = -100
-"""The tag of a token that is read and not asked for; also what pads targets, which cross entropy ignores."""
+"""The tag of a token that is read but not predicted; also pads targets, since cross entropy ignores it."""
 UNREAD = ""
 """The answer to a word that was cut off where no tag means "nothing": never correct."""
 
@@ -39,7 +39,7 @@ class TokenClassification(Family):
     """Named entities and other tags of text that is already split into words.
 
     Words beyond `max_length`, or dropped by the tokenizer, are answered with O, or wrongly if there is no such tag.
-    Words that are not asked for (tag -100) are read but not scored.
+    Words with tag -100 are read but not scored.
     """
 
     name = "token_classification"

@@ -1,4 +1,4 @@
-"""The time of a run: named phases that never overlap, and single actions on a device. All clocks are monotonic."""
+"""Time a run's named phases, which never overlap, and single actions on a device. All clocks are monotonic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from adapeff.worker.events import EventLog
 
 
 class PhaseClock:
-    """Adds up the seconds of named phases; a phase inside another one interrupts it."""
+    """Accumulates the seconds of named phases; a nested phase pauses the outer one."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -25,7 +25,7 @@ class PhaseClock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Charge the time inside to `name`."""
+        """Add the time spent in the context to phase `name`."""
         self._charge()
         self._stack.append(name)
         try:
@@ -41,7 +41,7 @@ class PhaseClock:
         self._mark = now
 
     def split(self, name: str, parts: dict[str, float]) -> None:
-        """Replace a phase by its parts, added to what they already have; any remainder is unattributed."""
+        """Replace a phase by its parts, added to their existing seconds; any remainder is unattributed."""
         del self.seconds[name]
         for part, seconds in parts.items():
             self.seconds[part] = self.seconds.get(part, 0.0) + seconds
@@ -61,7 +61,7 @@ def _process_age() -> float:
 
 
 def timed(action: Callable[[], object], device: Device) -> float:
-    """Seconds of an action, from an idle device to an idle device."""
+    """Time an action in seconds; the device is idle before and after it."""
     device.synchronize()
     start = time.perf_counter()
     action()

@@ -1,4 +1,4 @@
-"""A device's peak rates: products of matrices, and copying memory. Utilisation is stated against these."""
+"""Measure a device's peak FLOP/s and memory bandwidth, the references for utilisation."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """FLOPs of a model's real graph, frozen weights counted as frozen, forward and backward separately.
 
-A multiplication and an addition are two FLOPs. What is counted are products of matrices (`torch.utils.flop_counter`),
+A multiply-add is two FLOPs. Only matrix products are counted (`torch.utils.flop_counter`),
 under the math attention kernel, since fused kernels hide their products from the counter (torch 2.13 counts SDPA on a
-CPU as 0). Element-wise work, reductions and data movement count nothing, as is usual in the field; any other
+CPU as 0). Element-wise work, reductions and data movement count as 0, as is usual in the field; any other
 operation the counter does not know is listed in `uncounted`.
 """
 
@@ -79,7 +79,7 @@ def _counting() -> Iterator[Callable[[], tuple[int, frozenset[str]]]]:
 
 
 def count_forward(forward: Callable[[], Any]) -> Flops:
-    """FLOPs of a call without gradients."""
+    """Count the FLOPs of a call without gradients."""
     with torch.no_grad(), _counting() as counted:
         forward()
     flops, names = counted()
@@ -87,9 +87,9 @@ def count_forward(forward: Callable[[], Any]) -> Flops:
 
 
 def count_step(forward: Callable[[], torch.Tensor]) -> Flops:
-    """FLOPs of a call that gives logits, and of the backward pass from them to all that is trained.
+    """Count the FLOPs of a forward pass and of the backward pass to all trainable parameters.
 
-    The loss itself has no products, so the logits' sum stands for it. Existing gradients are left alone.
+    The loss has no matrix products, so the sum of the logits replaces it. Existing gradients are unchanged.
     """
     with _counting() as counted:
         logits = forward()
@@ -105,10 +105,10 @@ def count_step(forward: Callable[[], torch.Tensor]) -> Flops:
 def synthetic_inputs(
     names: Iterable[str], *, batch: int, length: int, vocabulary: int, device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """Inputs of batch x length: tokens drawn evenly from the vocabulary, nothing padded, the same in every call."""
+    """Make inputs of batch x length: uniformly drawn tokens, no padding, identical in every call."""
     ids = torch.randint(0, vocabulary, (batch, length), generator=torch.Generator().manual_seed(0))
-    made = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
-    return {name: made[name].to(device) for name in names}
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    return {name: inputs[name].to(device) for name in names}
 
 
 def draws_its_steps(method: Method, encoder: nn.Module) -> bool:
@@ -121,8 +121,8 @@ class FlopCounter:
     """FLOPs of a training step of any shape, each shape counted at most once.
 
     An encoder's products grow linearly with the batch and quadratically with the length, so six small steps fix the
-    count of every shape. The first shape asked for is counted for itself as well; where it differs (a model whose
-    attention changes its form with the length), every shape asked for is counted for itself.
+    count of every shape. The first requested shape is also counted directly; if the counts differ (the form of
+    some models' attention depends on the length), every requested shape is counted directly.
 
     Args:
         inputs: makes the model's inputs for a batch and a length.
@@ -142,12 +142,12 @@ class FlopCounter:
 
     @cached_property
     def is_regular(self) -> bool:
-        """Whether six small steps predict the first shape asked for, to 1e-9."""
+        """Whether six small steps predict the first requested shape, to 1e-9."""
         (shape, direct) = next(iter(self._seen.items()))
-        made = self._regular(*shape)
+        predicted = self._regular(*shape)
         return all(
             abs(a - b) <= 1e-9 * max(a, b, 1)
-            for a, b in ((made.forward, direct.forward), (made.backward, direct.backward))
+            for a, b in ((predicted.forward, direct.forward), (predicted.backward, direct.backward))
         )
 
     @cached_property

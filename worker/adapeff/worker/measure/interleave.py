@@ -1,4 +1,4 @@
-"""Measure several candidates interleaved in one process, so that what disturbs the machine disturbs them alike.
+"""Measure several candidates interleaved in one process, so that disturbances affect them equally.
 
 A machine's speed drifts by more than methods differ, but hardly within a block. Each block gives every candidate one
 turn, in a newly drawn order; ratios are taken within blocks.
@@ -16,11 +16,11 @@ _T = TypeVar("_T")
 
 WARMUP_TURNS = 2
 SETTLE_FROM = 4
-"""A turn of this many repetitions or more starts with one that is not kept: caches are still the last candidate's."""
+"""Turns with at least this many repetitions discard the first: the caches still contain the last candidate's data."""
 MAX_REPETITIONS = 1000
 
 Take = Callable[[int], list[_T]]
-"""Repeats an action a number of times and returns a sample of each."""
+"""Repeats an action a given number of times and returns one sample per repetition."""
 
 
 def interleave(
@@ -36,8 +36,8 @@ def interleave(
 
     Args:
         turn_seconds: minimum time of a turn; the repetitions that fill it are fixed after the warm-up.
-        repetitions: how many fill a turn, if known; there is no warm-up then.
-        progress: receives the number of finished blocks and the expected remaining seconds.
+        repetitions: number per turn, if known; the warm-up is then skipped.
+        progress: receives the number of finished blocks and the estimated seconds left.
     """
     counts = {name: repetitions or _repetitions(take, turn_seconds) for name, take in candidates.items()}
     samples: dict[str, list[list[_T]]] = {name: [] for name in candidates}

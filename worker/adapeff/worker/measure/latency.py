@@ -28,7 +28,7 @@ P99_NEEDS = 200
 
 @dataclass(frozen=True)
 class Latency:
-    """Raw seconds of forward passes; warm-up iterations are kept apart."""
+    """Raw seconds of forward passes; warm-up iterations are kept separately."""
 
     warmup: list[float]
     samples: list[float]

@@ -1,4 +1,4 @@
-"""What a training step keeps in memory, counted tensor by tensor: weights, gradients, optimizer state, activations."""
+"""Count the memory of a training step tensor by tensor: weights, gradients, optimizer state, activations."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
 def step_bytes(model: nn.Module, loss: Callable[[], torch.Tensor]) -> dict[str, int]:
     """Bytes that a step keeps for its backward pass (`activations`, `cast weights`), and of its `gradients`.
 
-    Activations are what the graph saves in the forward pass, measured by hooks on what is saved; the weights among it
-    are not counted again, and the copies that autocast makes of them are counted apart. Existing gradients
-    are dropped.
+    Activations are the tensors that the graph saves in the forward pass, measured by saved-tensor hooks; weights
+    among them are not counted, and autocast's copies of weights are counted separately. Existing gradients are
+    dropped.
 
     Args:
         loss: runs the forward pass.
@@ -53,10 +53,10 @@ def step_bytes(model: nn.Module, loss: Callable[[], torch.Tensor]) -> dict[str, 
     casts = _Casts(own)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), casts:
         value = loss()
-    of_weights = sum(size for address, size in saved.items() if address in casts.made)
+    of_weights = sum(size for address, size in saved.items() if address in casts.copies)
     activations = sum(saved.values()) - of_weights
     held.clear()
-    casts.made.clear()
+    casts.copies.clear()
     value.backward()
     gradients = bytes_of(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
     model.zero_grad(set_to_none=True)
@@ -69,12 +69,12 @@ class _Casts(TorchDispatchMode):
     def __init__(self, weights: Container[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._weights = weights
-        self.made: dict[int, torch.Tensor] = {}
+        self.copies: dict[int, torch.Tensor] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        made = func(*args, **(kwargs or {}))
+        output = func(*args, **(kwargs or {}))
         if func is torch.ops.aten._to_copy.default and args[0].untyped_storage().data_ptr() in self._weights:
-            self.made[made.untyped_storage().data_ptr()] = made
-        return made
+            self.copies[output.untyped_storage().data_ptr()] = output
+        return output

@@ -1,4 +1,4 @@
-"""Read a model's configuration, and say in one line why something of a model cannot be loaded."""
+"""Read a model's configuration; explain in one line why a model cannot be loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAFE: dict[str, Any] = {"trust_remote_code": False}
 
 
 def read_config(place: str, name: str, *, revision: str = "main") -> Any:
-    """A model's configuration, if it is an encoder's.
+    """Read a model's configuration and check that it is an encoder's.
 
     Args:
         place: a folder or a hub id.

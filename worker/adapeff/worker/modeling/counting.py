@@ -24,7 +24,7 @@ def empty_encoder(model: str) -> nn.Module:
     """A model's encoder without weights.
 
     Args:
-        model: a hub id with or without @revision, a folder that holds a config.json, or package:NAME/folder.
+        model: a hub id with or without @revision, a folder with a config.json, or package:NAME/folder.
 
     Raises:
         ModelError: if its configuration cannot be read, or is not an encoder's.
@@ -40,7 +40,7 @@ def empty_encoder(model: str) -> nn.Module:
 
 
 def count_methods(model: str, methods: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """First the model's own size, then one answer per method as a sweep writes it; a null count comes with a reason.
+    """Yield the model's size, then one answer per method as written in a sweep; a null count comes with a reason.
 
     Raises:
         ModelError: if the model cannot be read.
@@ -55,7 +55,7 @@ def count_methods(model: str, methods: Sequence[str]) -> Iterator[dict[str, Any]
             reason = reason.replace("'sources' is missing", "needs sources: finished jobs, or folders")
             yield {"method": written, "trainable_parameters": None, "reason": reason}
         except AdapeffError as error:
-            needs_weights = "meta" in str(error).lower()  # what torch says of an operation without data
+            needs_weights = "meta" in str(error).lower()  # torch's message for an operation without data
             reason = f"{written} cannot be counted without the model's weights" if needs_weights else str(error)
             yield {"method": written, "trainable_parameters": None, "reason": reason}
 

@@ -1,7 +1,7 @@
-"""What counts as an encoder: it reads tokens with a mask and returns a state for each that depends on all of them.
+"""Check that a model is an encoder: it returns a state for each token that depends on all unmasked tokens.
 
-A model's type says little: decoders and models of images share the mapping of masked language models, and some ignore
-what they are given. So a loaded encoder is tried on a few tokens, and its behaviour decides.
+A model's type is not enough: decoders and vision models share the mapping of masked language models, and some ignore
+their inputs. So a loaded encoder is run on a few tokens, and its behaviour decides.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from adapeff.service.errors import ModelError, first_line
 
 _UNFIT = {
     "fnet": "which ignores the attention mask, so that padding would change its answers",
-    "mra": "whose attention needs a kernel of its own, and gives zeros without it",
+    "mra": "whose attention needs a custom kernel and returns zeros without it",
     "neomme": "which reads images too",
     "reformer": "which trains on texts of fixed lengths alone",
     "yoso": "which ignores the attention mask, so that padding would change its answers",
@@ -31,14 +31,14 @@ _MAX_PARAMETERS = 10**12
 
 
 def check_encoder(config: Any, name: str) -> None:
-    """Refuse a configuration that is not an encoder's, before anything is built.
+    """Reject a configuration that is not an encoder's before building the model.
 
     Raises:
         ModelError: naming the model and its type, or the implausible size.
     """
     what = f"model '{name}' is of type {config.model_type}"
     if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or getattr(config, "is_encoder_decoder", False):
-        raise ModelError(f"{what}, which is no encoder")
+        raise ModelError(f"{what}, which is not an encoder")
     if config.model_type in _UNFIT:
         raise ModelError(f"{what}, {_UNFIT[config.model_type]}")
     if getattr(config, "vision_config", None) is not None:
@@ -84,7 +84,7 @@ def drop_pooler(encoder: Any) -> nn.Module:
 
 
 def takes_segments(encoder: nn.Module) -> bool:
-    """Whether an encoder tells the two texts of a pair apart by segment ids."""
+    """Whether an encoder distinguishes the two texts of a pair by segment ids."""
     config: Any = encoder.config
     kinds = getattr(config, "type_vocab_size", 2 if config.model_type == "funnel" else 0)
     named = "token_type_ids" in inspect.signature(encoder.forward).parameters
@@ -97,7 +97,7 @@ def model_inputs(encoder: nn.Module) -> tuple[str, ...]:
 
 
 def position_count(encoder: nn.Module) -> int:
-    """How many tokens a model has positions for: tables of RoBERTa's kind count from the padding index on."""
+    """The maximum number of tokens of a model: RoBERTa-style position tables start after the padding index."""
     config: Any = encoder.config
     configured = int(getattr(config.get_text_config(), "max_position_embeddings", 512))
     for table in _position_tables(encoder):

@@ -1,4 +1,4 @@
-"""Load an encoder with its tokenizer, and put a family's head on it."""
+"""Load an encoder with its tokenizer and add a family's head."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ class ModelSource:
 
 
 def find_source(reference: ModelReference, *, needs_weights: bool = True) -> ModelSource:
-    """The files that a job's reference names.
+    """Find the files of a job's model reference.
 
     Raises:
-        NotHereError: if a local model is not on this host, or is another one than was submitted.
+        NotHereError: if a local model is not on this host, or differs from the one submitted.
         ModelError: if the configuration cannot be read or is not an encoder's, or the folder also contains an adapter.
     """
     folder = None
@@ -88,10 +88,10 @@ def find_source(reference: ModelReference, *, needs_weights: bool = True) -> Mod
 
 
 def load_encoder(source: ModelSource) -> Any:
-    """The encoder with its weights in fp32, all of them and no others.
+    """Load the encoder with all of its fp32 weights and no others.
 
     Raises:
-        ModelError, NotHereError: if it cannot be loaded, or not so.
+        ModelError, NotHereError: if it cannot be loaded, or not completely.
     """
     options = {"revision": source.reference.revision or "main", **SAFE}
     try:
@@ -137,10 +137,10 @@ def load_model(reference: ModelReference, tokenizer_options: Mapping[str, Any] |
     """Load what a job's reference names, never running code that comes with it.
 
     Args:
-        tokenizer_options: what the task's family asks of the tokenizer.
+        tokenizer_options: options that the task's family requires.
 
     Raises:
-        NotHereError: if a local model is not on this host, or is another one than was submitted.
+        NotHereError: if a local model is not on this host, or differs from the one submitted.
         ModelError: if it cannot be loaded whole, is not an encoder, or needs its own code.
     """
     source = find_source(reference)
@@ -157,9 +157,9 @@ def load_model(reference: ModelReference, tokenizer_options: Mapping[str, Any] |
 
 
 def import_architecture(reference: ModelReference) -> None:
-    """Import the code of a model's architecture, so that memory measured from then on is not that of code.
+    """Import a model's architecture early, so that later memory measurements exclude its code.
 
-    Nothing happens if the model cannot be read; loading it says why.
+    Does nothing if the model cannot be read; loading it raises the error.
     """
     with suppress(Exception), torch.device("meta"):
         place = str(model_folder(reference.name) or reference.name)
@@ -182,8 +182,8 @@ class TaskModel(nn.Module):
 def build_model(loaded: LoadedModel, method: Method, family: Family, *, seed: int) -> TaskModel:
     """Adapt the encoder and put the family's head on it.
 
-    The head and the method's weights are drawn from seeds of their own, so that every method of a comparison starts
-    from the same head.
+    The head and the method's weights use separate seeds, so that every method of a comparison starts from the same
+    head.
     """
     torch.manual_seed(seed)
     head = family.make_head(loaded.hidden_size)
@@ -193,7 +193,7 @@ def build_model(loaded: LoadedModel, method: Method, family: Family, *, seed: in
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Parameters by what they are for; `total` counts every one once, head included."""
+    """Parameter counts by role; `total` counts each parameter once, including the head."""
 
     trainable_method: int
     trainable_head: int
@@ -201,12 +201,12 @@ class ParameterCounts:
 
     @property
     def trainable(self) -> int:
-        """What the optimizer moves."""
+        """Parameters that the optimizer updates."""
         return self.trainable_method + self.trainable_head
 
 
 def count_parameters(model: TaskModel) -> ParameterCounts:
-    """Count what is trained, apart for method and head, and what there is."""
+    """Count trainable parameters, separately for method and head, and all parameters."""
 
     def trainable(module: nn.Module) -> int:
         return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
@@ -219,5 +219,5 @@ def count_parameters(model: TaskModel) -> ParameterCounts:
 
 
 def trained_state(model: TaskModel) -> dict[str, torch.Tensor]:
-    """What must be kept of a task: every trainable tensor by name, detached, on its device."""
+    """The state a task must store: every trainable tensor by name, detached, on its device."""
     return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}

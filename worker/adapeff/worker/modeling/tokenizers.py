@@ -1,4 +1,4 @@
-"""Load a model's tokenizer, and refuse one that does not go with the model."""
+"""Load a model's tokenizer and reject one that does not match the model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from adapeff.worker.modeling.configurations import SAFE, read_config, unloadable
 
 
 def load_tokenizer(reference: ModelReference, tokenizer_options: Mapping[str, Any] | None = None) -> Any:
-    """A model's tokenizer, that goes with its configuration.
+    """Load a model's tokenizer and check that it matches the configuration.
 
     Args:
-        tokenizer_options: what the task's family asks of the tokenizer.
+        tokenizer_options: options that the task's family requires.
 
     Raises:
-        ModelError: if it cannot be loaded, or does not go with the model.
+        ModelError: if it cannot be loaded or does not match the model.
         NotHereError: if a package that it needs is not installed.
     """
     place, revision = str(model_folder(reference.name) or reference.name), reference.revision or "main"
@@ -64,11 +64,11 @@ _PROBE = ["the", "a", "e", "i", "0", "1", "я", "е", "ا", "的", "一", "の",
 
 
 def check_tokenizer(tokenizer: Any, config: Any, name: str) -> None:
-    """Refuse a tokenizer that does not go with the model.
+    """Reject a tokenizer that does not match the model.
 
     Raises:
-        ModelError: if it has no vocabulary (transformers makes an empty one if its files are missing), gives ids
-            that the model has no embedding for, or splits text differently from its tokenizer.json.
+        ModelError: if it has no vocabulary (transformers makes an empty one if its files are missing), has ids
+            without an embedding in the model, or splits text differently from its tokenizer.json.
     """
     known = {token for text in _PROBE for token in tokenizer(text, add_special_tokens=False)["input_ids"]}
     if known <= set(tokenizer.all_special_ids):

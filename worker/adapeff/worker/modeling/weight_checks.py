@@ -1,4 +1,4 @@
-"""Refuse weights that would load and be wrong: missing, left over, misshapen, quantised or infinite ones."""
+"""Reject weights that load but are wrong: missing, left over, misshapen, quantised or infinite."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WHOLE_NUMBERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64")
 
 
 def check_numbers(encoder: Any, place: str, name: str) -> None:
-    """Refuse weights that cannot be trained from: quantised ones, which need a scale, and infinite ones.
+    """Reject weights that training cannot start from: quantised ones, which need a scale, and infinite ones.
 
     Raises:
         ModelError: naming the first tensor.
@@ -42,7 +42,7 @@ _POOLER = re.compile(r"(^|\.)pooler\.")
 
 
 def check_weights(loading: Mapping[str, Iterable[Any]], name: str) -> None:
-    """Refuse a model whose file is not exactly the encoder: transformers would draw missing weights at random.
+    """Reject a model whose file does not match the encoder: transformers would initialise missing weights randomly.
 
     A pooler may be missing, because it is never used, and heads may be left over; layers and adapters may not.
 
@@ -64,7 +64,7 @@ def check_weights(loading: Mapping[str, Iterable[Any]], name: str) -> None:
         others = f"; the file holds others, such as {left_over[0]}" if left_over else ""
         raise ModelError(
             f"the weights of model '{name}' lack {len(missing)} tensors: {_few(missing)}{others}; save the model again "
-            "with save_pretrained of its own class"
+            "with save_pretrained of the model's class"
         )
     if unused:
         raise ModelError(
@@ -74,13 +74,13 @@ def check_weights(loading: Mapping[str, Iterable[Any]], name: str) -> None:
 
 
 def refuse_adapter(place: str, revision: str, name: str) -> None:
-    """Refuse a model with an adapter in its folder, which transformers would load into it unasked.
+    """Reject a model with an adapter in its folder, which transformers would load silently.
 
     Raises:
         ModelError: naming the file.
     """
     if find_adapter_config_file(place, revision=revision) is not None:
-        raise ModelError(f"model '{name}' has {ADAPTER_FILE} beside its weights: {LEFTOVER_ADAPTER}")
+        raise ModelError(f"model '{name}' has {ADAPTER_FILE} next to its weights: {LEFTOVER_ADAPTER}")
 
 
 def _few(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The weights a run stores: `weights.safetensors`, with metadata that make them usable without the run."""
+"""The weights a run stores: `weights.safetensors`, with the metadata needed to use them without the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a profile works, what it measures with, and what all its stages do with their figures."""
+"""The workbench shared by all stages of a profile: device, clock, sensor, event log and common measurements."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_COMPILATIONS = 100_000
 
 @dataclass(frozen=True)
 class Bench:
-    """A profile at work; the first candidate is the reference of all ratios."""
+    """A profile in progress; the first candidate is the reference of all ratios."""
 
     spec: ProfileSpec
     device: Device
@@ -42,7 +42,7 @@ class Bench:
 
     @property
     def reference(self) -> Candidate:
-        """What the others are compared with."""
+        """The candidate that the others are compared with."""
         return self.candidates[0]
 
     def inputs(self, batch: int, length: int) -> dict[str, torch.Tensor]:
@@ -50,7 +50,7 @@ class Bench:
         return self.bare.batch(batch, length, self.device)
 
     def progress(self, activity: str, blocks: int) -> Callable[[int, float], None]:
-        """Reports finished blocks about once a second."""
+        """Return a callback that reports finished blocks about once a second."""
         last_report = time.monotonic()
 
         def report(block: int, eta: float) -> None:
@@ -63,10 +63,10 @@ class Bench:
         return report
 
     def compile(self, candidates: Sequence[Candidate], takes: Mapping[str, Callable[[int], Any]], **where: Any) -> None:
-        """Where the profile asks for it, let torch.compile make each candidate's code for a shape, and time that."""
+        """Compile each candidate for a shape and time the compilation, if the profile sets `compile`."""
         if not self.spec.settings.compile:
             return
-        # Each shape, mode and candidate is a compilation of its own; beyond its limit dynamo would fall back to eager.
+        # Each shape, mode and candidate compiles separately; beyond its limit dynamo would fall back to eager.
         torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = MAX_COMPILATIONS
         with self.clock.phase("compile"):
             for candidate in candidates:
@@ -77,10 +77,10 @@ class Bench:
                 self.log.measure(m.COMPILE_S, seconds, **where, variant=variant_of(candidate))
 
     def flag(self, candidate: Candidate, problems: Sequence[str], samples: Sequence[float], **where: Any) -> None:
-        """Write what is known against figures: problems of the time they were taken in, and of the samples."""
-        found = [*problems, *sample_problems(samples)]
+        """Write the known problems of a measurement: disturbances of its time window and of its samples."""
+        all_problems = [*problems, *sample_problems(samples)]
         variant = variant_of(candidate)
-        self.log.measure(m.DISTURBANCE, len(found), reason="; ".join(found), **where, variant=variant)
+        self.log.measure(m.DISTURBANCE, len(all_problems), reason="; ".join(all_problems), **where, variant=variant)
 
     def ratio(
         self, definition: Definition, candidate: Candidate, values: Sequence[float], base: Sequence[float], **where: Any
@@ -93,5 +93,5 @@ class Bench:
 
 
 def variant_of(candidate: Candidate) -> dict[str, Any]:
-    """The `variant` of a candidate's measurements."""
+    """Return the `variant` dimension of a candidate's measurements."""
     return {"method": candidate.name, **candidate.variant}

@@ -91,7 +91,7 @@ PROFILED_STEPS = 10_000
 
 @dataclass
 class Candidate:
-    """A method on a model of its own; frozen weights are shared between candidates, trained ones are not.
+    """A method on its own model; frozen weights are shared between candidates, trained ones are not.
 
     Args:
         name: the method as it is written.
@@ -183,7 +183,7 @@ def make_candidate(
 def variants(
     reference: PluginReference, bare: BareModel, *, device: Device, precision: str
 ) -> list[tuple[Candidate, Any]]:
-    """Each other inference variant of a method, on a model of its own, with the generator that keeps it in that state.
+    """Each other inference variant of a method, on its own model, with the generator that keeps it in that state.
 
     Weights that a variant does not change (all but merged ones) are shared with the other candidates again.
     """

@@ -1,4 +1,4 @@
-"""Joules of a training step above idle, interleaved."""
+"""Measure the energy of a training step above idle, with the methods interleaved."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from adapeff.worker.profiling.candidates import Candidate
 from adapeff.worker.sensors.window import Window, energy_above_idle
 
 ENERGY_BLOCKS = 6
-"""Fewer give a bootstrap over blocks no 95 % interval."""
+"""With fewer blocks, a bootstrap cannot give a 95 % interval."""
 
 
 def measure_energy(bench: Bench, idle: Window | None) -> dict[str, list[list[float]]] | None:
-    """Joules of a training step above idle, in turns of `energy_seconds`; None where there is no energy counter."""
+    """Measure joules per training step above idle, in turns of `energy_seconds`; None without an energy counter."""
     settings, log = bench.spec.settings, bench.log
     where: dict[str, Any] = {"batch": settings.batch, "length": settings.length, "dtype": bench.precision}
     if idle is None:

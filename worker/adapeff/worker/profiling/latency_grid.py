@@ -1,4 +1,4 @@
-"""Forward passes over a grid of shapes, and examples per second as the batch grows."""
+"""Time forward passes over a grid of shapes, and throughput as the batch grows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from adapeff.worker.sensors.window import Window
 MIN_BLOCKS = 5
 MAX_BLOCKS = 200
 SATURATED = 1.05
-"""Throughput that rises by less than this factor when the batch doubles is saturated."""
+"""Throughput is saturated if doubling the batch raises it by less than this factor."""
 LARGEST_THROUGHPUT_BATCH = 4096
 
 

@@ -1,9 +1,9 @@
-"""The memory of one method's training step, measured in a process of its own.
+"""The memory of one method's training step, measured in a separate process.
 
     python -m adapeff.worker.profiling.memory_probe JOB --method N ...
 
-Three steps are taken; the peaks are those of the allocator and of the process, the parts are counted tensor by tensor.
-Answers with one line of JSON; where memory runs out, `{"outcome": "oom"}`.
+Takes three steps. The peaks are those of the allocator and the process; the parts are counted tensor by tensor.
+Prints one line of JSON; if memory runs out, `{"outcome": "oom"}`.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def largest_batch(
 
 
 def main() -> int:
-    """Probe as the command line says."""
+    """Run the probe given on the command line."""
     parser = argparse.ArgumentParser(prog="python -m adapeff.worker.profiling.memory_probe")
     parser.add_argument("job", type=Path)
     parser.add_argument("--method", type=int, required=True)

@@ -1,4 +1,4 @@
-"""Run a profile job: its stages in order, and the raw samples they leave."""
+"""Run the stages of a profile job in order and store their raw samples."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ class Samples:
 def run_profile(
     spec: ProfileSpec, job: Path, out: Path, *, device_name: str | None = None, clock: PhaseClock | None = None
 ) -> None:
-    """Run a profile job to its end; every result goes to the event log in `out`.
+    """Run a profile job and write every result to the event log in `out`.
 
     Args:
-        clock: has run since the process began; one is made where none is given.
+        clock: runs since the process started; a new one if None.
         job: the file `spec` was read from, for the processes that measure memory.
 
     Raises:
-        AdapeffError: for whatever is wrong with the job or its model.
+        AdapeffError: if the job or its model is invalid.
     """
     clock, log, settings = clock or PhaseClock(), EventLog(out), spec.settings
     device = choose_device(device_name or settings.device)
@@ -100,7 +100,7 @@ def _check_lengths(spec: ProfileSpec, bare: BareModel) -> None:
 
 
 def _measure_device_peaks(bench: Bench) -> float:
-    """What the device can do at most; returns its peak FLOP/s."""
+    """Measure the device's peak rates and return its peak FLOP/s."""
     with bench.clock.phase("ceilings"):
         matmul_peak = matmul_flops_per_s(bench.device, bench.precision)
         bench.log.measure(m.PEAK_MATMUL, matmul_peak, dtype=bench.precision)
@@ -109,7 +109,7 @@ def _measure_device_peaks(bench: Bench) -> float:
 
 
 def _measure_memory(spec: ProfileSpec, job: Path, log: EventLog, device: Device, precision: str) -> None:
-    """Peaks and parts of each method's step, and the largest batch that fits, in processes of their own."""
+    """Peaks and parts of each method's step, and the largest batch that fits, in separate processes."""
     settings = spec.settings
     log.emit("stage", stage="memory")
     where: dict[str, Any] = {"phase": "train", "batch": settings.batch, "length": settings.length}

@@ -1,4 +1,4 @@
-"""What the training steps of each method compute, and how long they take, interleaved."""
+"""Count the FLOPs of each method's training step and time the steps, interleaved."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ StepSamples = dict[str, dict[str, list[list[float]]]]
 
 
 def count_flops(bench: Bench) -> dict[str, Flops]:
-    """Parameters and FLOPs of each method."""
+    """Count the parameters and FLOPs of each method."""
     settings, log = bench.spec.settings, bench.log
     flops_by_method: dict[str, Flops] = {}
     where: dict[str, Any] = {"batch": settings.batch, "length": settings.length}
@@ -40,7 +40,7 @@ def count_flops(bench: Bench) -> dict[str, Flops]:
 
 
 def time_steps(bench: Bench, flops: Mapping[str, Flops], matmul_peak: float) -> StepSamples:
-    """Training steps, interleaved: times, ratios, and the FLOP/s they achieve.
+    """Time interleaved training steps; record latencies, ratios and achieved FLOP/s.
 
     Args:
         matmul_peak: the device's peak FLOP/s.

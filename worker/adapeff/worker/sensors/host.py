@@ -34,7 +34,7 @@ class Snapshot:
     """Seconds in which the control group's CPU quota held its processes back."""
     energy_j: float | None = None
     energy_reason: str = ""
-    """Why there is no energy."""
+    """Reason why the energy is unknown."""
     polls: int = 0
     """How often the GPU was polled so far; the next two say in how many polls something was wrong."""
     throttled: Mapping[str, int] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Sensor(Protocol):
     """What can be read of a machine."""
 
     def read(self) -> Snapshot:
-        """The present state; takes well under a millisecond and waits for nothing."""
+        """Take a snapshot; returns in well under a millisecond without blocking."""
 
 
 class HostSensor:

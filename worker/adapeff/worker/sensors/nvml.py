@@ -1,6 +1,6 @@
 """What NVML reports of a GPU: energy, throttled clocks, other processes.
 
-NVML is reached through its module only, so that a recording can stand in for it.
+NVML is used only through its module, so that a recording can replace it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class PowerIntegral:
     """Energy of a device that only reports its power: the trapezoids between the answers.
 
     Args:
-        watts: reads the present power; None keeps the last value.
+        watts: reads the current power; None keeps the last value.
         now: seconds of a monotonic clock.
     """
 
@@ -71,7 +71,7 @@ class NvmlSensor:
     """A GPU's counters and the host's; where the GPU has no energy counter, its power is polled.
 
     Args:
-        nvml: the module pynvml, or what stands in for it.
+        nvml: the module pynvml or a recording of it.
         uuid: the GPU's (or MIG instance's) UUID.
         host: the host's sensor.
     """

@@ -1,4 +1,4 @@
-"""What happened between two snapshots of a sensor, and what is known against figures measured in between."""
+"""Time between two snapshots of a sensor: its energy, and disturbances of the figures measured in it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MAX_DRIFT = 0.05
 
 @dataclass(frozen=True)
 class Window:
-    """What happened between two snapshots."""
+    """The time between two snapshots."""
 
     start: Snapshot
     end: Snapshot
 
     @property
     def seconds(self) -> float:
-        """How long it was."""
+        """Length of the window in seconds."""
         return self.end.time_s - self.start.time_s
 
     @property
@@ -60,7 +60,7 @@ class Window:
         return (self.end.held_back_s - self.start.held_back_s) / self.seconds
 
     def problems(self) -> list[str]:
-        """Why figures of this window may be off, in words; empty if nothing is known against them."""
+        """Reasons why figures of this window may be unreliable; empty if none are known."""
         problems = []
         if (share := self.foreign_cpu) is not None and share > MAX_FOREIGN_CPU:
             problems.append(f"other processes used {share:.0%} of the cores")
@@ -78,7 +78,7 @@ class Window:
 
 
 def idle_window(sensor: Sensor, seconds: float = 2.0) -> Window | None:
-    """Some seconds in which this process does nothing; None where there is no energy to be read."""
+    """Measure a few idle seconds of this process; None if the energy is unknown."""
     start = sensor.read()
     if start.energy_j is None:
         return None

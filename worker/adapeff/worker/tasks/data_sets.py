@@ -103,7 +103,7 @@ class DataSet(RowForm, FileForm):
         test = found.get("test")
         if "validation" in found and (not isinstance(test, tuple) or not self._is_labelled(test)):
             if test is None and self.root is None and self.splits.get("test") == "test" and "test" in self.splits:
-                return found  # the hub's set has a test split of its own, which is missing here
+                return found  # the hub's data set has a separate test split, which is missing here
             found["test"] = found.pop("validation")
         return found
 
@@ -233,7 +233,7 @@ class DataSet(RowForm, FileForm):
 
     @property
     def asked_revision(self) -> str | None:
-        """The commit or branch asked for; None for the main branch."""
+        """The requested commit or branch; None for the main branch."""
         return self.revision or (PARQUET_REVISION if self.script_only else None)
 
     def hub_arguments(self, split: str, language: str) -> tuple[list[str | None], dict[str, Any]]:

@@ -64,7 +64,7 @@ class DeclaredTask(Task):
         return get_family(self.family).options(self.train)
 
     def available_languages(self, data_root: Path | None) -> tuple[str, ...]:
-        """Those with a test file in the local folders, or all if there is no such folder."""
+        """Languages with a test file in the local folders, or all without such a folder."""
         if all(data_set.local_root(data_root) is None for data_set in self._sets):
             return self.languages
         if self.train.root is not None:  # a user's own: what is declared must be there

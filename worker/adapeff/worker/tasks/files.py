@@ -42,7 +42,7 @@ class FileForm(Frozen):
     """How files are read, where that differs from the usual."""
 
     form: FormName | None = None
-    """What is in the files, whatever their ending."""
+    """The content of the files, regardless of their extension."""
     separator: str | None = None
     """The character between the values of a line, if not the one the ending implies."""
     quoting: Literal["double", "none"] | None = None
@@ -108,7 +108,7 @@ def form_of(file: Path, form: FileForm) -> FormName:
 
 
 def split_of(file: Path) -> Split | None:
-    """The split that a file's name stands for."""
+    """The split that a file's name denotes."""
     stem, _ = _stem_and_form(file)
     part = _PART.fullmatch(stem)
     name = (part["stem"] if part else stem).lower()

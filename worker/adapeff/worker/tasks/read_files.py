@@ -269,7 +269,7 @@ _UNIVERSAL = 10
 
 
 def _conll(file: Path, form: FileForm, notes: Notes) -> Iterator[Row]:
-    """A token a line, its columns apart by tabs or spaces, an empty line after each sentence.
+    """One token per line, columns separated by tabs or spaces, an empty line after each sentence.
 
     The columns are `tokens` (the first) and `tags` (the last), and all of them by number from 0.
     """
@@ -280,8 +280,8 @@ def _conll(file: Path, form: FileForm, notes: Notes) -> Iterator[Row]:
         while line := text.readline(MAX_CHARACTERS):
             number += 1
             line = line.strip("\r\n")
-            apart = form.separator or ("\t" if "\t" in line else None)
-            values = [value.strip() for value in line.split(apart)]
+            separator = form.separator or ("\t" if "\t" in line else None)
+            values = [value.strip() for value in line.split(separator)]
             if not line.strip():
                 if sentence:
                     count += 1

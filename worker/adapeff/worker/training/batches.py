@@ -1,4 +1,4 @@
-"""Prepare: which examples are trained on, and in which batches: an order that wastes little on padding."""
+"""Select training examples and group them into batches of similar length, which wastes little on padding."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from adapeff.worker.families.base import Family
 from adapeff.worker.families.encoding import Batch, Encoded, collate
 
 _POOL = 50
-"""Batches that are sorted by length together: long enough to save padding, short enough to keep the order random."""
+"""Batches per pool sorted by length: enough to save padding, few enough to keep the order random."""
 
 
 def subset(examples: Sequence[Any], size: int | AtMost | None, family: Family) -> list[Any]:
-    """`size` examples for a learning curve, in file order; all of them for None, and where fewer than at most asked.
+    """Select `size` examples for a learning curve, in file order; all for None or if an `at_most` exceeds their number.
 
-    Stratified: each stratum (label; types of entity) has its share of the whole, to one example. Nested: a smaller
-    subset is part of every larger one. The draw is the same for every method and seed.
+    Stratified: each stratum (label or entity types) keeps its share of the data, within one example. Nested: every
+    larger subset contains the smaller ones. The draw is the same for every method and seed.
 
     Raises:
         DataError: if there are fewer examples.
@@ -40,7 +40,7 @@ def subset(examples: Sequence[Any], size: int | AtMost | None, family: Family) -
     ranked = []
     for members in strata.values():
         draw.shuffle(members)
-        # the n-th of a stratum comes when the whole has reached the share (n + 1/2) / size of it
+        # the n-th member of a stratum of size s ranks at (n + 1/2) / s, which spreads each stratum evenly
         ranked += [((at + 0.5) / len(members), draw.random(), index) for at, index in enumerate(members)]
     return [examples[index] for index in sorted(index for _, _, index in sorted(ranked)[:size])]
 
@@ -48,13 +48,12 @@ def subset(examples: Sequence[Any], size: int | AtMost | None, family: Family) -
 def epoch_order(
     data: Encoded, *, batch_size: int, batch_tokens: int | None = None, seed: int, epoch: int
 ) -> list[list[int]]:
-    """The batches of one epoch as item indices: every item once, in an order that the seed alone decides.
+    """Return the batches of one epoch as item indices: every item once, in an order that depends only on the seed.
 
     The items are shuffled, sorted by length within pools of 50 batches, cut into batches, and the batches shuffled.
 
     Args:
-        batch_tokens: if given, batches contain as many items as fit into that many tokens, padding included; it
-            replaces `batch_size`.
+        batch_tokens: token budget per batch, padding included; if set, it replaces `batch_size`.
     """
     draw = random.Random(f"{seed} {epoch}")
     order = list(range(len(data)))
@@ -73,7 +72,7 @@ def _cut(chosen: list[int], batch_size: int) -> list[list[int]]:
 
 
 def _fill(chosen: list[int], data: Encoded, batch_tokens: int) -> list[list[int]]:
-    """Batches of items in order of length; one that alone is over the budget is a batch of its own."""
+    """Fill batches in order of length; an item that alone exceeds the budget gets a separate batch."""
     batches: list[list[int]] = []
     rows = 0
     for index in chosen:
@@ -88,7 +87,7 @@ def _fill(chosen: list[int], data: Encoded, batch_tokens: int) -> list[list[int]
 def training_batches(
     data: Encoded, *, batch_size: int, batch_tokens: int | None = None, seed: int, multiple: int = 1
 ) -> Iterator[Batch]:
-    """Endless batches, epoch after epoch, their lengths multiples of `multiple` where possible."""
+    """Yield batches endlessly, epoch after epoch, padded to a multiple of `multiple` where possible."""
     epoch = 0
     while True:
         for indices in epoch_order(data, batch_size=batch_size, batch_tokens=batch_tokens, seed=seed, epoch=epoch):
@@ -97,7 +96,7 @@ def training_batches(
 
 
 def steps_per_epoch(data: Encoded, *, batch_size: int, batch_tokens: int | None = None, seed: int) -> int:
-    """Batches in the first epoch: ceil(items / batch size), or as many as the token budget makes."""
+    """Count the batches in the first epoch: ceil(items / batch size), or what the token budget yields."""
     if batch_tokens is None:
         return -(-len(data) // batch_size)
     return len(epoch_order(data, batch_size=batch_size, batch_tokens=batch_tokens, seed=seed, epoch=0))

@@ -1,4 +1,4 @@
-"""Evaluate: an answer to every example of a split, and what the answers are worth."""
+"""Evaluate: predict an answer for every example of a split and score the answers."""
 
 from __future__ import annotations
 
@@ -36,32 +36,32 @@ class Predictions:
     predicted: list[Any]
     scores: list[float]
     chosen: dict[str, float] = field(default_factory=dict)
-    """What the family chose by the data, by name."""
+    """Values the family chose on the data, such as a threshold, by name."""
 
 
 def evaluate(
     model: TaskModel, family: Family, data: SplitData, *, device: Device, precision: str, choosing: bool = False
 ) -> Predictions:
-    """Answer every example once, dropout off, in batches of like length.
+    """Answer every example once, without dropout, in batches of similar length.
 
     Args:
-        choosing: let the family choose by these data what it chooses by validation, before it answers.
+        choosing: let the family choose its validation-tuned values on these data before it answers.
     """
     was_training = model.training
     model.eval()
     items = data.encoded
     order = sorted(range(len(items)), key=items.lengths.__getitem__)
-    readings: list[Any] = [None] * len(items)
+    outputs: list[Any] = [None] * len(items)
     with torch.inference_mode(), device.autocast(precision):
         for start in range(0, len(order), BATCH_SIZE):
             indices = order[start : start + BATCH_SIZE]
             batch = collate(items, indices, multiple=device.shape_multiple).to(device.torch_device)
             logits = model(batch.inputs).float()
-            for index, reading in zip(indices, family.read(logits, batch), strict=True):
-                readings[index] = reading
+            for index, output in zip(indices, family.read(logits, batch), strict=True):
+                outputs[index] = output
     model.train(was_training)
-    chosen = family.choose(data.examples, items, readings) if choosing else {}
-    answers = family.answers(data.examples, items, readings)
+    chosen = family.choose(data.examples, items, outputs) if choosing else {}
+    answers = family.answers(data.examples, items, outputs)
     return Predictions(
         ids=[example.id for example in data.examples],
         gold=[family.gold(example) for example in data.examples],
@@ -73,7 +73,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Baseline:
-    """The trivial baseline: its score, and how far a score must be from it to be more than chance."""
+    """The trivial baseline: its score, and how far a score must differ from it to exceed chance."""
 
     score: float
     noise: float
@@ -81,18 +81,18 @@ class Baseline:
 
 
 def baseline(metric: Metric, family: Family, examples: Sequence[Any], found: Predictions) -> Baseline:
-    """Compare answers to the best trivial ones by a bootstrap over the examples (both on the same samples)."""
+    """Compare answers with the best trivial ones by a paired bootstrap over the examples."""
     trivial = [(metric.compute(found.gold, answers), answers) for answers in family.trivial_answers(examples)]
     score = metric.best(score for score, _ in trivial)
     best = next(answers for each, answers in trivial if each == score)
-    ours, theirs = bootstrap(metric, found.gold, [found.predicted, best])
-    return Baseline(score, float(1.959964 * (ours - theirs).std(ddof=1)))
+    scores, trivial_scores = bootstrap(metric, found.gold, [found.predicted, best])
+    return Baseline(score, float(1.959964 * (scores - trivial_scores).std(ddof=1)))
 
 
 def bootstrap(metric: Metric, gold: Sequence[Any], several: Sequence[Sequence[Any]], *, seed: int = 0) -> numpy.ndarray:
-    """A metric on 1,000 samples of the examples, drawn with replacement, for several sets of answers: sets x samples.
+    """Score several sets of answers on 1,000 bootstrap samples of the examples: an array of sets x samples.
 
-    All sets are scored on the same samples, so that their differences are paired.
+    All sets are scored on the same samples, so their differences are paired.
 
     Args:
         several: sets of answers to the same examples.

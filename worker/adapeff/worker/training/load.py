@@ -1,4 +1,4 @@
-"""Load: everything a training run needs, model, data and tokens."""
+"""Load everything a training run needs: model, data and tokens."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def prepare(
 
     Raises:
         NotHereError: if data, model or sources are not on this host, or differ from those submitted.
-        AdapeffError: for whatever is wrong with the job.
+        AdapeffError: if the job is invalid.
     """
     task = _task(spec)
     family = family_of(task, spec.training)
@@ -71,13 +71,14 @@ def prepare(
         validation_examples = task.examples("validation", task.source_language, data_root)
         test_examples = {language: task.examples("test", language, data_root) for language in languages}
         loaded = load_model(spec.model, family.tokenizer_options)
-        for name, asked in (
+        for name, length_setting in (
             ("max_length", spec.training.max_length),
             *(("latency_length", length) for length in spec.measuring.lengths),
         ):
-            if asked > loaded.max_positions:
+            if length_setting > loaded.max_positions:
                 raise ModelError(
-                    f"{name} is {asked}, but model '{spec.model}' takes {loaded.max_positions} tokens; set {name} lower"
+                    f"{name} is {length_setting}, but model '{spec.model}' takes {loaded.max_positions} tokens; "
+                    f"set {name} lower"
                 )
 
         def rebuild() -> tuple[LoadedModel, TaskModel]:
@@ -106,17 +107,17 @@ def prepare(
 
 
 def check_ids(encoded: Encoded, loaded: LoadedModel) -> None:
-    """Refuse tokens that the model has no embedding for: on a GPU they would end the process without a message.
+    """Reject token ids without an embedding: on a GPU they would crash the process without a message.
 
     Raises:
-        ModelError: naming the first.
+        ModelError: with the token of the largest id.
     """
     ids, table = encoded.inputs["input_ids"], loaded.encoder.get_input_embeddings()  # type: ignore[operator]
     if len(ids) and int(ids.max()) >= table.num_embeddings:
         token = loaded.tokenizer.convert_ids_to_tokens(int(ids.max()))
         raise ModelError(
-            f"the tokenizer gives the token '{token}' the id {int(ids.max())}, but the model has "
-            f"{table.num_embeddings} embeddings; resize them, or take the tokenizer that the model was trained with"
+            f"the tokenizer maps '{token}' to id {int(ids.max())}, but the model has "
+            f"{table.num_embeddings} embeddings; resize them, or use the tokenizer that the model was trained with"
         )
 
 
@@ -128,28 +129,29 @@ def _task(spec: JobSpec) -> Task:
 
 
 def _method(spec: JobSpec, folders: Mapping[str, Path]) -> Method:
-    """The job's method, its sources named by their folders on this host.
+    """Build the job's method, with its sources resolved to folders on this host.
 
     Raises:
-        ModelError: if one is not here, differs from the one submitted, or was trained on another model.
+        NotHereError: if a source is not on this host or differs from the one submitted.
+        ModelError: if a source was trained on another model.
     """
     parameters = dict(spec.method.parameters)
     if spec.sources:
         parameters["sources"] = [
-            str(_source(name, wanted, folders, spec))
-            for name, wanted in zip(parameters["sources"], spec.sources, strict=True)
+            str(_source(name, fingerprint, folders, spec))
+            for name, fingerprint in zip(parameters["sources"], spec.sources, strict=True)
         ]
     return catalog.get_method(spec.method.name, parameters)
 
 
-def _source(name: str, wanted: str, folders: Mapping[str, Path], spec: JobSpec) -> Path:
-    folder = expanded(name) if wanted.startswith("folder:") else folders.get(wanted)
+def _source(name: str, fingerprint: str, folders: Mapping[str, Path], spec: JobSpec) -> Path:
+    folder = expanded(name) if fingerprint.startswith("folder:") else folders.get(fingerprint)
     if folder is None or not folder.is_dir():
         raise NotHereError(
             f"the weights of source {name[:40]} are not here; give every host the same artifacts folder, "
             "or the runner --source JOB_HASH=FOLDER"
         )
-    if wanted.startswith("folder:") and source_fingerprint(folder) != wanted:
+    if fingerprint.startswith("folder:") and source_fingerprint(folder) != fingerprint:
         raise NotHereError(f"source folder '{folder}' contains other files than when the job was submitted")
     if (folder / WEIGHTS).is_file() and (model := read_weights(folder)[0]["model"]) != spec.model.identity:
         raise ModelError(f"the source in '{folder}' was trained on another model ({model[:60]})")
@@ -158,11 +160,12 @@ def _source(name: str, wanted: str, folders: Mapping[str, Path], spec: JobSpec) 
 
 def _check_data(spec: JobSpec, task: Task, languages: tuple[str, ...], data_root: Path | None) -> None:
     try:
-        found = task.identity(languages, data_root)
+        identity = task.identity(languages, data_root)
     except DataError as error:
         raise NotHereError(f"{error} (the job was submitted with other data)") from error
-    if found != spec.data:
+    if identity != spec.data:
         raise NotHereError(
-            f"the data of '{task.name}' here ({found.source} {str(found.fingerprint)[:12]}) are not those the job was "
-            f"submitted with ({spec.data.source} {str(spec.data.fingerprint)[:12]}); give every host the same data_root"
+            f"the data of '{task.name}' here ({identity.source} {str(identity.fingerprint)[:12]}) differ from those "
+            f"the job was submitted with ({spec.data.source} {str(spec.data.fingerprint)[:12]}); "
+            "give every host the same data_root"
         )

@@ -1,4 +1,4 @@
-"""Record: turn what a training run came to into measurements and files."""
+"""Record the results of a training run as measurements and files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ WARMUP_STEPS = 5
 
 
 def measure_parameters(log: EventLog, model: TaskModel) -> None:
-    """How many parameters are trained, by what they are for."""
+    """Measure the trainable parameters of the method and of the head."""
     counts = count_parameters(model)
     log.measure(m.TRAINABLE_PARAMETERS, counts.trainable)
     log.measure(m.TRAINABLE_PARAMETERS_METHOD, counts.trainable_method)
@@ -50,7 +50,7 @@ def measure_parameters(log: EventLog, model: TaskModel) -> None:
 
 
 def measure_data(log: EventLog, prepared: Prepared, tokens: TokenCache) -> None:
-    """How much text there is, and how much of it was tokenised in this run."""
+    """Measure the amount of text and how much of it this run tokenised."""
     source = prepared.task.source_language
     splits = [("train", source, prepared.train), ("validation", source, prepared.validation)]
     splits += [("test", language, data) for language, data in prepared.tests.items()]
@@ -75,7 +75,7 @@ def data_revisions(task: Task, data_root: Path | None) -> dict[str, str | None]:
 
 
 def measure_training(log: EventLog, trained: TrainResult, metric: str, source_language: str) -> None:
-    """What training took, and how the validation score rose with it."""
+    """Measure the cost of training and record the validation curves."""
     log.measure(m.TRAIN_COMPUTE_S, compute_seconds(trained.steps_taken))
     log.measure(m.TRAIN_STEPS, trained.steps)
     log.measure(m.BEST_STEP, trained.best_step)
@@ -94,9 +94,9 @@ def measure_training(log: EventLog, trained: TrainResult, metric: str, source_la
 
 
 def measure_flops(log: EventLog, trained: TrainResult, counter: FlopCounter) -> list[float]:
-    """FLOPs of all the steps that were taken, with and without those of padding; gives those of each step.
+    """Measure the FLOPs of all steps, with and without padding; return those of each step.
 
-    Counting takes a step of the largest shape without fused attention; where there is no memory for that, gives none.
+    Counting takes a step of the largest shape without fused attention; without enough memory for it, the list is empty.
     """
     try:
         return _measure_flops(log, trained, counter)
@@ -129,9 +129,9 @@ def _measure_flops(log: EventLog, trained: TrainResult, counter: FlopCounter) ->
 
 
 def warmup_seconds(seconds: Sequence[float], flops: Sequence[float]) -> float | None:
-    """What the first steps took beyond what their FLOPs take later on; None if there are too few to say.
+    """Seconds the first steps took beyond the later steps' time per FLOP; None with too few steps.
 
-    Kernels are chosen, buffers made and caches filled in them.
+    In these steps kernels are selected, buffers allocated and caches filled.
     """
     if len(flops) < 2 * WARMUP_STEPS or not min(flops):
         return None
@@ -141,7 +141,7 @@ def warmup_seconds(seconds: Sequence[float], flops: Sequence[float]) -> float | 
 
 
 def measure_warmup(log: EventLog, trained: TrainResult, flops: Sequence[float]) -> None:
-    """The part of the compute seconds that was warming up."""
+    """Measure the compute seconds spent on warm-up."""
     found = warmup_seconds([step.total for step in trained.steps_taken], flops)
     reason = f"needs {2 * WARMUP_STEPS} steps with counted FLOPs" if found is None else ""
     log.measure(m.WARMUP_S, found, reason=reason)
@@ -192,7 +192,7 @@ def measure_tuning(log: EventLog, learned: Learned) -> None:
 
 
 def measure_energy(log: EventLog, learned: Learned, idle: Window | None) -> None:
-    """Joules of the compute windows of training above idle: the whole less its validations."""
+    """Measure the energy of training above idle, without its validations."""
     values = [energy_above_idle(part, idle) for part in (learned.window, *learned.validations)]
     joules = [value for value, _ in values if value is not None]
     if len(joules) < len(values):
@@ -202,7 +202,7 @@ def measure_energy(log: EventLog, learned: Learned, idle: Window | None) -> None
 
 
 def store_weights(log: EventLog, spec: JobSpec, model: TaskModel, out: Path) -> None:
-    """Write what must be kept per task, and measure the file; it stays only where asked for."""
+    """Write the weights a task must store and measure the file; keep it only if the job requests it."""
     file = out / WEIGHTS
     description = describe(
         method=spec.method.name, parameters=spec.method.parameters, model=spec.model.identity, task=str(spec.task)
@@ -222,7 +222,7 @@ def store_weights(log: EventLog, spec: JobSpec, model: TaskModel, out: Path) -> 
 
 
 def predict(prepared: Prepared, model: TaskModel, *, device: Device, precision: str) -> dict[str, Predictions]:
-    """Answers to the test split of each language."""
+    """Predict the test split of each language."""
     return {
         language: evaluate(model, prepared.family, data, device=device, precision=precision)
         for language, data in prepared.tests.items()
@@ -247,7 +247,7 @@ def measure_quality(log: EventLog, prepared: Prepared, predictions: Mapping[str,
 
 
 def store_predictions(log: EventLog, predictions: Mapping[str, Predictions], out: Path) -> None:
-    """Keep every answer, one JSON object a line."""
+    """Store every answer, one JSON object per line."""
     file = out / "predictions.jsonl.gz"
     with gzip.open(file, "wt", encoding="utf-8") as lines:
         for language, found in predictions.items():
@@ -266,10 +266,10 @@ def measure_variants(
     device: Device,
     precision: str,
 ) -> list[dict[str, Any]]:
-    """Quality and latency of each other way to serve what was trained, and how far its answers are from `trained`.
+    """Measure quality and latency of each inference variant, and how far its answers differ from `trained`.
 
-    `agreement` is the share of examples with the same answer, `score_difference_max` how far the probabilities of the
-    answers are apart at most: merged weights and an ejected prefix should give 1 and rounding error.
+    `agreement` is the share of examples with the same answer, `score_difference_max` the largest difference between the
+    probabilities of the answers: merged weights and an ejected prefix should give 1 and rounding error.
     """
     metric = catalog.get_metric(prepared.task.metric)
     cells = []
@@ -284,10 +284,13 @@ def measure_variants(
                 for ours, theirs in zip(found.predicted, trained[language].predicted, strict=True)
             ]
             log.measure(m.AGREEMENT, sum(agreeing) / len(agreeing), **where)
-            apart = [abs(ours - theirs) for ours, theirs in zip(found.scores, trained[language].scores, strict=True)]
-            log.measure(m.SCORE_DIFFERENCE_MAX, max(apart), **where)
-        made = measure_latency(spec, prepared, log, model, variant=variant, device=device, precision=precision)
-        cells += [{**cell, "variant": variant} for cell in made]
+            differences = [
+                abs(confidence - reference)
+                for confidence, reference in zip(found.scores, trained[language].scores, strict=True)
+            ]
+            log.measure(m.SCORE_DIFFERENCE_MAX, max(differences), **where)
+        latency_cells = measure_latency(spec, prepared, log, model, variant=variant, device=device, precision=precision)
+        cells += [{**cell, "variant": variant} for cell in latency_cells]
     return cells
 
 
@@ -321,7 +324,7 @@ def measure_latency(
 
 
 def store_samples(log: EventLog, trained: TrainResult, latency: list[dict[str, Any]], out: Path) -> None:
-    """Keep the raw samples behind every time."""
+    """Store the raw samples behind every time."""
     file = out / "samples.json.gz"
     with gzip.open(file, "wt", encoding="utf-8") as text:
         steps = {phase: [getattr(step, phase) for step in trained.steps_taken] for phase in STEP_PHASES}

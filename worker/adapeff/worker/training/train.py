@@ -1,4 +1,4 @@
-"""Train: a lean loop with a fixed budget of steps, the best state by validation kept."""
+"""Train for a fixed number of steps in a lean loop and keep the best state by validation score."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOG_EVERY_SECONDS = 1.0
 
 
 class DivergedError(AdapeffError):
-    """The loss is no longer a number; `compute_s` is the compute time spent by then."""
+    """The loss is no longer finite; `compute_s` is the compute time spent until it was noticed."""
 
     def __init__(self, message: str, compute_s: float) -> None:
         super().__init__(message)
@@ -36,7 +36,7 @@ class DivergedError(AdapeffError):
 
 
 class Validation(NamedTuple):
-    """A score on the validation split, and what it cost to get there."""
+    """A score on the validation split, with the samples and compute time spent to reach it."""
 
     step: int
     score: float
@@ -45,7 +45,7 @@ class Validation(NamedTuple):
 
 
 def compute_seconds(steps: Iterable[StepSeconds]) -> float:
-    """The whole of some steps."""
+    """Sum the total seconds of the given steps."""
     return math.fsum(step.total for step in steps)
 
 
@@ -63,7 +63,7 @@ class TrainResult:
     shapes: list[tuple[int, int]] = field(default_factory=list)
     """Rows x tokens of the batch of each step, padding included."""
     row_lengths: Counter[int] = field(default_factory=Counter)
-    """How many rows had so many tokens without padding."""
+    """Number of rows by their number of tokens without padding."""
     optimizer_bytes: int = 0
 
     def take(self, batch: Batch) -> None:
@@ -93,7 +93,7 @@ class BestState:
         self._kept: dict[str, torch.Tensor] = {}
 
     def keep(self) -> None:
-        """Remember the present state."""
+        """Save the current state."""
         state = {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in trained_state(self._model).items()}
         if self._file is None:
             self._kept = state
@@ -101,12 +101,12 @@ class BestState:
             save_file(state, self._file)
 
     def restore(self) -> None:
-        """Go back to the state last kept."""
+        """Load the last saved state into the model."""
         put_state(self._model, self._kept if self._file is None else load_file(self._file))
 
 
 def put_state(model: TaskModel, state: Mapping[str, torch.Tensor]) -> None:
-    """Copy kept values into a model's parameters; parameters without a kept value stay as they are."""
+    """Copy saved values into a model's parameters; parameters without a saved value keep theirs."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in state:
@@ -114,7 +114,7 @@ def put_state(model: TaskModel, state: Mapping[str, torch.Tensor]) -> None:
 
 
 def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.AdamW:
-    """Fused AdamW over what is trainable; vectors (biases, LayerNorms) are not decayed, as in BERT's recipe."""
+    """Build a fused AdamW over the trainable parameters; as in BERT's recipe, biases and LayerNorms are not decayed."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
@@ -124,7 +124,7 @@ def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.AdamW:
 
 
 def warmup_then_decay(optimizer: torch.optim.Optimizer, warmup_steps: int, steps: int) -> LambdaLR:
-    """The learning rate rises linearly from 0 over `warmup_steps`, then falls linearly to 0 at `steps`."""
+    """Raise the learning rate linearly from 0 over `warmup_steps`, then lower it linearly to 0 at `steps`."""
 
     def factor(step: int) -> float:
         if step < warmup_steps:
@@ -136,7 +136,7 @@ def warmup_then_decay(optimizer: torch.optim.Optimizer, warmup_steps: int, steps
 
 @dataclass
 class TrainingStep:
-    """One step of the optimizer, marked for a clock: what the loop repeats, and what a profile times."""
+    """One optimizer step with clock marks; shared by the training loop and the profiler."""
 
     model: TaskModel
     optimizer: torch.optim.Optimizer
@@ -153,7 +153,7 @@ class TrainingStep:
         self._number = 0
 
     def __call__(self, batch: Batch, clock: StepClock) -> torch.Tensor:
-        """Take the step; gives the loss, still on the device."""
+        """Take the step and return the loss, still on the device."""
         clock.mark()
         with self.device.autocast(self.precision):
             loss = self.loss_of(self.model(batch.inputs).float(), batch)
@@ -193,17 +193,17 @@ def train(
 ) -> TrainResult:
     """Take `steps` optimizer steps and leave the model in its best state by validation.
 
-    Compute time runs from the batch being on the device to the end of zero_grad: forward, loss, backward, clipping,
+    Compute time runs from the batch's arrival on the device to the end of zero_grad: forward, loss, backward, clipping,
     optimizer, scheduler.
 
     Args:
-        loss_of: gives the mean loss from a batch's logits.
-        validate: gives the validation score of the present state.
-        report: receives the step, the loss and the seconds still expected, about once a second.
+        loss_of: computes the mean loss from a batch's logits.
+        validate: computes the validation score of the current state.
+        report: receives the step, the loss and the estimated seconds left, about once a second.
         auxiliary_loss: a term of the method that is added to the loss.
-        on_step: is called with each step's number before its gradients are cleared.
+        on_step: called with the step number before the gradients are cleared.
         settles_at: the first step whose state may be the best one.
-        higher_is_better: which of two scores is the better one.
+        higher_is_better: whether the higher of two scores is better.
 
     Raises:
         DivergedError: if the loss stops being finite.
@@ -263,7 +263,7 @@ def train(
                     result.best_step, result.best_score = step, score
         flush()
     compute = compute_seconds(result.steps_taken)
-    if device.is_asynchronous:  # the device's idle time between steps is what the data (and the host) made it wait
+    if device.is_asynchronous:  # the device's idle time between steps is its wait for data (and the host)
         data_wait = max(0.0, clock.seconds["train"] - compute)
     phases = {phase: math.fsum(getattr(step, phase) for step in result.steps_taken) for phase in STEP_PHASES}
     clock.split("train", {**phases, "data_wait": data_wait})

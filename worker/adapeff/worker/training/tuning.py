@@ -1,4 +1,4 @@
-"""Learn: train on the source language, once with the job's learning rate, or once for each rate that is tried."""
+"""Learn: train on the source language, once with the job's learning rate or once per learning rate to try."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ logger = logging.getLogger("adapeff.runner")
 
 @dataclass(frozen=True)
 class Bench:
-    """Where a run works, and what it measures with."""
+    """The workbench of a run: device, clock, sensor, memory, event log and output folder."""
 
     device: Device
     precision: str
@@ -52,7 +52,7 @@ class Trial(NamedTuple):
 
 @dataclass
 class Learned:
-    """What training came to; of several trials the best one's result, whose state the model is left in."""
+    """The result of training; with several trials that of the best one, whose state the model keeps."""
 
     result: TrainResult
     learning_rate: float
@@ -63,9 +63,9 @@ class Learned:
 
 
 def learn(spec: JobSpec, prepared: Prepared, bench: Bench) -> Learned:
-    """Train as the job says, selecting on the source language's validation split.
+    """Train as the job specifies and select the best state on the source language's validation split.
 
-    With `tuning` each trial starts from the same weights and sees the same batches; one that diverges has lost.
+    With `tuning`, each trial starts from the same weights and sees the same batches; a diverging trial loses.
 
     Raises:
         DivergedError: if the loss stops being a number (in every trial).
@@ -108,14 +108,14 @@ class Search(Protocol):
     """Proposes learning rates."""
 
     def ask(self) -> float:
-        """The next rate to try."""
+        """Return the next learning rate to try."""
 
     def tell(self, score: float | None) -> None:
-        """What the last one came to; None if it diverged."""
+        """Receive the score of the last trial; None if it diverged."""
 
 
 class ListSearch:
-    """Tries the rates of a list in their order."""
+    """Tries the learning rates of a list in order."""
 
     def __init__(self, rates: Iterable[float]) -> None:
         self._rates = iter(rates)
@@ -143,7 +143,7 @@ class OptunaSearch:
         self._study = optuna.create_study(direction=direction, sampler=optuna.samplers.TPESampler(seed=seed))
 
     def ask(self) -> float:
-        """A rate, given the scores so far."""
+        """Sample a learning rate given the scores so far."""
         self._trial = self._study.ask()
         return float(self._trial.suggest_float("learning_rate", self._bounds.low, self._bounds.high, log=True))
 
@@ -156,7 +156,7 @@ class OptunaSearch:
 
 
 def open_search(tuning: Tuning, *, seed: int, higher_is_better: bool = True) -> Search:
-    """The search a job asks for.
+    """Build the search that a job requests.
 
     Raises:
         NotHereError: if a range is given and Optuna is not installed.
