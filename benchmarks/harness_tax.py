@@ -3,8 +3,8 @@
 All train the demo's MiniLM fully, each in a fresh process, in random order. The harness's sides are whole
 runs under the supervisor, as a worker makes them: guard, runner process, events followed, phases on; their seconds are
 those of the training loop (compute, data wait, logging), making its batches included. One measures nothing but training
-(profile off), one the default latency grid and every way of serving after it (profile on). Validation is a phase of its
-own there and absent here. The bare side gets its batches ready made. The ratios are medians over rounds of (harness
+(profile off), one the default latency grid and every inference variant after it (profile on). Validation is a separate
+phase there and absent here. The bare side gets its batches ready made. The ratios are medians over rounds of (harness
 seconds / bare seconds); the losses of all must be equal.
 
 Usage: python -m benchmarks.harness_tax [--rounds 7] [--steps 60] [--task sst2 --data-root DIR]

@@ -1,4 +1,4 @@
-"""Methods through the whole path: fusion of finished jobs, ways of serving, a plug-in from outside."""
+"""Methods through the whole path: fusion of finished jobs, inference variants, a plug-in from outside."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from adapeff.service.plugins.catalog import get_task
 from adapeff.worker.tasks.files import FileForm
 from adapeff.worker.tasks.init import write as write_draft
 from adapeff.worker.tasks.read_files import Notes, read_rows
-from adapeff.worker.tasks.validation import look_over
+from adapeff.worker.tasks.validation import check_task
 
 TEXTS = [f"the film was {'good' if at % 2 else 'bad'} {at}" for at in range(40)]
 ROWS = [{"text": text, "label": at % 2} for at, text in enumerate(TEXTS)]
@@ -58,7 +58,7 @@ def test_tsv_keeps_quotes_and_every_row(tmp_path: Path) -> None:
 def test_csv_says_where_a_quoted_value_goes_over_lines(tmp_path: Path) -> None:
     folder = make(tmp_path / "t", {"train.csv": CSV + '"one\ntwo",1\n', "test.csv": CSV})
 
-    (train, *_) = look_over(get_task(str(folder)), None)
+    (train, *_) = check_task(get_task(str(folder)), None)
 
     assert train["examples"] == 37  # of 41 rows a tenth is held out
     assert "1 row(s) span several lines because of quotes (from line 42)" in train["warnings"]
@@ -261,7 +261,7 @@ def test_one_file_is_split_by_label_and_always_alike(tmp_path: Path) -> None:
     }
     assert len({example.text for found in splits.values() for example in found}) == 200
     assert splits["test"] == examples(folder, "test")
-    (report, *_) = look_over(get_task(str(folder)), None)
+    (report, *_) = check_task(get_task(str(folder)), None)
     assert any("one file is split: 10% validation, 20% test" in warning for warning in report["warnings"])
 
 
@@ -302,7 +302,7 @@ def test_shares_that_are_too_small_are_refused(tmp_path: Path) -> None:
     declared = TASK + "file: all.csv\nsplit: {validation: 0.1, test: 0.2}\n"
     folder = make(tmp_path / "t", {"all.csv": "text,label\na,0\nb,1\n"}, declared)
 
-    with pytest.raises(DataError, match="has 2 examples, too few for a split"):
+    with pytest.raises(DataError, match="has 2 examples, too few to split into"):
         examples(folder, "validation")
 
 
@@ -330,7 +330,7 @@ def test_bilou_is_read_as_its_twin(tmp_path: Path) -> None:
     first = task.examples("train", "und", None)[0]
 
     assert [task.labels[tag] for tag in first.tags] == ["B-X", "I-X", "E-X", "S-Y"]
-    (report, *_) = look_over(task, None)
+    (report, *_) = check_task(task, None)
     assert any("BILOU" in warning for warning in report["warnings"])
 
 
@@ -357,7 +357,7 @@ def test_ignored_tags_are_read_and_not_asked_for(tmp_path: Path) -> None:
 def test_rows_left_out_are_counted(tmp_path: Path) -> None:
     folder = make(tmp_path / "t", {"train.csv": CSV + "z,-1\n" * 3, "test.csv": CSV}, TASK + "ignore_labels: -1\n")
 
-    (report, *_) = look_over(get_task(str(folder)), None)
+    (report, *_) = check_task(get_task(str(folder)), None)
 
     assert any("3 row(s) are left out" in warning for warning in report["warnings"])
 
@@ -365,7 +365,7 @@ def test_rows_left_out_are_counted(tmp_path: Path) -> None:
 def test_files_that_are_not_used_are_named(tmp_path: Path) -> None:
     folder = make(tmp_path / "t", {"train.csv": CSV, "test.csv": CSV, "holdout.csv": CSV})
 
-    (report, *_) = look_over(get_task(str(folder)), None)
+    (report, *_) = check_task(get_task(str(folder)), None)
 
     assert "not used: holdout.csv" in report["warnings"]
     two = make(tmp_path / "two", {"train.csv": CSV, "test.csv": CSV, "dev.csv": CSV, "validation.csv": CSV})
@@ -456,7 +456,7 @@ def test_leakage_looks_at_every_text_of_a_pair(tmp_path: Path, kind: str) -> Non
         tmp_path / "t", {"train.jsonl": lines(rows), "dev.jsonl": lines(tests), "test.jsonl": lines(tests)}, declared
     )
 
-    warnings = next(part["warnings"] for part in look_over(get_task(str(folder)), None) if part["split"] == "test")
+    warnings = next(part["warnings"] for part in check_task(get_task(str(folder)), None) if part["split"] == "test")
 
     assert any(warning.startswith("1 examples ") and said in warning for warning in warnings)
 

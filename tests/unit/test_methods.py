@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from adapeff.service.errors import ModelError, SpecError
+from adapeff.service.plugins import Method as PublicMethod  # as packages of others import it
 from adapeff.service.plugins.catalog import get_method
 from adapeff.service.plugins.plugin_reference import parse_plugin
 from adapeff.worker.adapters.modules import PhmLinear, PhmRule
 from adapeff.worker.adapters.parts import AdapterConfig, BottleneckPart, FusionPart, PhmPart, PrefixPart
 from adapeff.worker.adapters.tuner import add_adapter, eject_prefixes
-from adapeff.worker.methods.baselines import Full
 from adapeff.worker.methods.hosted import HostedMethod
 from adapeff.worker.modeling.models import count_parameters
 from tests.conftest import outside_folder
@@ -624,9 +624,15 @@ def test_flat_prefix_is_what_an_ejected_one_is() -> None:
     assert adapted.peft_config["default"].prefix == PrefixPart(length=4, flat=True)
 
 
-def test_hook_by_its_former_name_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"Old defines penalty\(\), which is now called auxiliary_loss\(\)"):
+def test_hook_by_its_former_name_is_called_and_deprecated() -> None:
+    with pytest.deprecated_call(match=r"Old defines penalty\(\), which is now called auxiliary_loss\(\)"):
 
-        class Old(Full):
-            def penalty(self, adapted: Any) -> None:
-                return None
+        class Old(PublicMethod):
+            def attach(self, encoder: nn.Module) -> nn.Module:
+                return encoder
+
+            def penalty(self, adapted: nn.Module) -> Any:
+                return lambda: torch.ones(())
+
+    term = Old().auxiliary_loss(nn.Linear(1, 1))
+    assert term is not None and term() == 1

@@ -21,7 +21,7 @@ from adapeff.worker.families.encoding import Batch
 from adapeff.worker.families.multi_label import THRESHOLDS, MultiLabelClassification, MultiLabelExample
 from adapeff.worker.metrics.multi_label import LabelScores
 from adapeff.worker.tasks.init import draft
-from adapeff.worker.tasks.validation import look_over
+from adapeff.worker.tasks.validation import check_task
 from adapeff.worker.training.evaluate import Predictions, baseline
 
 LABELS = ("calm", "glad", "sad")
@@ -146,7 +146,7 @@ def test_validation_counts_labels_and_warns_of_those_that_tell_nothing(tmp_path:
     folder = write(tmp_path / "t", rows, labels=list(LABELS))
     (folder / "test.jsonl").write_text('{"text": "y", "moods": ["sad"]}\n{"text": "z", "moods": []}\n')
 
-    train, _, test = look_over(get_task(str(folder)), None)
+    train, _, test = check_task(get_task(str(folder)), None)
 
     assert train["labels"] == {"calm": 4, "glad": 2}
     assert train["warnings"] == ["no example is: sad", "every example is: calm"]

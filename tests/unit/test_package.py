@@ -150,7 +150,13 @@ def loaded_modules(*typed: str) -> set[str]:
     return set(json.loads(done.stderr.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("command", ["submit small.yaml", "status", "methods ls", "report --help", "run --help"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("submit small.yaml", "status", "methods ls"),
+        *(pytest.param(f"{name} --help", marks=pytest.mark.slow) for name in ("report", "run")),
+    ],
+)
 def test_command_line_imports_no_torch(command: str, tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text("models: [a/b]\ntasks: [sst2]\nmethods: [full, lora, houlsby]\n")
 

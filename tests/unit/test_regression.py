@@ -16,7 +16,7 @@ from adapeff.service.plugins.catalog import get_metric, get_task
 from adapeff.service.specs.job import Training
 from adapeff.worker.families.regression import Regression, ScoredExample
 from adapeff.worker.tasks.init import draft
-from adapeff.worker.tasks.validation import look_over
+from adapeff.worker.tasks.validation import check_task
 from adapeff.worker.training.evaluate import Predictions, baseline
 from adapeff.worker.training.tuning import open_search
 
@@ -81,7 +81,7 @@ def test_validation_shows_the_range_and_warns_of_values_outside_it(tmp_path: Pat
     folder = write(tmp_path / "t", [{"text": f"t {at}", "score": at / 2} for at in range(11)])
     (folder / "test.jsonl").write_text('{"text": "x", "score": 7}\n')
 
-    train, _, test = look_over(get_task(str(folder)), None)
+    train, _, test = check_task(get_task(str(folder)), None)
 
     assert train["labels"] == {"0 to 1": 2, "1 to 2": 2, "2 to 3": 2, "3 to 4": 2, "4 to 5": 3}
     assert test["warnings"] == [

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from adapeff.worker.sensors.control_group import cpu_quota, throttled_seconds
 from adapeff.worker.sensors.host import HostSensor, Snapshot
 from adapeff.worker.sensors.nvml import NvmlSensor, PowerIntegral
-from adapeff.worker.sensors.replay import ReplaySensor
 from adapeff.worker.sensors.window import Window, energy_above_idle, idle_window, sample_problems
 from tests.fake_device import FakeNvml
+from tests.replay_sensor import ReplaySensor
 
 
 def snapshots(*times: float, **values: Any) -> ReplaySensor:

@@ -8,6 +8,7 @@ from adapeff.cli.progress import wait_for
 from adapeff.cli.submission import send
 from adapeff.cli.worker_client import WorkerClient
 from adapeff.service.errors import ResourceError
+from adapeff.service.lanes import device_kinds, device_of
 from adapeff.service.store import job_queries
 from adapeff.service.store.database import Database
 from adapeff.service.store.sweeps import Submission
@@ -50,13 +51,13 @@ def _pending_kinds(database: Database, job_ids: list[int]) -> set[str]:
     """The kinds of device, including `any`, that unfinished jobs request."""
     with database.session(read_only=True) as session:
         pending = job_queries.list_jobs(session, ids=job_ids, states=("queued", "running"))
-        return {job.lane.removeprefix("adapeff-") for job in pending}
+        return {device_of(job.lane) for job in pending}
 
 
 def _check_devices(devices: str, kinds: set[str]) -> str:
     """Check that a worker on the requested devices can run every pending job."""
     kind = devices.partition(":")[0]
-    if kind in ("cpu", "cuda") and (others := kinds - {"any", kind}):
+    if kind in device_kinds() and (others := kinds - {"any", kind}):
         raise ResourceError(
             f"--devices {devices} cannot run jobs with the setting device: {', '.join(sorted(others))}; "
             "omit --devices, or override the setting with -s device=any"

@@ -29,7 +29,7 @@ from adapeff.worker.daemon.slots import open_slots, usable_accelerators
 from adapeff.worker.daemon.worker import Worker
 from adapeff.worker.tasks.hub import VERIFIED, hub_data_sets
 from adapeff.worker.tasks.init import write
-from adapeff.worker.tasks.validation import look_over
+from adapeff.worker.tasks.validation import check_task
 from adapeff.worker.tasks.verification import verify
 
 Answers = Iterable[dict[str, Any]]
@@ -122,7 +122,7 @@ def _validate(arguments: Namespace) -> Answers:
         from adapeff.worker.families.token_counts import token_counter
 
         count_tokens = token_counter(task, arguments.model, settings)
-    yield from look_over(
+    yield from check_task(
         task, load_settings().values.data_root, count_tokens=count_tokens, max_length=settings.max_length
     )
 

@@ -57,8 +57,8 @@ from adapeff.worker.training.record import (
     measure_disturbance,
     measure_energy,
     measure_flops,
-    measure_footprint,
     measure_latency,
+    measure_memory_breakdown,
     measure_parameters,
     measure_quality,
     measure_training,
@@ -148,7 +148,7 @@ def run_job(
     measure_energy(log, learned, idle)
     measure_tuning(log, learned)
     with clock.phase("footprint"):
-        measure_footprint(log, prepared, trained, device=device, precision=precision)
+        measure_memory_breakdown(log, prepared, trained, device=device, precision=precision)
     store_weights(log, spec, prepared.model, out)
 
     log.emit("stage", stage="evaluate")
@@ -283,7 +283,7 @@ def _read_source(text: str) -> tuple[str, Path]:
 
 
 def _tell_waiting(log: EventLog) -> None:
-    logger.info("waiting: a profile uses its device alone, so it and other runs take turns")
+    logger.info("waiting: a profile uses its device alone, so it waits for other runs, and they for it")
     log.emit("stage", stage=WAITING)
 
 

@@ -113,8 +113,8 @@ def logs(
         log = Path(run.folder) / "run.log"
         if not log.is_file() and not (follow and is_running):
             raise JobError(
-                f"there is no log of run {run.token} of job {job} at {log}; if it ran on another host, look there, "
-                "or share ADAPEFF_ARTIFACTS_URL between hosts"
+                f"there is no log of run {run.token} of job {job} at {log}; if it ran on another host, run this "
+                "command there, or share ADAPEFF_ARTIFACTS_URL between hosts"
             )
         if log.is_file():
             with log.open("rb") as file:

@@ -143,7 +143,7 @@ def _print_validation(name: str, parts: list[dict[str, Any]]) -> None:
     for error in errors:
         print(f"error: {error}")
     warnings = sum(len(part["warnings"]) for part in parts)
-    print(f"{len(errors)} error(s), {warnings} warning(s)")
+    print(f"{_count(len(errors), 'error')}, {_count(warnings, 'warning')}")
 
 
 def _shares(labels: dict[str, int]) -> str:
@@ -178,3 +178,7 @@ def verify_data_sets(
         print_table("data sets", ["data set", "hub id", "commit", "result"], rows)
     if any(result["faults"] for result in results):
         raise typer.Exit(1)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapeff.service.errors import SpecError
+from adapeff.service.measurements import TRAIN_COMPUTE_S
 from adapeff.service.reporting.report import Report
 from adapeff.service.reporting.table import Table
 
@@ -29,7 +30,7 @@ def plot_points(report: Report) -> list[Point]:
     points = []
     for table in report.tables:
         for row in table.rows:
-            time, quality = row.cells["train_compute_s"].summary, row.cells["quality"].summary
+            time, quality = row.cells[TRAIN_COMPUTE_S.name].summary, row.cells["quality"].summary
             if time is None or quality is None:
                 continue
             shown = table.metric.shown

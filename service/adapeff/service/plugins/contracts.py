@@ -6,6 +6,7 @@ This module does not import torch, so that a laptop that only submits can valida
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,9 +36,11 @@ class Method(Frozen, ABC):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuse a hook by its former name, which would never be called."""
-        if hasattr(cls, "penalty"):
-            raise TypeError(f"{cls.__name__} defines penalty(), which is now called auxiliary_loss(); rename it")
+        """Take a hook by its former name: `penalty` is now called `auxiliary_loss`."""
+        if "penalty" in cls.__dict__ and "auxiliary_loss" not in cls.__dict__:
+            text = f"{cls.__name__} defines penalty(), which is now called auxiliary_loss(); rename it"
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
+            cls.auxiliary_loss = cls.__dict__["penalty"]  # type: ignore[method-assign]
 
     @abstractmethod
     def attach(self, encoder: nn.Module) -> nn.Module:

@@ -108,10 +108,11 @@ def _transfer(result: Result, *, metric: MetricView) -> Reading:
 
 
 def _gap(result: Result, *, metric: MetricView) -> Reading:
-    source, transfer = _quality(result, metric=metric), _transfer(result, metric=metric)
-    if source.value is None or transfer.value is None:
-        return Reading(None, transfer.reason)
-    return Reading(source.value - transfer.value)
+    """How much worse the other languages are than the source language; negative if they are better."""
+    source, others = _quality(result, metric=metric), _transfer(result, metric=metric)
+    if source.value is None or others.value is None:
+        return Reading(None, others.reason)
+    return Reading(source.value - others.value if metric.higher_is_better else others.value - source.value)
 
 
 def _measured_columns(group: Sequence[Result]) -> Iterator[Column]:

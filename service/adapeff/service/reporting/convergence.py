@@ -87,7 +87,7 @@ def to_targets(
     if not bests:
         return {}
     best = math.fsum(bests) / len(bests)
-    if best < 0:
+    if best < 0 or (best == 0 and higher_is_better):
         return {}
     return {
         method: tuple(

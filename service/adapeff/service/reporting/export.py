@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from adapeff.service.reporting.variation import settings_of, varied_settings
 from adapeff.service.specs.job import canonical_json
-from adapeff.service.store import sweeps
-from adapeff.service.store.tables import Environment, Job, Measurement, Run, SweepJob
+from adapeff.service.store import job_queries, sweeps
+from adapeff.service.store.tables import Environment, Job, Measurement, Run
 
 _KEY = ("name", "statistic", "phase", "language", "split", "batch", "length", "dtype", "variant")
 
@@ -31,7 +31,7 @@ def measurement_rows(session: Session, *, sweep_ids: Sequence[int] | None = None
     )
     finished = select(Job.id, Job.spec).where(Job.state == "succeeded")
     if sweep_ids is not None:
-        of_sweeps = select(SweepJob.job_id).where(SweepJob.sweep_id.in_(sweep_ids))
+        of_sweeps = job_queries.ids_of_sweeps(session, sweep_ids)
         query, finished = query.where(Job.id.in_(of_sweeps)), finished.where(Job.id.in_(of_sweeps))
     specs = {row.id: row.spec for row in session.execute(finished)}
     varied = varied_settings(specs.values())

@@ -17,8 +17,9 @@ from adapeff.service.reporting.convergence import CURVES, Curves
 from adapeff.service.reporting.readings import Reading, Readings, load_readings
 from adapeff.service.reporting.variation import settings_of
 from adapeff.service.specs.job import STORED, JobSpec, canonical_json
-from adapeff.service.store import results
-from adapeff.service.store.tables import Job, Run, SweepJob
+from adapeff.service.store import job_queries, results
+from adapeff.service.store.in_list import is_one_of
+from adapeff.service.store.tables import Job, Run
 
 ALIKE = (
     *("device_name", "device_type", "precision", "driver", "cuda", "cpu_capability", "torch_threads", "cpu_affinity"),
@@ -28,7 +29,6 @@ ALIKE = (
 """The parts of the environment that all runs of a table share."""
 _ABOUT_THE_METRIC = ("metric_unit", "higher_is_better")
 """Properties of the metric, recorded so that a report does not need its plug-in; not conditions of the run."""
-_CHUNK = 500
 
 
 @dataclass(frozen=True)
@@ -146,13 +146,10 @@ def _load_rows(session: Session, sweep_ids: Sequence[int] | None, train_hashes: 
         .order_by(Job.id)
     )
     if sweep_ids is not None:
-        wanted = wanted.where(Job.id.in_(select(SweepJob.job_id).where(SweepJob.sweep_id.in_(sweep_ids))))
-    if train_hashes is None:
-        return list(session.execute(wanted))
-    hashes = sorted(set(train_hashes))
-    chunks = (hashes[start : start + _CHUNK] for start in range(0, len(hashes), _CHUNK))
-    rows = [row for chunk in chunks for row in session.execute(wanted.where(Job.train_hash.in_(chunk)))]
-    return sorted(rows, key=lambda row: row.job_id)
+        wanted = wanted.where(Job.id.in_(job_queries.ids_of_sweeps(session, sweep_ids)))
+    if train_hashes is not None:
+        wanted = wanted.where(is_one_of(session, Job.train_hash, train_hashes))
+    return list(session.execute(wanted))
 
 
 def _conditions(resolved: Mapping[str, Any]) -> dict[str, Any]:

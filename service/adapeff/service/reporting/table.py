@@ -8,14 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from adapeff.service.errors import AdapeffError
-from adapeff.service.measurements import DISTURBANCE
-from adapeff.service.plugins import catalog
-from adapeff.service.plugins.contracts import Task
-from adapeff.service.plugins.plugin_reference import PluginReference, is_task_file
+from adapeff.service.measurements import DISTURBANCE, STORED_BYTES, TRAIN_COMPUTE_S
+from adapeff.service.plugins.plugin_reference import PluginReference
 from adapeff.service.reporting.columns import (
     Cell,
     Column,
@@ -32,8 +28,8 @@ from adapeff.service.reporting.convergence import TargetCell, TimeFactors, time_
 from adapeff.service.reporting.languages import LanguageCell, language_cell
 from adapeff.service.reporting.reruns import Rerun, find_reruns
 from adapeff.service.reporting.runs import ALIKE, Result, comparable_settings, model_and_task
+from adapeff.service.reporting.titles import find_task, task_name, title_ending
 from adapeff.service.reporting.variation import in_words, varying_keys
-from adapeff.service.specs.job import JobSpec
 
 REFERENCE = "full"
 
@@ -55,7 +51,7 @@ class Row:
     @property
     def train_time_is_doubtful(self) -> bool:
         """Whether the training time was disturbed."""
-        return bool(self.cells["train_compute_s"].doubt)
+        return bool(self.cells[TRAIN_COMPUTE_S.name].doubt)
 
 
 @dataclass(frozen=True)
@@ -143,7 +139,7 @@ def build_table(group: Sequence[Result], repeats: Sequence[Result], context: Con
         repeats: the same runs and all their repeats.
     """
     first = group[0].spec
-    task = _find_task(first)
+    task = find_task(first)
     recorded = dict(group[0].run.resolved)  # the task as it was when it ran; older runs recorded less
     metric = metric_view(
         str(recorded.get("metric") or (task.metric if task else "accuracy")),
@@ -168,8 +164,8 @@ def build_table(group: Sequence[Result], repeats: Sequence[Result], context: Con
     targets = _targets(by_row, names, metric) if reference else {}
     return Table(
         model=str(first.model),
-        task=_task_name(first),
-        title=f"{task.title if task else _task_name(first)}{_title_ending(group[0], context.varied)}",
+        task=task_name(first),
+        title=f"{task.title if task else task_name(first)}{title_ending(group[0], context.varied)}",
         metric=metric,
         settings=comparable_settings(first),
         environment={key: group[0].run.environment.get(key) for key in ALIKE},
@@ -284,11 +280,13 @@ def _with_ratio(cell: Cell, reference: Cell | None, *, is_time: bool) -> Cell:
 
 def _break_even_tasks(rows: Sequence[Row]) -> dict[str, int]:
     """The number of tasks from which a method's stored weights are larger than one more full model."""
-    whole = next((row.cells["stored_bytes"].summary for row in rows if row.method == REFERENCE), None)
+    whole = next((row.cells[STORED_BYTES.name].summary for row in rows if row.method == REFERENCE), None)
     return {
         row.method: math.ceil(whole.mean / stored.mean)
         for row in rows
-        if whole is not None and row.method != REFERENCE and (stored := row.cells["stored_bytes"].summary) is not None
+        if whole is not None
+        and row.method != REFERENCE
+        and (stored := row.cells[STORED_BYTES.name].summary) is not None
     }
 
 
@@ -309,31 +307,6 @@ def _disturbed(by_row: _ByRow, names: Mapping[RowKey, str]) -> dict[str, str]:
         if problems:
             disturbed[names[row]] = "; ".join(problems)
     return disturbed
-
-
-def _task_name(spec: JobSpec) -> str:
-    """A task's name; for a task file, the name of its folder or the file's stem."""
-    if not is_task_file(spec.task.name):
-        return str(spec.task)
-    path = PurePath(spec.task.name)
-    return path.parent.name if path.name == "task.yaml" else path.stem
-
-
-def _title_ending(result: Result, varied: Sequence[str]) -> str:
-    """The end of a table's title, which distinguishes it from other tables of the same task."""
-    size = result.spec.training.train_size
-    count = f", {size:,} training examples" if isinstance(size, int) else f", {size} training examples" if size else ""
-    settings = result.run.settings
-    others = {key: settings[key] for key in varied if key in settings and key not in ("train_size", "device")}
-    return f"{count}{f', {in_words(others)}' if others else ''}"
-
-
-def _find_task(spec: JobSpec) -> Task | None:
-    """The task as registered on this machine; None if its plug-in is missing, since a report must not need it."""
-    try:
-        return catalog.get_task(spec.task.name, spec.task.parameters)
-    except AdapeffError:
-        return None
 
 
 def _languages(by_row: _ByRow, names: Mapping[RowKey, str], metric: MetricView) -> dict[str, dict[str, LanguageCell]]:

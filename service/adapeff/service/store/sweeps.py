@@ -12,6 +12,7 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from adapeff.service.errors import JobError
+from adapeff.service.measurements import WALL_S
 from adapeff.service.specs.hub import COMMIT, moving_sources
 from adapeff.service.specs.job import JobSpec, canonical_json
 from adapeff.service.specs.profile import AnySpec, ProfileRequest, ProfileSpec
@@ -159,7 +160,7 @@ def estimate_seconds(session: Session, specs: Iterable[AnySpec]) -> list[float |
         select(Job.spec, Measurement.value)
         .join(Run, Run.job_id == Job.id)
         .join(Measurement, Measurement.run_id == Run.id)
-        .where(Run.outcome == "succeeded", Measurement.name == "wall_s", Measurement.value.is_not(None))
+        .where(Run.outcome == "succeeded", Measurement.name == WALL_S.name, Measurement.value.is_not(None))
     )
     seen: dict[str, list[float]] = {}
     for stored, value in session.execute(wanted):

@@ -89,7 +89,8 @@ class Worker:
             reconciler.join(5)
         if not self._finishing.is_set() and (left := self._host_faults.excluded):
             raise NotHereError(
-                f"{len(left)} job(s) cannot run on this host and stay in the queue; job {min(left)}: {left[min(left)]}"
+                f"{len(left)} {'job' if len(left) == 1 else 'jobs'} cannot run on this host and stay queued; "
+                f"job {min(left)}: {left[min(left)]}"
             )
 
     def _serve_sweep(self, sweep_id: int) -> None:

@@ -108,7 +108,8 @@ class Accelerator(Device):
         """Set the share of memory its own module allows, where it has such a setting."""
         module = import_module(f"torch.{self.name}")
         if hasattr(module, "set_per_process_memory_fraction"):
-            module.set_per_process_memory_fraction(min(1.0, limit / max(limit, self.available_memory())))
+            _, total = self._runtime.get_memory_info()
+            module.set_per_process_memory_fraction(min(1.0, limit / total))
 
     def reset_memory_peaks(self) -> None:
         """Reset the peaks, where the allocator keeps them."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from adapeff.service.measurements import PEAK_MEMORY_ALLOCATED, PEAK_MEMORY_PROCESS, PEAK_MEMORY_RESERVED
 from adapeff.worker.devices.base import Device
 
 
@@ -61,9 +62,9 @@ class Memory:
         self._poll()
         allocated, reserved = (None, None) if self._no_allocator else self._allocator
         return {
-            "peak_memory_allocated_bytes": (allocated, self._no_allocator),
-            "peak_memory_reserved_bytes": (reserved, self._no_allocator),
-            "peak_memory_process_bytes": (
+            PEAK_MEMORY_ALLOCATED.name: (allocated, self._no_allocator),
+            PEAK_MEMORY_RESERVED.name: (reserved, self._no_allocator),
+            PEAK_MEMORY_PROCESS.name: (
                 (None, "no VmHWM on this system") if _status("VmHWM") is None else (self._process, "")
             ),
         }

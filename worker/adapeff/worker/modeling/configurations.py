@@ -46,6 +46,6 @@ def unloadable(what: str, error: Exception) -> Exception:
     if isinstance(error, ImportError) or needs:
         return NotHereError(f"{what} needs a package that is not installed: {line}")
     if "couldn't connect to" in line.lower() or isinstance(error, ConnectionError):
-        return NotHereError(f"{what} is not kept on this host, and the hub cannot be reached: {line}")
+        return NotHereError(f"{what} is not cached on this host, and the hub cannot be reached: {line}")
     hint = " (check the name, the revision and the connection)" if isinstance(error, OSError) else ""
     return ModelError(f"{what} cannot be loaded: {line}{hint}")

@@ -20,6 +20,7 @@ import psutil
 import torch
 
 from adapeff.service.errors import AdapeffError, ModelError
+from adapeff.service.measurements import PEAK_MEMORY_PROCESS, PEAK_MEMORY_RESERVED
 from adapeff.service.specs.profile import ProfileSpec
 from adapeff.worker.devices.base import Device
 from adapeff.worker.devices.choice import choose_device
@@ -111,7 +112,7 @@ def largest_batch(
         if answer["outcome"] == "oom":
             return False
         peaks = {name: value for name, (value, _) in answer["peaks"].items()}
-        used = peaks["peak_memory_reserved_bytes"] or peaks["peak_memory_process_bytes"] or 0
+        used = peaks[PEAK_MEMORY_RESERVED.name] or peaks[PEAK_MEMORY_PROCESS.name] or 0
         return bool(used <= limit)
 
     run_probe(job, method, 1, device, precision)

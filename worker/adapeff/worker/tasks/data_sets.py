@@ -137,9 +137,10 @@ class DataSet(RowForm, FileForm):
         found = self._examples(self.serving(language, data_root), "train", language, data_root, labels, merge)
         dealt = dealt_out(found, self.shares, get_family(self.family).dealt_by)
         if not dealt.get(split) or not dealt["train"]:
+            shares = ", ".join(f"{name} {share:g}" for name, share in self.shares.items())
             raise DataError(
-                f"'{self.name}' has {len(found)} examples, too few for a split of {dict(self.shares)}; raise the "
-                "shares, or give each split a file"
+                f"'{self.name}' has {len(found)} examples, too few to split into {shares} and train; raise the shares, "
+                "or give each split a file"
             )
         return [example for index, (example, _) in enumerate(found) if index in dealt[split]]
 

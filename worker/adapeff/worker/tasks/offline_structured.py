@@ -252,10 +252,10 @@ class OfflineChoice(OfflineTask):
         forwards = draw.random() < 0.5
         pairs = draw.sample(range(*drawn_from(len(_CAUSES[language]), held_out=held_out)), size)
         label = draw.randrange(size)
-        told, asked = (_CAUSES, _EFFECTS) if forwards else (_EFFECTS, _CAUSES)
+        given, choices_of = (_CAUSES, _EFFECTS) if forwards else (_EFFECTS, _CAUSES)
         question = _ASKED[language][forwards]
-        choices = tuple(f"{question} {asked[language][pair]}" for pair in pairs)
-        premise = f"{told[language][pairs[label]]} ."
+        choices = tuple(f"{question} {choices_of[language][pair]}" for pair in pairs)
+        premise = f"{given[language][pairs[label]]} ."
         if flip.random() < self.noise:
             label = (label + flip.randrange(1, size)) % size
         return ChoiceExample(name, premise, choices, label)

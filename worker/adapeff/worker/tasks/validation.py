@@ -43,7 +43,7 @@ class SplitReport:
     warnings: list[str] = field(default_factory=list)
 
 
-def look_over(
+def check_task(
     task: Task,
     data_root: Path | None,
     *,

@@ -147,7 +147,7 @@ def measure_warmup(log: EventLog, trained: TrainResult, flops: Sequence[float]) 
     log.measure(m.WARMUP_S, found, reason=reason)
 
 
-def measure_footprint(
+def measure_memory_breakdown(
     log: EventLog, prepared: Prepared, trained: TrainResult, *, device: Device, precision: str
 ) -> None:
     """What the largest step of training kept in memory, tensor by tensor; one more such step is taken for it."""

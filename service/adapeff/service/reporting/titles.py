@@ -1,0 +1,39 @@
+"""What a table is called: its task, and what tells it from other tables of the same task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePath
+
+from adapeff.service.errors import AdapeffError
+from adapeff.service.plugins import catalog
+from adapeff.service.plugins.contracts import Task
+from adapeff.service.plugins.plugin_reference import is_task_file
+from adapeff.service.reporting.runs import Result
+from adapeff.service.reporting.variation import in_words
+from adapeff.service.specs.job import JobSpec
+
+
+def task_name(spec: JobSpec) -> str:
+    """A task's name; for a task file, the name of its folder or the file's stem."""
+    if not is_task_file(spec.task.name):
+        return str(spec.task)
+    path = PurePath(spec.task.name)
+    return path.parent.name if path.name == "task.yaml" else path.stem
+
+
+def title_ending(result: Result, varied: Sequence[str]) -> str:
+    """The end of a table's title, which distinguishes it from other tables of the same task."""
+    size = result.spec.training.train_size
+    count = f", {size:,} training examples" if isinstance(size, int) else f", {size} training examples" if size else ""
+    settings = result.run.settings
+    others = {key: settings[key] for key in varied if key in settings and key not in ("train_size", "device")}
+    return f"{count}{f', {in_words(others)}' if others else ''}"
+
+
+def find_task(spec: JobSpec) -> Task | None:
+    """The task as registered on this machine; None if its plug-in is missing, since a report must not need it."""
+    try:
+        return catalog.get_task(spec.task.name, spec.task.parameters)
+    except AdapeffError:
+        return None
