@@ -96,7 +96,7 @@ TABLE = [
     Bad("label out of range", SUBMIT, 1, "unknown label 7; expected 0 (negative), 1 (positive)",
         prepare=lambda f: train_file(f).write_text('{"idx": 0, "sentence": "a", "label": 7}\n')),
     Bad("data set not available, hub offline", "run {sweep} --data-root .", 4, "cannot be loaded from the hub"),
-    Bad("model not available, hub offline", "run {sweep} --models org/none --methods head", 4, "model 'org/none' is not kept on this host, and the hub cannot be reached"),
+    Bad("model not available, hub offline", "run {sweep} --models org/none --methods head", 4, "model 'org/none' is not cached on this host, and the hub cannot be reached"),
     Bad("unreachable broker", SUBMIT, 3, "The jobs are stored", environment={"REDIS_URL": f"redis://:hush@{NO_SERVER}/0"}),
     Bad("unreachable database", "status", 3, "cannot be reached", environment={"DATABASE_URL": f"postgres://u:hush@{NO_SERVER}/d"}),
     Bad("unknown kind of database", "status", 1, "expected sqlite:///PATH or postgresql://", environment={"DATABASE_URL": "mysql://h/d"}),

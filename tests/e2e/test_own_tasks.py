@@ -259,7 +259,7 @@ def test_lengths_are_counted_in_a_models_tokens(
     assert (part["length_unit"], part["length_max"]) == ("tokens", 7)  # [CLS] the film was good x [SEP]
     assert part["cut"] == 0
     shown = adapeff("tasks", "validate", "./reviews")
-    assert "0 error(s), " in shown.stdout
+    assert "0 errors, " in shown.stdout
     assert "bad 50 %, good 50 %" in shown.stdout
 
 

@@ -371,4 +371,4 @@ def test_run_of_what_is_not_here_ends_and_says_so(adapeff: Adapeff, sweep: Path,
     database.close()
 
     assert done.returncode == 1
-    assert "2 job(s) cannot run on this host and stay in the queue; job 1" in done.stderr
+    assert "2 jobs cannot run on this host and stay queued; job 1" in done.stderr
