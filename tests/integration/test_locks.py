@@ -57,6 +57,23 @@ def test_runs_share_a_device_but_not_with_one_that_wants_it_alone() -> None:
         pass
 
 
+def test_nobody_passes_one_who_is_about_to_wait() -> None:
+    others: list[User] = []
+
+    def let_another_come() -> None:
+        others.append(User(alone=False))
+        assert others[0].waits.wait(SOON)
+        sharing.close()
+
+    with ExitStack() as sharing:
+        sharing.enter_context(occupy("cpu", alone=False, waiting=nobody, folder=LOCKS))
+        with occupy("cpu", alone=True, waiting=let_another_come, folder=LOCKS):
+            assert not others[0].uses.is_set()
+
+    assert others[0].uses.wait(SOON)
+    others[0].end()
+
+
 def test_lock_is_the_hosts_whatever_tmpdir_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     before = host_folder()
     monkeypatch.setenv("TMPDIR", str(tmp_path))

@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -103,12 +104,17 @@ def occupy(device: str, *, alone: bool, waiting: Callable[[], None], folder: Pat
         folder: of the locks; None: the host's default.
     """
     use_as = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+    waiting_once = cache(waiting)
     with ExitStack() as held:
-        try:
-            with _lock(f"{device}-door", folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                held.enter_context(_lock(f"{device}-use", folder, use_as | fcntl.LOCK_NB))
-        except BlockingIOError:
-            waiting()
-            with _lock(f"{device}-door", folder, fcntl.LOCK_EX):
-                held.enter_context(_lock(f"{device}-use", folder, use_as))
+        # The door stays locked while its holder waits for the device, so that nobody who comes later passes it.
+        with _wait_for(f"{device}-door", fcntl.LOCK_EX, waiting_once, folder):
+            held.enter_context(_wait_for(f"{device}-use", use_as, waiting_once, folder))
         yield
+
+
+def _wait_for(name: str, kind: int, waiting: Callable[[], None], folder: Path | None) -> IO[str]:
+    try:
+        return _lock(name, folder, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        waiting()
+        return _lock(name, folder, kind)
