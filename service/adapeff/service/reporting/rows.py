@@ -8,9 +8,9 @@ from typing import Any
 from adapeff.service.reporting.overview import overview_rows
 from adapeff.service.reporting.report import Report
 from adapeff.service.reporting.reruns import Rerun
-from adapeff.service.reporting.statistics import Summary
 from adapeff.service.reporting.table import Row, Table
 from adapeff.service.specs.job import canonical_json
+from adapeff.service.statistics.summaries import Summary
 
 _EMPTY: dict[str, Any] = {
     "model": "",

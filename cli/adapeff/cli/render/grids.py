@@ -1,0 +1,76 @@
+"""Print grids: in a terminal, as Markdown, as records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from adapeff.cli.render.tables import shown, stdout
+from adapeff.cli.render.text import markdown_cell, one_line
+from adapeff.service.reporting.first_screen import first_screens
+from adapeff.service.reporting.grids import Grid
+from adapeff.service.reporting.report import Report
+
+_LEFT = {"method", "verdict", "basis", "learning_rate_source"}
+"""Columns of text; numbers are aligned to the right."""
+
+
+def print_first_screen(report: Report) -> None:
+    """The compact grid of every model and task, its sentences, and the notes of all of them."""
+    screens, notes = first_screens(report.decisions)
+    console = stdout()
+    for screen in screens:
+        numbers = ", ".join(map(str, screen.note_numbers))
+        console.print(f"\n[bold]{shown(screen.grid.title)}[/]" + (f" [dim]\\[{numbers}][/]" if numbers else ""))
+        console.print(_drawn(screen.grid))
+        for sentence in screen.sentences:
+            console.print(shown(sentence))
+    if notes:
+        console.print()
+    for number, note in enumerate(notes, start=1):
+        console.print(f"[{number}] {note}", style="dim", markup=False)
+
+
+def print_grids(grids: Sequence[Grid]) -> None:
+    """Grids with their titles and footnotes."""
+    console = stdout()
+    for grid in grids:
+        console.print(f"\n[bold]{shown(grid.title)}[/]")
+        console.print(_drawn(grid))
+        for note in grid.notes:
+            console.print(f"  {note}", style="dim", markup=False)
+
+
+def _drawn(grid: Grid) -> RichTable:
+    table = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for number, heading in enumerate(grid.headings):
+        is_text = heading.key in _LEFT
+        table.add_column(
+            escape(heading.text),
+            justify="left" if is_text else "right",
+            overflow="fold",
+            no_wrap=number == 0 and max((len(row[0].text) for row in grid.rows), default=0) <= 24,
+            ratio=1 if heading.key == "verdict" else None,
+        )
+    for row in grid.rows:
+        table.add_row(*(shown(value.text) for value in row))
+    return table
+
+
+def markdown_grids(grids: Sequence[Grid]) -> str:
+    """Grids as Markdown."""
+    return "\n".join(line for grid in grids for line in _markdown(grid)) + "\n"
+
+
+def _markdown(grid: Grid) -> Iterator[str]:
+    yield from (f"## {one_line(grid.title)}", "")
+    yield "| " + " | ".join(markdown_cell(heading.text) for heading in grid.headings) + " |"
+    yield "| " + " | ".join("---" for _ in grid.headings) + " |"
+    for row in grid.rows:
+        yield "| " + " | ".join(markdown_cell(value.text) for value in row) + " |"
+    yield ""
+    yield from (f"- {one_line(note)}" for note in grid.notes)
+    yield ""
