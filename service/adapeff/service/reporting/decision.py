@@ -15,7 +15,6 @@ import numpy
 
 from adapeff.service.measured import Display
 from adapeff.service.reporting.costs import Cost, CostName, Pairing, costs_of, find_pairing
-from adapeff.service.reporting.grids import signed_text
 from adapeff.service.reporting.numbers import format_value
 from adapeff.service.reporting.profiles import ProfileTable
 from adapeff.service.reporting.table import Row, Table
@@ -178,14 +177,12 @@ def _verdict(row: Row, difference: Difference | None, p: float | None, table: Ta
         return Verdict("alone", f"no {table.reference} to compare with")
     if difference is None:
         return Verdict("undecided", f"undecided: no seed in common with {row.reference}")
-    unit = table.metric.unit
-    amount = signed_text(difference.value, unit, difference.low, difference.high)
     is_within = is_non_inferior(difference, margin)
     if p is not None and p < SIGNIFICANT:
         if difference.value > 0:
-            return Verdict("better", f"better than {row.reference} ({amount})")
+            return Verdict("better", f"better than {row.reference}")
         if not is_within:
-            return Verdict("worse", f"clearly below {row.reference} ({amount})")
+            return Verdict("worse", f"clearly below {row.reference}")
     if is_within:
         return Verdict("within", f"within {margin_words(table, margin)} of {row.reference}")
     return Verdict("undecided", f"undecided: {evidence_words(difference)}")
@@ -200,9 +197,8 @@ def margin_words(table: Table, margin: float) -> str:
 
 
 def evidence_words(difference: Difference) -> str:
-    """What a difference rests on: `2 seeds, 872 examples`."""
-    seeds = f"{difference.seeds} seed{'' if difference.seeds == 1 else 's'}"
-    return f"{seeds}, {difference.examples:,} examples" if difference.examples else f"{seeds}, no example scores"
+    """What a difference rests on: `2 seeds`."""
+    return f"{difference.seeds} seed{'' if difference.seeds == 1 else 's'}"
 
 
 def _cost_words(line: Line) -> str:
@@ -241,7 +237,7 @@ def _sentences(lines: Sequence[Line], table: Table, margin: float) -> Iterator[s
     if worse:
         rest.append(f"{_names(worse)} {_verb(worse, 'is', 'are')} clearly below")
     if undecided:
-        rest.append(f"{_names(undecided)} {_verb(undecided, 'is', 'are')} undecided (more seeds would tell)")
+        rest.append(f"{_names(undecided)} {_verb(undecided, 'is', 'are')} undecided (more seeds would help)")
     if rest:
         yield f"{'; '.join(rest)}."
 

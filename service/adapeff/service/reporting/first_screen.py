@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from adapeff.service.reporting.costs import Cost, CostName
 from adapeff.service.reporting.decision import Decision, Line, margin_words
@@ -24,33 +24,37 @@ class Screen:
 
     grid: Grid
     sentences: tuple[str, ...]
-    note_numbers: tuple[int, ...]
-    """Which of the report's notes apply to it."""
+    notes: tuple[str, ...]
+
+    def complete_grid(self) -> Grid:
+        """The grid with the sentences and notes as its footnotes, for renderings without numbered notes."""
+        return replace(self.grid, notes=(*self.sentences, *self.notes))
 
 
-@dataclass
-class Notes:
-    """Numbered notes, each said once for the whole report."""
+@dataclass(frozen=True)
+class Screens:
+    """The first screens of a report; its notes are numbered from 1 in the order of `notes`."""
 
-    texts: list[str] = field(default_factory=list)
+    screens: tuple[Screen, ...]
 
-    def number_of(self, text: str) -> int:
-        """The number of a note, from 1."""
-        if text not in self.texts:
-            self.texts.append(text)
-        return self.texts.index(text) + 1
+    @property
+    def notes(self) -> list[str]:
+        """Each note once."""
+        return list(dict.fromkeys(note for screen in self.screens for note in screen.notes))
 
-
-def first_screens(decisions: Sequence[Decision]) -> tuple[tuple[Screen, ...], tuple[str, ...]]:
-    """The screens of a report, and its notes in the order of their numbers."""
-    notes = Notes()
-    screens = tuple(_screen(decision, notes) for decision in decisions)
-    return screens, tuple(notes.texts)
+    def numbers_of(self, screen: Screen) -> list[int]:
+        """The numbers of a screen's notes."""
+        return sorted(self.notes.index(note) + 1 for note in screen.notes)
 
 
-def _screen(decision: Decision, notes: Notes) -> Screen:
-    numbers = tuple(dict.fromkeys(notes.number_of(text) for text in _notes(decision)))
-    return Screen(summary_grid(decision), decision.sentences, numbers)
+def first_screens(decisions: Sequence[Decision]) -> Screens:
+    """The first screen of each model and task."""
+    return Screens(
+        tuple(
+            Screen(summary_grid(decision), decision.sentences, tuple(dict.fromkeys(_notes(decision))))
+            for decision in decisions
+        )
+    )
 
 
 def summary_grid(decision: Decision) -> Grid:
@@ -59,7 +63,7 @@ def summary_grid(decision: Decision) -> Grid:
     unit = ", %" if table.metric.unit == "%" else ""
     headings = [
         Heading("method", "method"),
-        Heading(f"{table.metric.name} {table.source_language}{unit}", "quality"),
+        Heading(f"{table.metric.name}\n{table.source_language}{unit}", "quality"),
         Heading(f"vs {table.reference}", "difference"),
     ]
     headings += [Heading(_cost_heading(decision, name, text), key) for name, text, key in _SHOWN]
@@ -84,7 +88,7 @@ def screen_title(table: Table) -> str:
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     plural = "" if seeds == [1] else "s"
     device = f"{table.environment.get('device_name')} {table.environment.get('precision')}"
-    return f"{table.title} · {short_model(table.model)} · {count} seed{plural} · {device}"
+    return f"{table.short_title} · {short_model(table.model)} · {count} seed{plural} · {device}"
 
 
 def short_model(model: str) -> str:
@@ -97,9 +101,9 @@ def _cost_heading(decision: Decision, name: CostName, text: str) -> str:
     costs = [line.costs[name] for line in decision.lines]
     shapes = dict.fromkeys(cost.shape for cost in costs if cost.shape)
     if shapes:
-        return f"{text} {next(iter(shapes))}"
+        return f"{text}\n{next(iter(shapes))}"
     if any(cost.basis == "unpaired" for cost in costs):
-        return f"{text}, unpaired"
+        return f"{text}\nunpaired"
     return text
 
 

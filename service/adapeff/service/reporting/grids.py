@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from adapeff.service.measured import Display
-from adapeff.service.reporting.numbers import format_value
+from adapeff.service.reporting.numbers import format_value, stored_unit
 from adapeff.service.statistics.summaries import Summary
 
 
@@ -107,21 +107,53 @@ def float_of(text: str) -> float:
         return 1.0
 
 
-def grid_records(grids: Iterable[Grid]) -> Iterator[dict[str, Any]]:
-    """Every row of some tables as one record, with numbers in stored units and intervals where there are any."""
-    for grid in grids:
-        for row in grid.rows:
-            record: dict[str, Any] = {"table": grid.title, **dict(grid.about)}
-            for heading, value in zip(grid.headings, row, strict=True):
-                record[heading.key] = value.text if value.number is None else value.number
-                if value.low is not None:
-                    record[f"{heading.key}_low"], record[f"{heading.key}_high"] = value.low, value.high
-                if value.mark:
-                    record[f"{heading.key}_mark"] = value.mark
-            yield record
+def grid_documents(grids: Iterable[Grid]) -> list[dict[str, Any]]:
+    """Each grid with its notes, and a record per row: numbers in stored units, intervals where there are any."""
+    return [
+        {
+            "title": grid.title,
+            **dict(grid.about),
+            "notes": list(grid.notes),
+            "rows": [
+                {heading.key: _cell(value) for heading, value in zip(grid.headings, row, strict=True)}
+                for row in grid.rows
+            ],
+        }
+        for grid in grids
+    ]
 
 
-def one_shape(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records with the same keys each, as a CSV file needs them."""
+def _cell(value: Value) -> str | dict[str, Any] | None:
+    """A cell as JSON: text, or a number with all that is known of it."""
+    if value == MISSING:
+        return None
+    if value.number is None:
+        return value.text
+    known = {
+        "value": value.number,
+        "low": value.low,
+        "high": value.high,
+        "unit": stored_unit(value.unit),
+        "mark": value.mark,
+    }
+    return {**{key: part for key, part in known.items() if part not in (None, "")}, "text": value.text}
+
+
+def _record(grid: Grid, row: Sequence[Value]) -> dict[str, Any]:
+    record: dict[str, Any] = {}
+    for heading, value in zip(grid.headings, row, strict=True):
+        record[heading.key] = None if value == MISSING else value.text if value.number is None else value.number
+        if value.low is not None:
+            record[f"{heading.key}_low"], record[f"{heading.key}_high"] = value.low, value.high
+        if value.unit:
+            record[f"{heading.key}_unit"] = stored_unit(value.unit)
+        if value.mark:
+            record[f"{heading.key}_mark"] = value.mark
+    return record
+
+
+def grid_rows(grids: Sequence[Grid]) -> list[dict[str, Any]]:
+    """The records of all rows, with the same keys each, as a CSV file needs them."""
+    records = [{"table": grid.title, **dict(grid.about), **_record(grid, row)} for grid in grids for row in grid.rows]
     keys = dict.fromkeys(key for record in records for key in record)
     return [{key: record.get(key) for key in keys} for record in records]

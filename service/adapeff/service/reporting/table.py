@@ -62,6 +62,8 @@ class Table:
     model: str
     task: str
     title: str
+    short_title: str
+    """The task's name, and what tells the table from others of the task."""
     metric: MetricView
     settings: dict[str, Any]
     environment: dict[str, Any]
@@ -145,7 +147,7 @@ def build_table(group: Sequence[Result], repeats: Sequence[Result], context: Con
         repeats: the same runs and all their repeats.
     """
     first = group[0].spec
-    task = find_task(first)
+    task, ending = find_task(first), title_ending(group[0], context.varied)
     recorded = dict(group[0].run.resolved)  # the task as it was when it ran; older runs recorded less
     metric = metric_view(
         context.metric or str(recorded.get("metric") or (task.metric if task else "accuracy")),
@@ -171,7 +173,8 @@ def build_table(group: Sequence[Result], repeats: Sequence[Result], context: Con
     return Table(
         model=str(first.model),
         task=task_name(first),
-        title=f"{task.title if task else task_name(first)}{title_ending(group[0], context.varied)}",
+        title=f"{task.title if task else task_name(first)}{ending}",
+        short_title=f"{task_name(first)}{ending}",
         metric=metric,
         settings=comparable_settings(first),
         environment={key: group[0].run.environment.get(key) for key in ALIKE},

@@ -10,7 +10,7 @@ from adapeff.service.reporting.columns import Column
 from adapeff.service.reporting.convergence import DECOMPOSED, TargetCell, TimeFactors
 from adapeff.service.reporting.costs import Cost
 from adapeff.service.reporting.decision import Decision, Line
-from adapeff.service.reporting.first_screen import screen_title, summary_grid
+from adapeff.service.reporting.first_screen import first_screens, screen_title
 from adapeff.service.reporting.grids import MISSING, Grid, Heading, Value, number, ratio, signed, summary, words
 from adapeff.service.reporting.numbers import format_value
 from adapeff.service.reporting.pareto import pareto_grid
@@ -43,6 +43,8 @@ def _grid(decision: Decision, aspect: str, columns: Mapping[Heading, Callable[[R
     rows = sorted(table.rows, key=lambda row: (order[row.method.removesuffix(f" ({row.variant})")], row.variant))
     kept = {heading: cells for heading, read in columns.items() if any(cells := [read(row) for row in rows])}
     filled = {heading: cells for heading, cells in kept.items() if any(cell != MISSING for cell in cells)}
+    if not filled:
+        return Grid(f"{aspect} · {screen_title(table)}", (), (), ("Not measured.", *filter(None, notes)), _about(table))
     return Grid(
         f"{aspect} · {screen_title(table)}",
         (Heading("method", "method"), *filled),
@@ -151,7 +153,8 @@ def _training(decision: Decision) -> Iterator[Grid]:
     }
     yield _grid(decision, "training", columns, *_pairing_notes(decision))
     if len(table.targets) > 1:
-        yield _targets(decision, costs)
+        yield _targets(table)
+        yield _time_factors(decision, costs)
 
 
 def _paired(costs: Mapping[str, Cost]) -> Callable[[Row], Value]:
@@ -171,32 +174,37 @@ def _pairing_notes(decision: Decision) -> tuple[str, ...]:
     )
 
 
-def _targets(decision: Decision, costs: Mapping[str, Cost]) -> Grid:
-    """When validation reaches shares of the reference's best score, and the factors of that time."""
-    table = decision.table
+def _targets(table: Table) -> Grid:
+    """When validation reaches shares of the reference's best score."""
     some = next(iter(table.targets.values()))
-    headings = [
+    headings = (
         Heading(f"{cell.target:.0%} ({format_value(cell.score, table.metric.unit)})", f"target_{cell.target:g}")
         for cell in some
-    ]
-    at = f"to {DECOMPOSED:.0%}"
-    headings += [
-        Heading(f"steps {at}, x {table.reference}", "steps_ratio"),
-        Heading("FLOPs a step, x", "flops_per_step_ratio"),
-        Heading("FLOP/s, x (paired)", "achieved_flops_ratio"),
-        Heading(f"time {at}, x (paired)", "time_ratio"),
-    ]
-    rows = [
-        (
-            words(method),
-            *(_reached(cell) for cell in cells),
-            *_factors(table.time_factors.get(method), costs.get(method)),
-        )
-        for method, cells in table.targets.items()
-    ]
-    title = f"steps until validation {table.metric.name} reaches a share of {table.reference}'s best"
+    )
     return Grid(
-        f"{title} · {screen_title(table)}", (Heading("method", "method"), *headings), tuple(rows), (), _about(table)
+        f"steps to a share of {table.reference}'s best validation {table.metric.name} · {screen_title(table)}",
+        (Heading("method", "method"), *headings),
+        tuple((words(method), *map(_reached, cells)) for method, cells in table.targets.items()),
+        ("Of several seeds: the mean over those that reach it.",),
+        _about(table),
+    )
+
+
+def _time_factors(decision: Decision, costs: Mapping[str, Cost]) -> Grid:
+    """What the time to a target consists of: steps x FLOPs of a step / FLOP/s, relative to the reference."""
+    table = decision.table
+    return Grid(
+        f"time to {DECOMPOSED:.0%} of {table.reference}'s best, x {table.reference} · {screen_title(table)}",
+        (
+            Heading("method", "method"),
+            Heading("steps", "steps_ratio"),
+            Heading("FLOPs a step", "flops_per_step_ratio"),
+            Heading("FLOP/s (paired)", "achieved_flops_ratio"),
+            Heading("time (paired)", "time_ratio"),
+        ),
+        tuple((words(method), *_factors(factors, costs.get(method))) for method, factors in table.time_factors.items()),
+        ("time = steps x FLOPs of a step / FLOP/s; FLOP/s and time need a profile that paired the methods.",),
+        _about(table),
     )
 
 
@@ -278,7 +286,8 @@ def _tuning(decision: Decision) -> Iterator[Grid]:
 
 VIEWS: Mapping[str, View] = {
     "summary": View(
-        "which methods hold the quality, and what they cost", _by_decision(lambda d: iter([summary_grid(d)]))
+        "which methods hold the quality, and what they cost",
+        lambda report: [screen.complete_grid() for screen in first_screens(report.decisions).screens],
     ),
     "quality": View("scores, differences, tests", _by_decision(_quality)),
     "languages": View("scores by language", _by_decision(_languages)),
