@@ -43,6 +43,7 @@ def store(database: Database, method: str, seed: int, accuracy: float, seconds: 
     revision = changes.pop("revision", "abc")
     repeat = changes.pop("repeat", 0)
     disturbed: Any = changes.pop("disturbed", {})
+    resolved: Any = {"model_revision": revision, **changes.pop("resolved", {})}  # type: ignore[dict-item]
     german, noise = float(str(changes.pop("german", 0.51))), changes.pop("noise", None)
     wanted = spec(seed, methods=[method], **{"settings": {"test_languages": ["en", "de"]}, **changes})
     wanted = wanted.model_copy(update={"repeat": repeat})
@@ -76,7 +77,7 @@ def store(database: Database, method: str, seed: int, accuracy: float, seconds: 
         event = {"event": "measurement", "name": "disturbance", "value": 1, "unit": "1", "phase": phase}
         found.take({**event, "reason": reason})
     with database.session() as session:
-        results.finish(session, claim, RunOutcome("succeeded", resolved={"model_revision": revision}), found)
+        results.finish(session, claim, RunOutcome("succeeded", resolved=resolved), found)
 
 
 def report(database: Database) -> Report:
