@@ -18,7 +18,8 @@ from adapeff.cli.render.latex import latex_grids
 from adapeff.cli.render.markdown import report_markdown
 from adapeff.cli.render.plots import plot_report
 from adapeff.cli.render.profiles import profile_grids, profile_title
-from adapeff.cli.render.tables import print_report_tables, print_table, stdout
+from adapeff.cli.render.report_tables import print_report_tables
+from adapeff.cli.render.tables import print_table, stdout
 from adapeff.cli.render.text import spreadsheet_cell
 from adapeff.service.errors import ConfigError, SpecError
 from adapeff.service.reporting.grids import Grid, grid_documents, grid_rows
