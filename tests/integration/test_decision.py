@@ -52,11 +52,11 @@ def test_verdicts_follow_the_evidence_and_order_the_lines(database: Database) ->
     store_scores(
         database,
         {
-            "full": [0.800, 0.810, 0.805],
-            "houlsby": [0.801, 0.811, 0.806],  # always a tenth of a point better: significant
-            "pfeiffer": [0.799, 0.811, 0.804],  # equal, known to a tenth of a point
-            "lora": [0.70, 0.82, 0.79],  # scattered
-            "head": [0.60, 0.61, 0.605],  # always 20 points below
+            "full": [0.800, 0.801, 0.799],
+            "houlsby": [0.820, 0.821, 0.819],  # two points better, known to a tenth
+            "pfeiffer": [0.800, 0.799, 0.801],  # equal, known to a tenth
+            "lora": [0.77, 0.82, 0.79],  # scattered
+            "head": [0.600, 0.601, 0.599],  # 20 points below
         },
     )
 
@@ -113,7 +113,7 @@ def test_times_have_ratios_only_from_a_profile_of_the_same_model_hardware_and_me
 
 
 def test_nothing_is_said_of_a_time_whose_interval_holds_one(database: Database) -> None:
-    store_scores(database, {"full": [0.80, 0.81, 0.80], "lora": [0.80, 0.81, 0.80]})
+    store_scores(database, {"full": [0.800, 0.801, 0.800], "lora": [0.800, 0.801, 0.800]})
     store_profile(database, {"lora": (0.95, 0.85, 1.05)})
 
     decision = decided(database)

@@ -75,7 +75,7 @@ def test_interval_of_one_seed_is_the_paired_t_test_over_the_examples() -> None:
 def test_packing_keeps_the_values_and_refuses_what_it_did_not_make() -> None:
     values = numpy.array([0.0, 1.0, 0.5, -2.25])
 
-    assert unpack(packed_bytes(pack(values))).tolist() == values.tolist()
+    assert list(unpack(packed_bytes(pack(values)))) == values.tolist()
     whole = base64.b64decode(pack(values))
     for broken in ("not base64!", base64.b64encode(b"zlib?").decode(), base64.b64encode(whole[:-4]).decode(), ""):
         with pytest.raises(ValueError, match="example scores"):

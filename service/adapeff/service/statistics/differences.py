@@ -16,6 +16,8 @@ from typing import Literal
 import numpy
 from scipy import special
 
+from adapeff.service.statistics.seed_noise import SeedNoise
+
 Basis = Literal["seeds and examples", "seeds", "examples", "none"]
 
 
@@ -66,6 +68,70 @@ def paired_difference(
     return _over_seeds_and_examples(value, numpy.asarray(examples, dtype=float))
 
 
+def difference_of_methods(
+    scores: Sequence[float],
+    reference: Sequence[float],
+    noise: tuple[SeedNoise, SeedNoise] | None,
+    *,
+    examples: numpy.ndarray | None = None,
+) -> Difference:
+    """The mean difference of two methods' scores over the seeds that both ran with, paired by test example.
+
+    Its variance is that of the seeds, (v + v_reference) / seeds with the moderated variances of `seed_noise`, plus that
+    of the test examples, (MS_example - MS_residual) / (seeds x examples) of the differences by example. The seeds of
+    two methods count as independent: they share the order of the data but not the parameters they draw. With one seed,
+    the interval covers the test examples only.
+
+    Args:
+        noise: of the method and the reference; None with one seed.
+        examples: as for `paired_difference`.
+
+    Raises:
+        ValueError: if the numbers of scores differ, or there are none.
+    """
+    if noise is None or len(scores) < 2:
+        return paired_difference(scores, reference, examples=examples)
+    if len(scores) != len(reference):
+        raise ValueError(f"{len(scores)} and {len(reference)} scores; expected the same seeds")
+    seeds = len(scores)
+    value = float(numpy.mean(scores) - numpy.mean(reference))
+    of_seeds, freedom_of_seeds = noise[0].of_difference(noise[1])
+    parts = [(of_seeds / seeds, freedom_of_seeds)]
+    count = 0
+    if examples is not None and examples.shape[1] > 1:
+        count = examples.shape[1]
+        squares = _mean_squares(numpy.asarray(examples, dtype=float))
+        of_examples = max(0.0, squares.example - squares.residual) / (seeds * count)
+        at_least = squares.residual / count  # what the seeds vary by in the sampling of answers alone
+        if at_least > of_seeds:
+            parts = [(at_least / seeds, (seeds - 1) * (count - 1))]
+        parts.append((of_examples, count - 1))
+    total = sum(part for part, _ in parts)
+    freedom = total**2 / sum(part**2 / df for part, df in parts)
+    return _with_interval(value, math.sqrt(total), freedom, seeds, count, "seeds and examples" if count else "seeds")
+
+
+@dataclass(frozen=True)
+class _MeanSquares:
+    """Of the two-way layout seeds x examples."""
+
+    seed: float
+    example: float
+    residual: float
+
+
+def _mean_squares(examples: numpy.ndarray) -> _MeanSquares:
+    seeds, count = examples.shape
+    mean = examples.mean()
+    by_seed, by_example = examples.mean(axis=1, keepdims=True), examples.mean(axis=0, keepdims=True)
+    residual = examples - by_seed - by_example + mean
+    return _MeanSquares(
+        count * float(((by_seed - mean) ** 2).sum()) / (seeds - 1),
+        seeds * float(((by_example - mean) ** 2).sum()) / (count - 1),
+        float((residual**2).sum()) / ((seeds - 1) * (count - 1)),
+    )
+
+
 def _over_seeds(value: float, differences: numpy.ndarray) -> Difference:
     seeds = len(differences)
     if seeds < 2:
@@ -79,18 +145,13 @@ def _over_seeds_and_examples(value: float, examples: numpy.ndarray) -> Differenc
     if seeds == 1:
         error = float(examples.std(ddof=1)) / math.sqrt(count)
         return _with_interval(value, error, count - 1, 1, count, "examples")
-    mean = examples.mean()
-    by_seed, by_example = examples.mean(axis=1, keepdims=True), examples.mean(axis=0, keepdims=True)
-    squares_seed = count * float(((by_seed - mean) ** 2).sum()) / (seeds - 1)
-    squares_example = seeds * float(((by_example - mean) ** 2).sum()) / (count - 1)
-    residual = examples - by_seed - by_example + mean
-    squares_residual = float((residual**2).sum()) / ((seeds - 1) * (count - 1))
+    squares = _mean_squares(examples)
     parts = (
-        (squares_seed, seeds - 1),
-        (squares_example, count - 1),
-        (-squares_residual, (seeds - 1) * (count - 1)),
+        (squares.seed, seeds - 1),
+        (squares.example, count - 1),
+        (-squares.residual, (seeds - 1) * (count - 1)),
     )
-    total = max(sum(part for part, _ in parts), squares_residual, squares_example)
+    total = max(sum(part for part, _ in parts), squares.residual, squares.example)
     freedom = total**2 / sum(part**2 / df for part, df in parts) if total else 1.0
     return _with_interval(value, math.sqrt(total / (seeds * count)), freedom, seeds, count, "seeds and examples")
 

@@ -1,20 +1,21 @@
-"""Scores by test example as text for events, and as bytes for the database."""
+"""Scores by test example as text for events, and as bytes for the database: zlib of little-endian float32."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import sys
 import zlib
-
-import numpy
+from array import array
+from collections.abc import Iterable
 
 _MOST = 2**26
 """Bytes of the scores of one language, unpacked; more are refused."""
 
 
-def pack(values: numpy.ndarray) -> str:
-    """Pack scores as text: base64 of zlib of little-endian float32."""
-    return base64.b64encode(zlib.compress(values.astype("<f4").tobytes(), 9)).decode("ascii")
+def pack(values: Iterable[float]) -> str:
+    """Pack scores as base64 text."""
+    return base64.b64encode(zlib.compress(_little_endian(array("f", values)).tobytes(), 9)).decode("ascii")
 
 
 def packed_bytes(text: str) -> bytes:
@@ -31,8 +32,8 @@ def packed_bytes(text: str) -> bytes:
     return packed
 
 
-def unpack(packed: bytes) -> numpy.ndarray:
-    """One score per example, as float64.
+def unpack(packed: bytes) -> array[float]:
+    """One score per example.
 
     Raises:
         ValueError: if they are truncated or too many.
@@ -42,4 +43,11 @@ def unpack(packed: bytes) -> numpy.ndarray:
     data = unpacker.decompress(packed, _MOST)
     if not unpacker.eof or not data or len(data) % 4:
         raise ValueError("example scores are truncated or too many")
-    return numpy.frombuffer(data, dtype="<f4").astype(numpy.float64)
+    return _little_endian(array("f", data))
+
+
+def _little_endian(values: array[float]) -> array[float]:
+    """The values in the byte order that is stored, or back."""
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values

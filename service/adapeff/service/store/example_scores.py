@@ -18,4 +18,7 @@ def load_example_scores(session: Session, run_ids: Iterable[int]) -> dict[tuple[
     wanted = select(ExampleScores.run_id, ExampleScores.language, ExampleScores.packed).where(
         is_one_of(session, ExampleScores.run_id, run_ids)
     )
-    return {(row.run_id, row.language): unpack(row.packed) for row in session.execute(wanted)}
+    return {
+        (row.run_id, row.language): numpy.asarray(unpack(row.packed), dtype=numpy.float64)
+        for row in session.execute(wanted)
+    }

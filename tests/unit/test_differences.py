@@ -1,0 +1,122 @@
+"""Differences of methods: agreement with scipy where there is a counterpart, and laws."""
+
+from __future__ import annotations
+
+import numpy
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import stats
+
+from adapeff.service.statistics.differences import Difference, difference_of_methods, paired_difference
+from adapeff.service.statistics.equivalence import is_non_inferior
+from adapeff.service.statistics.multiple import holm
+from adapeff.service.statistics.seed_noise import seed_noise
+
+SCORES = st.lists(st.floats(0, 1).map(lambda value: round(value, 3)), min_size=2, max_size=6)
+
+
+def between(
+    scores: list[float],
+    reference: list[float],
+    others: tuple[list[float], ...] = (),
+    examples: numpy.ndarray | None = None,
+) -> Difference:
+    """The difference in a table that also has other methods."""
+    own, other, *_ = seed_noise([scores, reference, *others])
+    assert own is not None and other is not None
+    return difference_of_methods(scores, reference, (own, other), examples=examples)
+
+
+def test_two_methods_of_equal_variance_are_compared_by_students_t_test() -> None:
+    ours, theirs = [0.80, 0.82, 0.81], [0.75, 0.77, 0.76]
+
+    found, expected = between(ours, theirs), stats.ttest_ind(ours, theirs)
+
+    assert found.p == pytest.approx(expected.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
+
+
+def test_paired_difference_is_the_paired_t_test_over_seeds() -> None:
+    ours, theirs = [0.80, 0.82, 0.79, 0.85], [0.75, 0.78, 0.77, 0.80]
+
+    found, expected = paired_difference(ours, theirs), stats.ttest_rel(ours, theirs)
+
+    assert found.p == pytest.approx(expected.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
+
+
+@given(SCORES, st.data())
+def test_swapping_the_methods_changes_the_sign_alone(scores: list[float], data: st.DataObject) -> None:
+    reference = data.draw(st.lists(st.sampled_from([0.1, 0.5, 0.7, 0.9]), min_size=len(scores), max_size=len(scores)))
+
+    one, other = between(scores, reference), between(reference, scores)
+
+    assert one.value == pytest.approx(-other.value)
+    assert one.low is not None and one.high is not None
+    assert (other.low, other.high) == pytest.approx((-one.high, -one.low))
+    assert one.p == pytest.approx(other.p)
+
+
+@given(SCORES, st.floats(-2, 2), st.floats(0.5, 20))
+def test_units_do_not_matter(scores: list[float], shift: float, scale: float) -> None:
+    reference = [0.1 * at for at in range(len(scores))]
+    assume(len(set(scores)) > 1)
+
+    plain = between(scores, reference)
+    other = between([scale * x + shift for x in scores], [scale * x + shift for x in reference])
+
+    assert other.value == pytest.approx(scale * plain.value, abs=1e-9)
+    assert other.p == pytest.approx(plain.p, abs=1e-6)
+
+
+def test_methods_that_scatter_alike_share_their_variance_and_others_keep_more_of_their_own() -> None:
+    alike = seed_noise([[0.80, 0.82], [0.70, 0.72], [0.60, 0.62], [0.50, 0.52]])
+    unlike = seed_noise([[0.80, 0.8001], [0.70, 0.7001], [0.60, 0.6001], [0.2, 0.9]])
+
+    assert {round(noise.variance, 10) for noise in alike if noise} == {0.0002}
+    assert all(noise.of_difference(noise)[1] == 4 for noise in alike if noise)
+    calm, wild = unlike[0], unlike[-1]
+    assert calm is not None and wild is not None and wild.variance > 1000 * calm.variance
+    assert seed_noise([[0.8], [0.7, 0.8]])[0] is None
+
+
+def test_more_examples_and_more_seeds_shorten_the_interval() -> None:
+    draw = numpy.random.default_rng(0)
+
+    def width(seeds: int, examples: int) -> float:
+        widths = []
+        for _ in range(20):
+            answers = (draw.random((2, seeds, examples)) < 0.8).astype(float)
+            ours, theirs = answers.mean(axis=2).tolist()
+            found = between(ours, theirs, examples=answers[0] - answers[1])
+            assert found.low is not None and found.high is not None
+            widths.append(found.high - found.low)
+        return float(numpy.median(widths))
+
+    assert width(3, 1600) < 0.7 * width(3, 400)
+    assert width(6, 400) < 0.8 * width(2, 400)
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=10))
+def test_holm_keeps_the_order_and_never_lowers_a_p_value(p_values: list[float | None]) -> None:
+    adjusted = holm(p_values)
+    pairs = [(p, q) for p, q in zip(p_values, adjusted, strict=True) if p is not None and q is not None]
+
+    assert [q is None for q in adjusted] == [p is None for p in p_values]
+    assert all(p <= q <= 1 for p, q in pairs)
+    assert [q for _, q in sorted(pairs)] == sorted(q for _, q in pairs)
+
+
+def test_holm_is_that_of_the_worked_example() -> None:
+    """p = 0.01, 0.02, 0.03, 0.005: multiplied by 3, 2, 1, 4 in the order of their ranks, then made monotone."""
+    assert holm([0.01, 0.02, 0.03, 0.005]) == pytest.approx([0.03, 0.04, 0.04, 0.02])
+
+
+def test_non_inferior_is_a_lower_bound_above_the_margin() -> None:
+    found = between([0.80, 0.81, 0.79], [0.80, 0.79, 0.81])
+    bound = found.lower_bound()
+    assert bound is not None and found.low is not None and found.low < bound < 0
+
+    assert is_non_inferior(found, -bound + 1e-9) and not is_non_inferior(found, -bound - 1e-9)
+    assert is_non_inferior(paired_difference([0.8], [0.8]), 0.01) is None
