@@ -73,7 +73,7 @@ COMMANDS = {
     "cancel": {"--sweep", "--json"},
     "retry": {"--failed", "--json"},
     "report": {"--all", "--format", "--plot", "--allow-mixed", "--json"},
-    "export": {"--all", "--format", "--out"},
+    "export": {"--all", "--format", "--out", "--what"},
     "config": {"--json"},
     "doctor": {"--bench", "--json"},
     "db upgrade": {"--json"},
@@ -192,8 +192,8 @@ def test_modules_of_the_command_line_import_at_the_top() -> None:
     ]
 
     assert sorted(inside) == [
-        "export.py: from pyarrow import parquet",
-        "export.py: import pyarrow",
+        "export_files.py: from pyarrow import parquet",
+        "export_files.py: import pyarrow",
         "plots.py: from matplotlib import pyplot",
         "plots.py: import matplotlib",
     ]
