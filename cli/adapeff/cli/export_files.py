@@ -17,7 +17,7 @@ from adapeff.service.reporting.export import Export, ExportColumn
 
 _REMEMBERED = 2000
 """Cells whose text is kept: names and dimensions of measurements repeat in every run."""
-_ROW_GROUP = 20_000
+_ROW_GROUP = 10_000
 """Rows of a row group of a Parquet file, at least."""
 Write = Callable[[str], Any]
 

@@ -18,6 +18,7 @@ from adapeff.cli.options import AllJobs, SweepName, check_exclusive
 from adapeff.cli.output import check_folder
 from adapeff.service.errors import SpecError
 from adapeff.service.reporting.export import Export, What, open_export
+from adapeff.service.reporting.garbage import without_garbage_collection
 from adapeff.service.store import sweeps
 
 ExportFormat = Literal["json", "csv", "parquet"]
@@ -61,8 +62,14 @@ def export(
         check_folder("--out", out)
     with Invocation.of(context).database() as database, database.session(read_only=True) as session:
         sweep_ids = None if all_jobs else sweeps.find_sweep_ids(session, sweep)
-        count = _write(open_export(session, what, sweep_ids=sweep_ids), chosen, out)
+        count = write_export(open_export(session, what, sweep_ids=sweep_ids), chosen, out)
     note(f"exported {count} {_ROWS[what]}{f' to {out}' if out else ''}")
+
+
+def write_export(export: Export, form: ExportFormat, out: Path | None) -> int:
+    """Write an export to a file, or text to stdout. Returns the number of rows."""
+    with without_garbage_collection():
+        return _write(export, form, out)
 
 
 def _write(export: Export, form: ExportFormat, out: Path | None) -> int:

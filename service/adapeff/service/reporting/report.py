@@ -7,14 +7,13 @@ and seed) has repeats, the newest counts.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy.orm import Session
 
 from adapeff.service.reporting.columns import Price
+from adapeff.service.reporting.garbage import without_garbage_collection
 from adapeff.service.reporting.overview import Overview, build_overviews
 from adapeff.service.reporting.profiles import ProfileTable, build_profiles
 from adapeff.service.reporting.runs import (
@@ -56,20 +55,8 @@ def build_report(
         price_per_device_hour: if given, add the price of the time each run occupied its slot.
         currency: the unit of the price.
     """
-    with _without_garbage_collection():
+    with without_garbage_collection():
         return _build(session, sweep_ids, allow_mixed, price_per_device_hour, currency)
-
-
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Pause garbage collection, which takes a third of a large report's time: its objects form no cycles."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _build(
