@@ -21,9 +21,9 @@ from collections.abc import Callable
 import torch
 
 from adapeff.service.plugins.plugin_reference import parse_plugin
-from adapeff.service.reporting.statistics import paired_ratio
 from adapeff.service.specs.model_reference import resolve_model
 from adapeff.service.specs.profile import ProfileSettings
+from adapeff.service.statistics.ratios import paired_ratio
 from adapeff.worker.devices.cpu import Cpu
 from adapeff.worker.devices.step_clocks import HostStepClock, StepClock, StepSeconds
 from adapeff.worker.families.encoding import Batch

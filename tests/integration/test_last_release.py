@@ -27,7 +27,10 @@ REWORDED = {
     "measured beside another run of the same host": "measured next to another run on the same host",
     "optimiser": "optimizer",
 }
-NEW_FIGURES = {"break_even_tasks"}
+NEW_FIGURES = {
+    *("break_even_tasks", "verdict", "finding", "difference", "difference_examples", "difference_p_holm"),
+    *("train_ratio_paired", "latency_ratio_paired"),
+}
 
 
 @pytest.fixture

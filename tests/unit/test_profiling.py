@@ -20,10 +20,11 @@ from adapeff.service.errors import AdapeffError, ModelError, SpecError
 from adapeff.service.plugins.plugin_reference import parse_plugin
 from adapeff.service.reporting.notes import profile_notes
 from adapeff.service.reporting.profiles import Figure, ProfileRow, ProfileTable
-from adapeff.service.reporting.statistics import median_interval, paired_ratio
 from adapeff.service.specs.job import LogRange, Tuning
 from adapeff.service.specs.model_reference import resolve_model
 from adapeff.service.specs.profile import ProfileSpec, plan_profile, read_spec
+from adapeff.service.statistics.ratios import paired_ratio
+from adapeff.service.statistics.summaries import median_interval
 from adapeff.worker.devices.cpu import Cpu
 from adapeff.worker.devices.precision import served_in
 from adapeff.worker.measure.flops import draws_its_steps

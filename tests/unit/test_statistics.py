@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapeff.service.reporting.statistics import student_t_95, summarise, within_noise
+from adapeff.service.statistics.summaries import student_t_95, summarise, within_noise
 from adapeff.worker.measure.latency import percentile
 
 VALUES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50)

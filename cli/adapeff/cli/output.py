@@ -13,18 +13,22 @@ from typing import Any, Literal
 from rich.markup import escape
 
 from adapeff.cli.messages import note
+from adapeff.cli.render.grids import markdown_grids, print_first_screen, print_grids
+from adapeff.cli.render.latex import latex_grids
 from adapeff.cli.render.markdown import report_markdown
 from adapeff.cli.render.plots import plot_report
 from adapeff.cli.render.profiles import profile_grids, profile_title
 from adapeff.cli.render.tables import print_report_tables, print_table, stdout
 from adapeff.cli.render.text import spreadsheet_cell
 from adapeff.service.errors import ConfigError, SpecError
+from adapeff.service.reporting.grids import grid_documents, grid_rows
 from adapeff.service.reporting.notes import profile_notes
 from adapeff.service.reporting.profiles import ProfileTable, profile_rows
 from adapeff.service.reporting.report import Report
 from adapeff.service.reporting.rows import report_rows
+from adapeff.service.reporting.views import VIEWS, build_view
 
-ReportFormat = Literal["table", "markdown", "json", "csv"]
+ReportFormat = Literal["table", "markdown", "latex", "json", "csv"]
 _PLOT_SUFFIXES = (".png", ".pdf", ".svg")
 
 
@@ -36,9 +40,33 @@ def print_report(report: Report, form: ReportFormat) -> None:
         print(csv_text([{**row, "values": " ".join(map(str, row["values"]))} for row in report_rows(report)]), end="")
     elif form == "markdown":
         print(report_markdown(report), end="")
+    elif form == "latex":
+        print(latex_grids([grid for view in VIEWS for grid in build_view(report, view)]), end="")
     else:
         print_report_tables(report)
         print_profiles(report.profiles)
+    _note_what_is_missing(report)
+
+
+def print_view(report: Report, view: str, form: ReportFormat) -> None:
+    """Print a view of a report to stdout, and the number of jobs it does not include to stderr."""
+    grids = build_view(report, view)
+    if form == "json":
+        print(json.dumps(grid_documents(grids), indent=1))
+    elif form == "csv":
+        print(csv_text(grid_rows(grids)), end="")
+    elif form == "markdown":
+        print(markdown_grids(grids), end="")
+    elif form == "latex":
+        print(latex_grids(grids), end="")
+    elif view == "summary":
+        print_first_screen(report)
+    else:
+        print_grids(grids)
+    _note_what_is_missing(report)
+
+
+def _note_what_is_missing(report: Report) -> None:
     if report.unfinished:
         states = ", ".join(f"{count} {state}" for state, count in sorted(report.unfinished.items()))
         note(f"not in the report: {states}")

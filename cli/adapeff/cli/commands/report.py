@@ -9,16 +9,32 @@ import typer
 
 from adapeff.cli.invocation import Invocation
 from adapeff.cli.options import AllJobs, Json, SweepName, check_exclusive
-from adapeff.cli.output import ReportFormat, check_plot, print_report, save_plot
-from adapeff.service.reporting.report import build_report
+from adapeff.cli.output import ReportFormat, check_plot, print_report, print_view, save_plot
+from adapeff.cli.report_options import price_of, read_margin
+from adapeff.service.errors import SpecError, suggest
+from adapeff.service.reporting.report import Options, build_report
+from adapeff.service.reporting.table import REFERENCE
+from adapeff.service.reporting.views import VIEWS
 from adapeff.service.store import sweeps
+
+FULL = "full"
+_VIEWS = "; ".join(f"{name}: {view.summary}" for name, view in VIEWS.items())
 
 
 def report(
     context: typer.Context,
     sweep: SweepName = None,
     all_jobs: AllJobs = False,
+    view: Annotated[
+        str | None, typer.Option("--view", help=f"What to show. {_VIEWS}; {FULL}: every figure.", metavar="NAME")
+    ] = None,
     form: Annotated[ReportFormat, typer.Option("--format", help="Output format.")] = "table",
+    reference: Annotated[str, typer.Option(help="The method that the others are compared with.")] = REFERENCE,
+    metric: Annotated[str, typer.Option(help="Compare by this metric instead of each task's headline metric.")] = "",
+    margin: Annotated[
+        str | None,
+        typer.Option(help="How far below the reference still counts as equal: 1pt (points), or 0.005; default: 1pt."),
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Save a plot of quality against training time to this file.")
     ] = None,
@@ -28,15 +44,20 @@ def report(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Summarize finished jobs: for each model and task, a table that compares every method with the reference.
+    """Summarize finished jobs: which methods hold the reference's quality, and what they cost.
+
+    The first screen has a line per method for each model and task, best by evidence first. Other views show everything
+    else; JSON and CSV contain every figure unless you choose a view.
 
     Examples:
 
         adapeff report demo
 
-        adapeff report --all --format markdown > report.md
+        adapeff report demo --view training
 
-        adapeff report --all --allow-mixed
+        adapeff report --all --view full --format markdown > report.md
+
+        adapeff report demo --margin 2pt --reference lora
 
         adapeff report demo --json | jq '.[] | select(.figure == "quality")'
     """
@@ -44,16 +65,17 @@ def report(
         check_plot(plot)
     check_exclusive("a sweep", sweep is not None, "--all", all_jobs)
     check_exclusive("--json", as_json, f"--format {form}", form not in ("table", "json"))
+    if view is not None and view not in (*VIEWS, FULL):
+        raise SpecError(f"there is no view '{view}'; {suggest(view, [*VIEWS, FULL])}")
     invocation = Invocation.of(context)
+    options = Options(allow_mixed, price_of(invocation.settings), reference, metric, read_margin(margin))
     with invocation.database() as database, database.session(read_only=True) as session:
-        settings = invocation.settings
-        built = build_report(
-            session,
-            sweep_ids=None if all_jobs else sweeps.find_sweep_ids(session, sweep),
-            allow_mixed=allow_mixed,
-            price_per_device_hour=settings.price_per_device_hour,
-            currency=settings.currency,
-        )
-    print_report(built, "json" if as_json else form)
+        sweep_ids = None if all_jobs else sweeps.find_sweep_ids(session, sweep)
+        built = build_report(session, sweep_ids=sweep_ids, options=options)
+    chosen: ReportFormat = "json" if as_json else form
+    if view == FULL or (view is None and chosen in ("json", "csv")):
+        print_report(built, chosen)
+    else:
+        print_view(built, view or "summary", chosen)
     if plot is not None:
         save_plot(built, plot)

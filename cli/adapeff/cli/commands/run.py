@@ -11,11 +11,12 @@ from adapeff.cli.invocation import Invocation
 from adapeff.cli.local_worker import run_submission
 from adapeff.cli.messages import note
 from adapeff.cli.options import DataRoot, Force, Json, Methods, Models, Overrides, Seeds, SweepFile, Tasks, overrides
-from adapeff.cli.output import check_plot, print_report, save_plot
+from adapeff.cli.output import check_plot, print_report, print_view, save_plot
 from adapeff.cli.progress import raise_for_failures
+from adapeff.cli.report_options import price_of
 from adapeff.cli.submission import describe, expand_sweep, store
 from adapeff.service.errors import AdapeffError, JobsFailedError, UnreachableError
-from adapeff.service.reporting.report import build_report
+from adapeff.service.reporting.report import Options, build_report
 from adapeff.service.store import job_queries
 from adapeff.service.store.database import Database
 from adapeff.service.store.tables import FINAL_STATES
@@ -70,13 +71,12 @@ def run(
         if failure is not None and not _has_finished(database, submission.job_ids):
             raise failure
         with database.session(read_only=True) as session:
-            report = build_report(
-                session,
-                sweep_ids=[submission.sweep_id],
-                price_per_device_hour=settings.price_per_device_hour,
-                currency=settings.currency,
-            )
-        print_report(report, "json" if as_json else "table")
+            report = build_report(session, sweep_ids=[submission.sweep_id], options=Options(price=price_of(settings)))
+        if as_json:
+            print_report(report, "json")
+        else:
+            print_view(report, "summary", "table")
+            note(f"more: adapeff report {spec.name} --view quality, languages, training, inference, ..., full")
         if plot is not None:
             save_plot(report, plot)
         raise_for_failures(database, submission.job_ids)

@@ -19,7 +19,7 @@ from adapeff.service.reporting.numbers import format_value
 from adapeff.service.reporting.overview import Overview
 from adapeff.service.reporting.report import Report
 from adapeff.service.reporting.reruns import Rerun
-from adapeff.service.reporting.table import REFERENCE, Table
+from adapeff.service.reporting.table import Table
 
 
 def report_markdown(report: Report) -> str:
@@ -110,14 +110,14 @@ def target_grids(table: Table) -> Iterator[tuple[str, list[str], list[list[str]]
     some = next(iter(table.targets.values()))
     headings = [f"{cell.target:.0%} ({format_value(cell.score, table.metric.unit)})" for cell in some]
     yield (
-        f"compute seconds (steps) until validation {table.metric.name} reaches a share of `{REFERENCE}`'s best",
+        f"compute seconds (steps) until validation {table.metric.name} reaches a share of `{table.reference}`'s best",
         ["method", *headings],
         [[name, *map(_reached, cells)] for name, cells in table.targets.items()],
     )
     if table.time_factors:
         yield (
-            f"why: time to {DECOMPOSED:.0%} = steps x FLOPs a step / FLOP/s, against `{REFERENCE}`",
-            ["method", "time", "steps", "FLOPs a step", "FLOP/s"],
+            f"why: steps to {DECOMPOSED:.0%} and FLOPs of a step, against `{table.reference}`",
+            ["method", "steps", "FLOPs a step"],
             [[name, *_factors(factors)] for name, factors in table.time_factors.items()],
         )
 
@@ -155,11 +155,8 @@ def _reached(cell: TargetCell) -> str:
 
 
 def _factors(factors: TimeFactors) -> list[str]:
-    """Ratios to the reference's factors; `!` where the times are doubtful."""
-    times = "!" if factors.is_doubtful else "–"
-    cells = ((factors.time, times), (factors.steps, "–"), (factors.flops_per_step, "–"),
-             (factors.achieved_flops_per_s, times))  # fmt: skip
-    return [missing if ratio is None else f"{ratio:.2f}x" for ratio, missing in cells]
+    """Ratios to the reference's factors."""
+    return ["–" if ratio is None else f"{ratio:.2f}x" for ratio in (factors.steps, factors.flops_per_step)]
 
 
 def _grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

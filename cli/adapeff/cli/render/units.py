@@ -7,8 +7,8 @@ from adapeff.service.reporting.columns import Column, MetricView
 from adapeff.service.reporting.languages import LanguageCell
 from adapeff.service.reporting.numbers import format_value
 from adapeff.service.reporting.reruns import Spread
-from adapeff.service.reporting.statistics import Summary
 from adapeff.service.reporting.table import Row, Table
+from adapeff.service.statistics.summaries import Summary
 
 
 def format_summary(summary: Summary, unit: Display) -> str:

@@ -14,7 +14,7 @@ from adapeff.service.measurements import DISTURBANCE, LATENCY_S, TUNING_COMPUTE_
 from adapeff.service.plugins import catalog
 from adapeff.service.reporting.readings import Reading
 from adapeff.service.reporting.runs import Result
-from adapeff.service.reporting.statistics import Summary, summarise
+from adapeff.service.statistics.summaries import Summary, summarise
 
 Phase = Literal["train", "inference", ""]
 

@@ -3,14 +3,13 @@
 A target is a share of the reference's best validation score (mean over its seeds; where lower is better, that score
 divided by the share). A run reaches it at the first validation that is at least as good. Nothing is interpolated, so
 targets are only compared on a common evaluation grid, which the runs of a table share. Shares of a negative score
-are meaningless, so a reference with a negative best score has no targets. Time to target = steps to target x FLOPs
-per step / achieved FLOP/s.
+are meaningless, so a reference with a negative best score has no targets.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,11 +45,6 @@ class TargetCell:
     def flops_per_step(self) -> float | None:
         """Mean FLOPs per step up to the target."""
         return self.mean.flops / self.mean.steps if self.mean else None
-
-    @property
-    def achieved_flops_per_s(self) -> float | None:
-        """Mean FLOP/s of the compute time up to the target."""
-        return self.mean.flops / self.mean.compute_s if self.mean else None
 
 
 def when_reached(curves: Curves, metric: str, score: float, *, higher_is_better: bool = True) -> Reached | None:
@@ -116,27 +110,21 @@ DECOMPOSED = 0.95
 
 @dataclass(frozen=True)
 class TimeFactors:
-    """Why a method takes as long to a target as it does: each factor as a multiple of the reference's.
+    """What a method's time to a target consists of, as multiples of the reference's.
 
-    None where either side did not reach the target, or, for times, where something disturbed either side.
+    The time is the product of the steps and the time of a step; the latter is only comparable if a profile paired it.
+    None where either side did not reach the target.
     """
 
-    time: float | None
     steps: float | None
     flops_per_step: float | None
-    achieved_flops_per_s: float | None
-    is_doubtful: bool
-    """Whether the times were disturbed."""
 
 
-def time_factors(
-    targets: Mapping[str, Sequence[TargetCell]], reference: str, doubtful: Container[str]
-) -> dict[str, TimeFactors]:
+def time_factors(targets: Mapping[str, Sequence[TargetCell]], reference: str) -> dict[str, TimeFactors]:
     """Each method's factors of its time to 95 % of the reference's best score.
 
     Args:
         targets: as `to_targets` gives them.
-        doubtful: methods whose training times were disturbed.
     """
     base = next((cell for cell in targets.get(reference, ()) if math.isclose(cell.target, DECOMPOSED)), None)
     if base is None:
@@ -144,19 +132,12 @@ def time_factors(
     factors = {}
     for method, cells in targets.items():
         cell = next(cell for cell in cells if math.isclose(cell.target, DECOMPOSED))
-        is_doubtful = method in doubtful or reference in doubtful
         if cell.mean is None or base.mean is None:
-            factors[method] = TimeFactors(None, None, None, None, is_doubtful=False)
-            continue
-        time = _ratio(cell.mean.compute_s, base.mean.compute_s)
-        speed = _ratio(cell.achieved_flops_per_s, base.achieved_flops_per_s)
-        factors[method] = TimeFactors(
-            None if is_doubtful else time,
-            _ratio(cell.mean.steps, base.mean.steps),
-            _ratio(cell.flops_per_step, base.flops_per_step),
-            None if is_doubtful else speed,
-            is_doubtful=is_doubtful,
-        )
+            factors[method] = TimeFactors(None, None)
+        else:
+            factors[method] = TimeFactors(
+                _ratio(cell.mean.steps, base.mean.steps), _ratio(cell.flops_per_step, base.flops_per_step)
+            )
     return factors
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from adapeff.service.measurements import EXAMPLES, MAJORITY, NOISE
 from adapeff.service.reporting.columns import MetricView
 from adapeff.service.reporting.runs import Result
-from adapeff.service.reporting.statistics import Summary, summarise, within_noise
+from adapeff.service.statistics.summaries import Summary, summarise, within_noise
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from adapeff.service.measurements import PEAK_COPY, PEAK_MATMUL
 from adapeff.service.reporting.numbers import format_value, with_prefix
 from adapeff.service.reporting.profiles import ProfileTable
-from adapeff.service.reporting.table import REFERENCE, Table
+from adapeff.service.reporting.table import Table
 
 MAX_DISTURBED = 6
 """The number of disturbed forward passes to list; the rest are only counted."""
@@ -32,13 +32,13 @@ def table_notes(table: Table) -> list[str]:
 def _about_ratios(table: Table) -> Iterator[str]:
     if table.has_reference:
         yield (
-            f"(x): ratio to `{REFERENCE}`. Times come from separate, unpaired runs, and machines drift: for reliable "
-            "ratios, see `adapeff profile`."
+            f"(x): ratio to `{table.reference}`. Times of separate runs have none, because machines drift; a profile "
+            "measures them in pairs."
         )
     else:
-        yield f"No ratios: there is no single `{REFERENCE}` among these runs."
-    if any(row.method.startswith(f"{REFERENCE} (tuned") for row in table.rows):
-        yield f"(x) of a tuned method: ratio to `{REFERENCE}` tuned the same way, if there is one."
+        yield f"No ratios: there is no single `{table.reference}` among these runs."
+    if any(row.method.startswith(f"{table.reference} (tuned") for row in table.rows):
+        yield f"(x) of a tuned method: ratio to `{table.reference}` tuned the same way, if there is one."
     if len(table.searches) > 1:
         searches = "; ".join(table.searches)
         yield f"Learning rates were tuned with different searches, so the comparison may be unfair: {searches}."

@@ -7,6 +7,11 @@ from adapeff.service.measured import Display
 _PREFIXES = (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6))
 
 
+def stored_unit(display: str) -> str:
+    """The unit of a number as stored, by its display unit: shares, counts and ratios have unit 1."""
+    return "1" if display in ("%", "params", "FLOPs") else display
+
+
 def format_value(value: float, display: Display) -> str:
     """Format a number in its unit: shares in percent, bytes in KiB to GiB (steps of 2^10), times below 1 s in ms."""
     if display == "%":

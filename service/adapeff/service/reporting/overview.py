@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adapeff.service.reporting.statistics import Summary, summarise
 from adapeff.service.specs.job import canonical_json
+from adapeff.service.statistics.summaries import Summary, summarise
 
 if TYPE_CHECKING:
     from adapeff.service.reporting.table import Table

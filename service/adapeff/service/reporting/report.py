@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
+from numpy import ndarray
 from sqlalchemy.orm import Session
 
 from adapeff.service.reporting.columns import Price
+from adapeff.service.reporting.decision import Decision, decide
+from adapeff.service.reporting.examples import example_scores_of
 from adapeff.service.reporting.garbage import without_garbage_collection
 from adapeff.service.reporting.overview import Overview, build_overviews
 from adapeff.service.reporting.profiles import ProfileTable, build_profiles
@@ -23,7 +27,7 @@ from adapeff.service.reporting.runs import (
     load_results,
     model_and_task,
 )
-from adapeff.service.reporting.table import Context, Table, build_table
+from adapeff.service.reporting.table import REFERENCE, Context, Table, build_table
 from adapeff.service.reporting.variation import varying_keys
 from adapeff.service.store import job_queries, sweeps
 
@@ -37,55 +41,75 @@ class Report:
     profiles: tuple[ProfileTable, ...] = ()
     unfinished: dict[str, int] = field(default_factory=dict)
     """State -> number of jobs without a result."""
+    decisions: tuple[Decision, ...] = ()
+    """The first screen of each table, in the order of the tables."""
 
 
-def build_report(
-    session: Session,
-    *,
-    sweep_ids: Sequence[int] | None = None,
-    allow_mixed: bool = False,
-    price_per_device_hour: float | None = None,
-    currency: str = "",
-) -> Report:
+@dataclass(frozen=True)
+class Options:
+    """How a report compares."""
+
+    allow_mixed: bool = False
+    """Put all runs of a model and task into one table, with a note of the conditions that differ."""
+    price: Price | None = None
+    """If given, add the price of the time each run occupied its slot."""
+    reference: str = REFERENCE
+    """The method that the others are compared with."""
+    metric: str = ""
+    """The metric to compare by; '' for the headline metric of each task."""
+    margin: float | None = None
+    """The margin of non-inferiority, in the stored unit of the metric; None: `decision.MARGIN`."""
+
+
+def build_report(session: Session, *, sweep_ids: Sequence[int] | None = None, options: Options | None = None) -> Report:
     """Build the report on the jobs of some submissions, or on all jobs.
 
     Args:
         sweep_ids: submissions whose jobs count; None: all jobs.
-        allow_mixed: put all runs of a model and task into one table, with a note of the conditions that differ.
-        price_per_device_hour: if given, add the price of the time each run occupied its slot.
-        currency: the unit of the price.
     """
     with without_garbage_collection():
-        return _build(session, sweep_ids, allow_mixed, price_per_device_hour, currency)
+        return _build(session, sweep_ids, options or Options())
 
 
-def _build(
-    session: Session,
-    sweep_ids: Sequence[int] | None,
-    allow_mixed: bool,
-    price_per_device_hour: float | None,
-    currency: str,
-) -> Report:
+def _build(session: Session, sweep_ids: Sequence[int] | None, options: Options) -> Report:
     finished = load_results(session, sweep_ids=sweep_ids)
     repeats = _with_repeats(session, finished) if sweep_ids is not None else finished
-    group_key = model_and_task if allow_mixed else _likeness
+    group_key = model_and_task if options.allow_mixed else _likeness
     groups, repeats_of = _grouped(finished, group_key), _grouped(repeats, group_key)
-    names = sweeps.names_of(session, [result.run.job_id for result in finished])
     context = Context(
         side_by_side=find_side_by_side(finished),
-        price=None if price_per_device_hour is None else Price(price_per_device_hour, currency),
+        price=options.price,
         varied=tuple(varying_keys(result.run.settings for result in finished)),
         differences=find_differences(finished),
-        sweep_names=names,
+        sweep_names=sweeps.names_of(session, [result.run.job_id for result in finished]),
+        reference=options.reference,
+        metric=options.metric,
     )
     tables = tuple(build_table(group, repeats_of[key], context) for key, group in groups.items())
+    profiles = build_profiles(session, sweep_ids=sweep_ids)
     counts = job_queries.count_by_state(session, sweep_ids=sweep_ids)
     return Report(
         tables,
         build_overviews(tables),
-        build_profiles(session, sweep_ids=sweep_ids),
+        profiles,
         {state: count for state, count in counts.items() if state != "succeeded"},
+        _decide(session, tables, finished, profiles, options),
     )
+
+
+def _decide(
+    session: Session,
+    tables: Sequence[Table],
+    finished: Sequence[Result],
+    profiles: Sequence[ProfileTable],
+    options: Options,
+) -> tuple[Decision, ...]:
+    scores = {} if options.metric else example_scores_of(session, finished)
+
+    def of_run(table: Table, run_id: int) -> ndarray | None:
+        return scores.get((run_id, table.source_language))
+
+    return tuple(decide(table, profiles, partial(of_run, table), margin=options.margin) for table in tables)
 
 
 def _likeness(result: Result) -> Hashable:

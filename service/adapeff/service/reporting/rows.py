@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from adapeff.service.reporting.decision import Line
+from adapeff.service.reporting.numbers import stored_unit
 from adapeff.service.reporting.overview import overview_rows
 from adapeff.service.reporting.report import Report
 from adapeff.service.reporting.reruns import Rerun
-from adapeff.service.reporting.statistics import Summary
 from adapeff.service.reporting.table import Row, Table
 from adapeff.service.specs.job import canonical_json
+from adapeff.service.statistics.summaries import Summary
 
 _EMPTY: dict[str, Any] = {
     "model": "",
@@ -38,15 +40,17 @@ _EMPTY: dict[str, Any] = {
 }
 
 
-_STORED_UNITS = {"%": "1", "params": "1", "FLOPs": "1"}
-"""Display unit -> stored unit, where the two differ."""
-
-
 def report_rows(report: Report) -> list[dict[str, Any]]:
     """Every figure of the tables, their reruns and the averages."""
     rows: list[dict[str, Any]] = []
     varied = dict.fromkeys((key for table in report.tables for key in table.varied), None)
     empty = {**_EMPTY, **varied}
+    for decision in report.decisions:
+        about = {**empty, **_about(decision.table)}
+        rows += [
+            {**about, **_common(decision.table, line.row), **fact} for line in decision.lines for fact in _facts(line)
+        ]
+        rows += [{**about, "figure": "finding", "reason": sentence} for sentence in decision.sentences]
     for table in report.tables:
         for row in table.rows:
             rows += [{**empty, **_common(table, row), **figure} for figure in _figures(table, row)]
@@ -90,7 +94,7 @@ def _figures(table: Table, row: Row) -> Iterator[dict[str, Any]]:
         quality = {"language": table.source_language, "at_chance": source_cell.at_chance if source_cell else None}
         yield {
             "figure": column.key,
-            "unit": _STORED_UNITS.get(column.unit, column.unit),
+            "unit": stored_unit(column.unit),
             **_flat(cell.summary),
             "ratio_to_reference": cell.ratio,
             "reason": cell.reason,
@@ -103,6 +107,21 @@ def _figures(table: Table, row: Row) -> Iterator[dict[str, Any]]:
         if language != table.source_language and row.method in methods:
             score = methods[row.method]
             yield {"figure": "quality", "language": language, **_flat(score.summary), "at_chance": score.at_chance}
+
+
+def _facts(line: Line) -> Iterator[dict[str, Any]]:
+    """The findings of the first screen on one method."""
+    yield {"figure": "verdict", "reason": line.verdict.text, "doubt": line.verdict.kind}
+    found = line.difference
+    if found is not None:
+        interval = {"low": found.low, "high": found.high}
+        yield {"figure": "difference", "n": found.seeds, "mean": found.value, **interval, "reason": found.basis}
+        yield {"figure": "difference_examples", "n": found.seeds, "mean": found.examples}
+        yield {"figure": "difference_p_holm", "n": found.seeds, "mean": line.p}
+    for name, cost in line.costs.items():
+        if cost.basis == "paired":
+            interval = {"low": cost.low, "high": cost.high}
+            yield {"figure": f"{name}_ratio_paired", "mean": cost.ratio, **interval, "reason": cost.shape}
 
 
 def _rerun(rerun: Rerun) -> Iterator[dict[str, Any]]:

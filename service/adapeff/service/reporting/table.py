@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from adapeff.service.measurements import DISTURBANCE, STORED_BYTES, TRAIN_COMPUTE_S
+from adapeff.service.measurements import DISTURBANCE, STORED_BYTES
 from adapeff.service.plugins.plugin_reference import PluginReference
 from adapeff.service.reporting.columns import (
     Cell,
@@ -47,11 +47,12 @@ class Row:
     """The method's name and parameters."""
     repeats: tuple[int, ...] = (0,)
     """For each seed, the number of the repeat shown."""
-
-    @property
-    def train_time_is_doubtful(self) -> bool:
-        """Whether the training time was disturbed."""
-        return bool(self.cells[TRAIN_COMPUTE_S.name].doubt)
+    run_ids: tuple[int, ...] = ()
+    """For each seed, its run."""
+    variant: str = ""
+    """The label of the inference variant; '' for the model as trained."""
+    reference: str = ""
+    """The row it is compared with: the reference tuned the same way, or the untuned one; '' if there is none."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Table:
     model: str
     task: str
     title: str
+    short_title: str
+    """The task's name, and what tells the table from others of the task."""
     metric: MetricView
     settings: dict[str, Any]
     environment: dict[str, Any]
@@ -72,6 +75,8 @@ class Table:
     licence: str
     non_commercial: bool
     has_reference: bool
+    reference: str
+    """The method that the others are compared with; whether there is one says `has_reference`."""
     targets: dict[str, tuple[TargetCell, ...]]
     """Method -> when it reached each share of the reference's best validation score; empty without a reference."""
     time_factors: dict[str, TimeFactors]
@@ -114,6 +119,9 @@ class Context:
     differences: Mapping[tuple[str, str], tuple[str, ...]]
     sweep_names: Mapping[int, Sequence[str]]
     """Job -> the sweeps it belongs to."""
+    reference: str = REFERENCE
+    metric: str = ""
+    """The metric to compare by; '' for the headline metric of each task."""
 
 
 class RowKey(NamedTuple):
@@ -139,12 +147,12 @@ def build_table(group: Sequence[Result], repeats: Sequence[Result], context: Con
         repeats: the same runs and all their repeats.
     """
     first = group[0].spec
-    task = find_task(first)
+    task, ending = find_task(first), title_ending(group[0], context.varied)
     recorded = dict(group[0].run.resolved)  # the task as it was when it ran; older runs recorded less
     metric = metric_view(
-        str(recorded.get("metric") or (task.metric if task else "accuracy")),
+        context.metric or str(recorded.get("metric") or (task.metric if task else "accuracy")),
         str(recorded.get("source_language") or (task.source_language if task else "en")),
-        recorded,
+        {} if context.metric else recorded,
     )
     measured_columns = choose_columns(group, metric)
     columns = (*measured_columns, *((context.price.column(),) if context.price else ()))
@@ -153,35 +161,37 @@ def build_table(group: Sequence[Result], repeats: Sequence[Result], context: Con
     for result in group:  # ids ascend, so the newest repeat of a seed is kept
         by_row.setdefault(_row_key(result, varied_here), {})[result.spec.seed] = result
     names = _row_names(by_row)
-    reference = _find_reference(by_row)
+    reference = _find_reference(by_row, context.reference)
 
     def cells_of(results: Sequence[Result]) -> dict[str, Cell]:
         cells = summarise_columns(results, columns)
         doubts = {"": "", **find_doubts(results, context.side_by_side)}
         return {column.key: replace(cells[column.key], doubt=doubts[column.time_of]) for column in columns}
 
-    rows = tuple(_rows(by_row, names, reference, cells_of, metric, columns))
-    targets = _targets(by_row, names, metric) if reference else {}
+    rows = tuple(_rows(by_row, names, context.reference, reference, cells_of, metric, columns))
+    targets = _targets(by_row, names, context.reference, metric) if reference else {}
     return Table(
         model=str(first.model),
         task=task_name(first),
-        title=f"{task.title if task else task_name(first)}{title_ending(group[0], context.varied)}",
+        title=f"{task.title if task else task_name(first)}{ending}",
+        short_title=f"{task_name(first)}{ending}",
         metric=metric,
         settings=comparable_settings(first),
         environment={key: group[0].run.environment.get(key) for key in ALIKE},
         columns=columns,
         rows=rows,
-        languages=_languages(by_row, names, metric),
+        languages=_languages(by_row, names, context.reference, metric),
         score_ceiling=task.ceiling() if task else None,
         licence=str(recorded.get("licence") or (task.licence if task else "")),
         non_commercial=bool(recorded.get("non_commercial", task.non_commercial if task else False)),
         has_reference=reference is not None,
+        reference=context.reference,
         targets=targets,
-        time_factors=time_factors(targets, REFERENCE, {row.method for row in rows if row.train_time_is_doubtful}),
+        time_factors=time_factors(targets, context.reference),
         disturbed=_disturbed(by_row, names),
         side_by_side=sum(result.run.run_id in context.side_by_side for result in group),
         runs=len(group),
-        break_even_tasks=_break_even_tasks(rows),
+        break_even_tasks=_break_even_tasks(rows, context.reference),
         searches=tuple(sorted({tuning.words for r in group if (tuning := r.spec.training.tuning) is not None})),
         varied={key: value for key, value in group[0].run.settings.items() if key in context.varied},
         sweeps=tuple(sorted({name for result in group for name in context.sweep_names[result.run.job_id]})),
@@ -214,21 +224,22 @@ def _row_name(key: RowKey, seeds: Mapping[int, Result], several_rates: Container
     return f"{key.method}{rate}{settings}"
 
 
-def _find_reference(by_row: _ByRow) -> list[Result] | None:
+def _find_reference(by_row: _ByRow, name: str) -> list[Result] | None:
     """The reference's results, untuned if there are any; None if there are none, or several learning rates."""
-    candidates = {key: seeds for key, seeds in by_row.items() if key.method == REFERENCE}
+    candidates = {key: seeds for key, seeds in by_row.items() if key.method == name}
     untuned = {key: seeds for key, seeds in candidates.items() if not key.tuning}
     chosen = untuned or candidates
     return list(next(iter(chosen.values())).values()) if len(chosen) == 1 else None
 
 
-def _reference_first(by_row: _ByRow) -> list[tuple[RowKey, dict[int, Result]]]:
-    return sorted(by_row.items(), key=lambda item: (item[0].method != REFERENCE, item[0]))
+def _reference_first(by_row: _ByRow, reference: str) -> list[tuple[RowKey, dict[int, Result]]]:
+    return sorted(by_row.items(), key=lambda item: (item[0].method != reference, item[0]))
 
 
 def _rows(
     by_row: _ByRow,
     names: Mapping[RowKey, str],
+    reference_name: str,
     reference: Sequence[Result] | None,
     cells_of: Callable[[Sequence[Result]], dict[str, Cell]],
     metric: MetricView,
@@ -236,12 +247,13 @@ def _rows(
 ) -> Iterator[Row]:
     """A row per method, the reference first, each followed by its inference variants."""
     tuned_references = {
-        key.tuning: list(seeds.values()) for key, seeds in by_row.items() if key.method == REFERENCE and key.tuning
+        key.tuning: list(seeds.values()) for key, seeds in by_row.items() if key.method == reference_name and key.tuning
     }
     reference_cells = {
         tuning: cells_of(results) for tuning, results in {"": reference or [], **tuned_references}.items() if results
     }
-    for key, seeds in _reference_first(by_row):
+    reference_names = _reference_names(by_row, names, reference_name, reference)
+    for key, seeds in _reference_first(by_row, reference_name):
         results = list(seeds.values())
         compared_with = reference_cells.get(key.tuning, reference_cells.get("", {}))
         row = Row(
@@ -252,12 +264,24 @@ def _rows(
             cells=_with_ratios(cells_of(results), compared_with, columns),
             plugin=results[0].spec.method,
             repeats=tuple(seeds[seed].spec.repeat for seed in sorted(seeds)),
+            run_ids=tuple(seeds[seed].run.run_id for seed in sorted(seeds)),
+            reference=reference_names.get(key.tuning, reference_names.get("", "")),
         )
         yield row
         for variant in find_variants(results, metric.name):
             cells = cells_of([result.as_variant(variant) for result in results])
-            name = f"{row.method} ({variant_label(variant)})"
-            yield replace(row, method=name, cells=_with_ratios(cells, compared_with, columns))
+            label = variant_label(variant)
+            name = f"{row.method} ({label})"
+            yield replace(row, method=name, cells=_with_ratios(cells, compared_with, columns), variant=label)
+
+
+def _reference_names(
+    by_row: _ByRow, names: Mapping[RowKey, str], reference_name: str, reference: Sequence[Result] | None
+) -> dict[str, str]:
+    """The name of the reference's row by its search for a learning rate, '' for the one that all others have."""
+    rows = {key.tuning: names[key] for key in by_row if key.method == reference_name and key.tuning}
+    single = next((names[key] for key, seeds in by_row.items() if reference and reference[0] in seeds.values()), "")
+    return {**rows, "": single}
 
 
 def _with_ratios(
@@ -270,29 +294,31 @@ def _with_ratios(
 
 
 def _with_ratio(cell: Cell, reference: Cell | None, *, is_time: bool) -> Cell:
-    """A cell with its ratio to the reference's; times have no ratio if either of them was disturbed."""
-    if cell.summary is None or reference is None or reference.summary is None or reference.summary.mean <= 0:
+    """A cell with its ratio to the reference's; times have none, because those of separate runs are not paired."""
+    if is_time or cell.summary is None or reference is None or reference.summary is None:
         return cell
-    if is_time and (cell.doubt or reference.doubt):
+    if reference.summary.mean <= 0:
         return cell
     return replace(cell, ratio=cell.summary.mean / reference.summary.mean)
 
 
-def _break_even_tasks(rows: Sequence[Row]) -> dict[str, int]:
+def _break_even_tasks(rows: Sequence[Row], reference: str) -> dict[str, int]:
     """The number of tasks from which a method's stored weights are larger than one more full model."""
-    whole = next((row.cells[STORED_BYTES.name].summary for row in rows if row.method == REFERENCE), None)
+    whole = next((row.cells[STORED_BYTES.name].summary for row in rows if row.method == reference), None)
     return {
         row.method: math.ceil(whole.mean / stored.mean)
         for row in rows
         if whole is not None
-        and row.method != REFERENCE
+        and row.method != reference
         and (stored := row.cells[STORED_BYTES.name].summary) is not None
     }
 
 
-def _targets(by_row: _ByRow, names: Mapping[RowKey, str], metric: MetricView) -> dict[str, tuple[TargetCell, ...]]:
+def _targets(
+    by_row: _ByRow, names: Mapping[RowKey, str], reference: str, metric: MetricView
+) -> dict[str, tuple[TargetCell, ...]]:
     curves = {names[key]: [result.run.curves for result in seeds.values()] for key, seeds in by_row.items()}
-    return to_targets(curves, reference=REFERENCE, metric=metric.name, higher_is_better=metric.higher_is_better)
+    return to_targets(curves, reference=reference, metric=metric.name, higher_is_better=metric.higher_is_better)
 
 
 def _disturbed(by_row: _ByRow, names: Mapping[RowKey, str]) -> dict[str, str]:
@@ -309,9 +335,11 @@ def _disturbed(by_row: _ByRow, names: Mapping[RowKey, str]) -> dict[str, str]:
     return disturbed
 
 
-def _languages(by_row: _ByRow, names: Mapping[RowKey, str], metric: MetricView) -> dict[str, dict[str, LanguageCell]]:
+def _languages(
+    by_row: _ByRow, names: Mapping[RowKey, str], reference: str, metric: MetricView
+) -> dict[str, dict[str, LanguageCell]]:
     languages: dict[str, dict[str, LanguageCell]] = {}
-    for key, seeds in _reference_first(by_row):
+    for key, seeds in _reference_first(by_row, reference):
         ordered = sorted(seeds.values(), key=lambda result: result.spec.seed)
         variants = find_variants(ordered, metric.name)
         for language in ordered[0].spec.measuring.test_languages or ():

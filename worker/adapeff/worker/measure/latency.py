@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from adapeff.service import measurements as m
-from adapeff.service.reporting.statistics import median_interval
+from adapeff.service.statistics.summaries import median_interval
 from adapeff.worker.devices.base import Device
 from adapeff.worker.devices.precision import served_in
 from adapeff.worker.events import EventLog

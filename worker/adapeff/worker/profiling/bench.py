@@ -12,8 +12,8 @@ import torch
 
 from adapeff.service import measurements as m
 from adapeff.service.measured import Definition
-from adapeff.service.reporting.statistics import paired_ratio
 from adapeff.service.specs.profile import ProfileSpec
+from adapeff.service.statistics.ratios import paired_ratio
 from adapeff.worker.devices.base import Device
 from adapeff.worker.events import EventLog
 from adapeff.worker.measure.clocks import PhaseClock

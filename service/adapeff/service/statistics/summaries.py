@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import math
-import random
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scipy import special
+
 MIN_FOR_INTERVAL = 3
 
-# Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom (any table, e.g. NIST/SEMATECH e-Handbook,
-# section 1.3.6.7.2); beyond, the Cornish-Fisher expansion about the normal quantile is good to 1e-4.
-_T_95 = (
-    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281,
-    2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860,
-    2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423,
-)  # fmt: skip
-_Z_95 = 1.959964
-_RESAMPLES = 2000
+_Z_95 = float(special.ndtri(0.975))
 
 
 @dataclass(frozen=True)
@@ -54,12 +46,9 @@ def summarise(values: Sequence[float]) -> Summary:
     return Summary(tuple(values), mean, mean - half, mean + half)
 
 
-def student_t_95(degrees_of_freedom: int) -> float:
+def student_t_95(degrees_of_freedom: float) -> float:
     """The 97.5 % quantile of Student's t."""
-    if degrees_of_freedom <= len(_T_95):
-        return _T_95[degrees_of_freedom - 1]
-    z, df = _Z_95, degrees_of_freedom
-    return z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
+    return float(special.stdtrit(degrees_of_freedom, 0.975))
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -77,36 +66,6 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
     reach = _Z_95 * math.sqrt(n) / 2
     low, high = math.floor(n / 2 - reach), math.ceil(n / 2 + reach)
     return ordered[max(0, low - 1)], ordered[min(n - 1, high)]
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A paired ratio of two interleaved measurements, with its 95 % interval."""
-
-    ratio: float
-    low: float
-    high: float
-    blocks: int
-
-
-def paired_ratio(of: Sequence[float], to: Sequence[float], *, seed: int = 0) -> Ratio:
-    """The median over blocks of the ratio within a block, with its 95 % percentile-bootstrap interval over blocks.
-
-    Args:
-        of: one value per block.
-        to: one value per block, measured within the same block.
-
-    Raises:
-        ValueError: if the blocks do not match, or there are none.
-    """
-    if len(of) != len(to) or not of:
-        raise ValueError(f"{len(of)} and {len(to)} blocks; a paired ratio needs the same blocks, at least one")
-    ratios = [a / b for a, b in zip(of, to, strict=True)]
-    draw = random.Random(seed)
-    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(_RESAMPLES))
-    low, high = medians[round(0.025 * _RESAMPLES)], medians[round(0.975 * _RESAMPLES) - 1]
-    middle = statistics.median(ratios)
-    return Ratio(middle, min(low, middle), max(high, middle), len(ratios))
 
 
 def within_noise(score: float, baseline: float, examples: int) -> bool:

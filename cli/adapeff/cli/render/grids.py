@@ -1,0 +1,89 @@
+"""Print grids: in a terminal, as Markdown, as records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from adapeff.cli.render.tables import shown, stdout
+from adapeff.cli.render.text import markdown_cell, one_line
+from adapeff.service.reporting.first_screen import first_screens
+from adapeff.service.reporting.grids import Grid, Heading
+from adapeff.service.reporting.report import Report
+
+MAX_UNWRAPPED = 24
+"""Cells of up to this many characters stay on one line."""
+WIDE = 90
+"""Terminals of this width have room for two spaces between columns."""
+_TEXT = {"method", "verdict", "basis", "learning_rate_source"}
+
+
+def print_first_screen(report: Report) -> None:
+    """The compact grid of every model and task, its sentences, and the notes of all of them."""
+    found = first_screens(report.decisions)
+    console = stdout()
+    for screen in found.screens:
+        numbers = ", ".join(map(str, found.numbers_of(screen)))
+        console.print(f"\n[bold]{shown(screen.grid.title)}[/]" + (f" [dim]\\[{numbers}][/]" if numbers else ""))
+        console.print(_drawn(screen.grid))
+        for sentence in screen.sentences:
+            console.print(shown(sentence))
+    if found.notes:
+        console.print()
+    for number, note in enumerate(found.notes, start=1):
+        console.print(f"[{number}] {note}", style="dim", markup=False)
+
+
+def print_grids(grids: Sequence[Grid]) -> None:
+    """Grids with their titles and footnotes."""
+    console = stdout()
+    for grid in grids:
+        console.print(f"\n[bold]{shown(grid.title)}[/]")
+        if grid.rows:
+            console.print(_drawn(grid))
+        for note in grid.notes:
+            console.print(f"  {note}", style="dim", markup=False)
+
+
+def _drawn(grid: Grid) -> RichTable:
+    gap = 1 if stdout().width >= WIDE else 0
+    table = RichTable(box=SIMPLE_HEAD, padding=(0, gap, 0, 0), pad_edge=False, show_edge=False)
+    for number, heading in enumerate(grid.headings):
+        table.add_column(
+            escape(heading.text),
+            justify="left" if is_text(heading) else "right",
+            overflow="fold",
+            no_wrap=heading.key != "verdict" and _longest(grid, number) <= MAX_UNWRAPPED,
+            min_width=10 if heading.key == "verdict" else None,
+        )
+    for row in grid.rows:
+        table.add_row(*(shown(value.text) for value in row))
+    return table
+
+
+def is_text(heading: Heading) -> bool:
+    """Whether a column holds text; columns of numbers are aligned to the right."""
+    return heading.key in _TEXT
+
+
+def _longest(grid: Grid, column: int) -> int:
+    return max((len(row[column].text) for row in grid.rows), default=0)
+
+
+def markdown_grids(grids: Sequence[Grid]) -> str:
+    """Grids as Markdown."""
+    return "\n".join(line for grid in grids for line in _markdown(grid)) + "\n"
+
+
+def _markdown(grid: Grid) -> Iterator[str]:
+    yield from (f"## {one_line(grid.title)}", "")
+    yield "| " + " | ".join(markdown_cell(heading.text.replace("\n", " ")) for heading in grid.headings) + " |"
+    yield "| " + " | ".join("---" for _ in grid.headings) + " |"
+    for row in grid.rows:
+        yield "| " + " | ".join(markdown_cell(value.text) for value in row) + " |"
+    yield ""
+    yield from (f"- {one_line(note)}" for note in grid.notes)
+    yield ""

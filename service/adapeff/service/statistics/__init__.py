@@ -1,0 +1,1 @@
+"""Statistics of scores and costs: pure functions on numbers, with their sources."""

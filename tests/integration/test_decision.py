@@ -1,0 +1,184 @@
+"""The first screen: verdicts on stored runs with known answers, paired costs, and gaps in the evidence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from adapeff.cli.render.grids import markdown_grids
+from adapeff.cli.render.latex import latex_grids, latex_text
+from adapeff.service.reporting.decision import Decision
+from adapeff.service.reporting.first_screen import first_screens
+from adapeff.service.reporting.grids import grid_documents, grid_rows
+from adapeff.service.reporting.report import Options, build_report
+from adapeff.service.reporting.rows import report_rows
+from adapeff.service.reporting.views import VIEWS, build_view
+from adapeff.service.store.database import Database, upgrade
+from tests.integration.stored import store_profile
+from tests.integration.test_report import store
+
+
+@pytest.fixture
+def database() -> Iterator[Database]:
+    """An empty migrated database in memory."""
+    opened = Database("sqlite://")
+    upgrade(opened)
+    yield opened
+    opened.close()
+
+
+def decided(database: Database, options: Options | None = None) -> Decision:
+    """The decision of the only table."""
+    with database.session(read_only=True) as session:
+        (decision,) = build_report(session, options=options).decisions
+    return decision
+
+
+def kinds(decision: Decision) -> dict[str, str]:
+    """Method -> kind of its verdict, in the order of the lines."""
+    return {line.method: line.verdict.kind for line in decision.lines}
+
+
+def store_scores(database: Database, scores: dict[str, list[float]]) -> None:
+    """Finished runs, a seed per score."""
+    for method, of_method in scores.items():
+        for seed, score in enumerate(of_method):
+            store(database, method, seed, score, 100)
+
+
+def test_verdicts_follow_the_evidence_and_order_the_lines(database: Database) -> None:
+    store_scores(
+        database,
+        {
+            "full": [0.800, 0.810, 0.805],
+            "houlsby": [0.801, 0.811, 0.806],  # always a tenth of a point better: significant
+            "pfeiffer": [0.799, 0.811, 0.804],  # equal, known to a tenth of a point
+            "lora": [0.70, 0.82, 0.79],  # scattered
+            "head": [0.60, 0.61, 0.605],  # always 20 points below
+        },
+    )
+
+    decision = decided(database)
+
+    assert kinds(decision) == {
+        "houlsby": "better", "full": "reference", "pfeiffer": "within", "lora": "undecided", "head": "worse",
+    }  # fmt: skip
+    assert [line.verdict.text for line in decision.lines][-2:] == ["undecided: 3 seeds", "clearly below full"]
+    assert decision.sentences == (
+        "houlsby and pfeiffer hold full's quality within 1 point.",
+        "head is clearly below; lora is undecided (more seeds would help).",
+    )
+
+
+def test_margin_and_reference_are_the_readers(database: Database) -> None:
+    store_scores(database, {"full": [0.80, 0.81, 0.80], "lora": [0.785, 0.79, 0.787]})
+
+    assert kinds(decided(database))["lora"] == "worse"
+    assert kinds(decided(database, Options(margin=0.03)))["lora"] == "within"
+    assert kinds(decided(database, Options(reference="lora"))) == {"full": "better", "lora": "reference"}
+    assert kinds(decided(database, Options(reference="houlsby"))) == {"full": "alone", "lora": "alone"}
+
+
+def test_one_seed_without_example_scores_decides_nothing(database: Database) -> None:
+    store_scores(database, {"full": [0.9], "lora": [0.1]})
+
+    (_, lora) = decided(database).lines
+
+    assert lora.difference is not None and lora.difference.value == pytest.approx(-0.8)
+    assert (lora.difference.low, lora.verdict.text) == (None, "undecided: 1 seed")
+
+
+def test_times_have_ratios_only_from_a_profile_of_the_same_model_hardware_and_methods(database: Database) -> None:
+    store_scores(database, {"full": [0.80, 0.81, 0.80], "lora": [0.80, 0.81, 0.80], "head": [0.80, 0.81, 0.80]})
+    store_profile(database, {"lora": (0.5, 0.4, 0.6), "head": (0.1, 0.1, 0.1)}, device="Other CPU")
+
+    unpaired = {line.method: line.costs["train"] for line in decided(database).lines}
+    assert {method: (cost.basis, cost.ratio) for method, cost in unpaired.items()} == dict.fromkeys(
+        ("full", "lora", "head"), ("unpaired", None)
+    )
+
+    job_id = store_profile(database, {"lora": (0.7, 0.68, 0.72)}, {"lora": (1.2, 1.1, 1.3)})
+    decision = decided(database)
+    lines = {line.method: line for line in decision.lines}
+
+    assert decision.pairing is not None and decision.pairing.profile.job_id == job_id
+    train, latency = lines["lora"].costs["train"], lines["lora"].costs["latency"]
+    assert (train.ratio, train.low, train.high, train.basis, train.shape) == (0.7, 0.68, 0.72, "paired", "32x64")
+    assert (latency.ratio, latency.shape) == (1.2, "1x64")
+    assert lines["lora"].verdict.text == "within 1 point of full, 0.70x the training time"
+    assert (lines["head"].costs["train"].basis, lines["head"].verdict.text) == ("unpaired", "within 1 point of full")
+    assert decision.sentences[0].endswith("hold full's quality within 1 point; lora trains in 0.70x the time.")
+
+
+def test_nothing_is_said_of_a_time_whose_interval_holds_one(database: Database) -> None:
+    store_scores(database, {"full": [0.80, 0.81, 0.80], "lora": [0.80, 0.81, 0.80]})
+    store_profile(database, {"lora": (0.95, 0.85, 1.05)})
+
+    decision = decided(database)
+
+    assert decision.lines[1].verdict.text == "within 1 point of full"
+    assert decision.sentences == ("lora holds full's quality within 1 point.",)
+
+
+def test_lower_is_better_where_the_metric_says_so(database: Database) -> None:
+    for method, score in (("full", 0.20), ("lora", 0.10), ("head", 0.30)):
+        for seed in range(3):
+            store(database, method, seed, score + seed / 1000, 100, resolved={"higher_is_better": False})
+
+    assert kinds(decided(database)) == {"lora": "better", "full": "reference", "head": "worse"}
+
+
+def test_every_rendering_has_the_same_findings(database: Database) -> None:
+    store_scores(database, {"full": [0.80, 0.81, 0.80], "lora": [0.70, 0.71, 0.70]})
+    store_profile(database, {"lora": (0.7, 0.68, 0.72)})
+    with database.session(read_only=True) as session:
+        report = build_report(session)
+    grids = build_view(report, "summary")
+    (document,) = grid_documents(grids)
+    (lora,) = [row for row in document["rows"] if row["method"] == "lora"]
+    (flat,) = [row for row in grid_rows(grids) if row["method"] == "lora"]
+    long = {row["figure"]: row for row in report_rows(report) if row["method"] == "lora"}
+    line = next(line for line in report.decisions[0].lines if line.method == "lora")
+    assert line.difference is not None
+
+    assert lora["difference"]["value"] == flat["difference"] == long["difference"]["mean"] == line.difference.value
+    assert lora["train_time"]["value"] == flat["train_time"] == long["train_ratio_paired"]["mean"] == 0.7
+    assert lora["verdict"] == flat["verdict"] == long["verdict"]["reason"] == "clearly below full"
+    sentences = [row["reason"] for row in report_rows(report) if row["figure"] == "finding"]
+    assert document["notes"][: len(sentences)] == sentences == list(report.decisions[0].sentences)
+    for text in (markdown_grids(grids), latex_grids(grids).replace("$-$", "−").replace("$\\pm$", "±")):
+        assert "−10.0 ±" in text and "0.70x" in text and "clearly below full" in text and sentences[0] in text
+    json.dumps(document)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_has_rows_of_its_table_and_prints_in_every_form(database: Database, view: str) -> None:
+    store_scores(database, {"full": [0.80, 0.81], "lora": [0.70, 0.71]})
+    store_profile(database, {"lora": (0.7, 0.68, 0.72)})
+    with database.session(read_only=True) as session:
+        grids = build_view(build_report(session), view)
+
+    assert grids and all(len(row) == len(grid.headings) for grid in grids for row in grid.rows)
+    assert any(value.text == "lora" for grid in grids for row in grid.rows for value in row) or view == "energy"
+    assert all(grid.title in markdown_grids([grid]) for grid in grids)
+    assert latex_grids(grids).count("\\begin{tabular}") == len(grids)
+    json.dumps(grid_documents(grids))
+
+
+def test_notes_are_said_once_for_the_report(database: Database) -> None:
+    for task in ("offline_sentiment", "offline_nli"):
+        for method in ("full", "lora"):
+            store(database, method, 0, 0.8, 100, tasks=[task])
+    with database.session(read_only=True) as session:
+        found = first_screens(build_report(session).decisions)
+
+    assert len(found.screens) == 2 and len(found.notes) == len(set(found.notes))
+    assert found.numbers_of(found.screens[0]) == found.numbers_of(found.screens[1])
+
+
+def test_latex_escapes_what_it_would_act_on() -> None:
+    assert latex_text("a_b & 5 % {x} \\input ~") == (
+        "a\\_b \\& 5 \\% \\{x\\} \\textbackslash{}input \\textasciitilde{}"
+    )
