@@ -378,7 +378,7 @@ def test_variant_of_a_method_is_named_in_full_on_the_terminal(
     database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Rich must not take [rank=4] for markup."""
-    from adapeff.cli.render.tables import print_report_tables
+    from adapeff.cli.render.report_tables import print_report_tables
 
     store(database, "full", 0, 0.8, 100)
     store(database, "lora[rank=4]", 0, 0.8, 100)

@@ -28,6 +28,7 @@ COMMANDS = {
     "cancel": "jobs:cancel",
     "retry": "jobs:retry",
     "report": "report:report",
+    "compare": "compare:compare",
     "export": "export:export",
     "config": "config:config",
     "doctor": "doctor:doctor",

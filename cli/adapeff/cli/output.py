@@ -18,10 +18,11 @@ from adapeff.cli.render.latex import latex_grids
 from adapeff.cli.render.markdown import report_markdown
 from adapeff.cli.render.plots import plot_report
 from adapeff.cli.render.profiles import profile_grids, profile_title
-from adapeff.cli.render.tables import print_report_tables, print_table, stdout
+from adapeff.cli.render.report_tables import print_report_tables
+from adapeff.cli.render.tables import print_table, stdout
 from adapeff.cli.render.text import spreadsheet_cell
 from adapeff.service.errors import ConfigError, SpecError
-from adapeff.service.reporting.grids import grid_documents, grid_rows
+from adapeff.service.reporting.grids import Grid, grid_documents, grid_rows
 from adapeff.service.reporting.notes import profile_notes
 from adapeff.service.reporting.profiles import ProfileTable, profile_rows
 from adapeff.service.reporting.report import Report
@@ -50,7 +51,15 @@ def print_report(report: Report, form: ReportFormat) -> None:
 
 def print_view(report: Report, view: str, form: ReportFormat) -> None:
     """Print a view of a report to stdout, and the number of jobs it does not include to stderr."""
-    grids = build_view(report, view)
+    if view == "summary" and form == "table":
+        print_first_screen(report)
+    else:
+        print_grids_as(build_view(report, view), form)
+    _note_what_is_missing(report)
+
+
+def print_grids_as(grids: Sequence[Grid], form: ReportFormat) -> None:
+    """Print grids to stdout."""
     if form == "json":
         print(json.dumps(grid_documents(grids), indent=1))
     elif form == "csv":
@@ -59,11 +68,8 @@ def print_view(report: Report, view: str, form: ReportFormat) -> None:
         print(markdown_grids(grids), end="")
     elif form == "latex":
         print(latex_grids(grids), end="")
-    elif view == "summary":
-        print_first_screen(report)
     else:
         print_grids(grids)
-    _note_what_is_missing(report)
 
 
 def _note_what_is_missing(report: Report) -> None:

@@ -11,14 +11,13 @@ from rich.table import Table as RichTable
 from adapeff.cli.render.tables import shown, stdout
 from adapeff.cli.render.text import markdown_cell, one_line
 from adapeff.service.reporting.first_screen import first_screens
-from adapeff.service.reporting.grids import Grid, Heading
+from adapeff.service.reporting.grids import Grid
 from adapeff.service.reporting.report import Report
 
 MAX_UNWRAPPED = 24
 """Cells of up to this many characters stay on one line."""
 WIDE = 90
 """Terminals of this width have room for two spaces between columns."""
-_TEXT = {"method", "verdict", "basis", "learning_rate_source"}
 
 
 def print_first_screen(report: Report) -> None:
@@ -54,7 +53,7 @@ def _drawn(grid: Grid) -> RichTable:
     for number, heading in enumerate(grid.headings):
         table.add_column(
             escape(heading.text),
-            justify="left" if is_text(heading) else "right",
+            justify="left" if is_text(grid, number) else "right",
             overflow="fold",
             no_wrap=heading.key != "verdict" and _longest(grid, number) <= MAX_UNWRAPPED,
             min_width=10 if heading.key == "verdict" else None,
@@ -64,9 +63,9 @@ def _drawn(grid: Grid) -> RichTable:
     return table
 
 
-def is_text(heading: Heading) -> bool:
-    """Whether a column holds text; columns of numbers are aligned to the right."""
-    return heading.key in _TEXT
+def is_text(grid: Grid, column: int) -> bool:
+    """Whether a column holds text only; columns of numbers are aligned to the right."""
+    return all(row[column].number is None for row in grid.rows)
 
 
 def _longest(grid: Grid, column: int) -> int:

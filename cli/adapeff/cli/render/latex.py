@@ -36,7 +36,7 @@ def latex_grids(grids: Sequence[Grid]) -> str:
 
 
 def _table(grid: Grid) -> Iterator[str]:
-    columns = "".join("l" if is_text(heading) else "r" for heading in grid.headings)
+    columns = "".join("l" if is_text(grid, column) else "r" for column in range(len(grid.headings)))
     yield "\\begin{table}"
     yield "\\centering"
     yield f"\\caption{{{latex_text(grid.title)}}}"

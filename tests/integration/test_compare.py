@@ -1,0 +1,95 @@
+"""`adapeff compare`: paired differences, costs and settings of two sides, on stored runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from scipy import stats
+
+from adapeff.service.errors import JobError, SpecError
+from adapeff.service.reporting.compare import Side, compare, read_side
+from adapeff.service.reporting.grids import Grid, grid_documents
+from adapeff.service.store.database import Database, now, upgrade
+from adapeff.service.store.tables import Sweep
+from tests.integration.test_report import store
+
+
+@pytest.fixture
+def database() -> Iterator[Database]:
+    """An empty migrated database in memory."""
+    opened = Database("sqlite://")
+    upgrade(opened)
+    yield opened
+    opened.close()
+
+
+def compared(database: Database, first: Side, second: Side) -> list[Grid]:
+    with database.session(read_only=True) as session:
+        return compare(session, first, second)
+
+
+def test_methods_are_paired_by_seed_task_and_language(database: Database) -> None:
+    lora, houlsby = [0.80, 0.82, 0.79], [0.75, 0.78, 0.77]
+    for seed, (a, b) in enumerate(zip(lora, houlsby, strict=True)):
+        store(database, "lora", seed, a, 100)
+        store(database, "houlsby", seed, b, 50)
+    store(database, "lora", 3, 0.1, 100)  # houlsby has no such seed
+
+    quality, costs, settings = grid_documents(compared(database, Side("method", "lora"), Side("method", "houlsby")))
+    expected = stats.ttest_rel(houlsby, lora)
+    english, german = quality["rows"]
+
+    assert (english["language"], german["language"]) == ("en", "de")
+    assert english["difference"]["value"] == pytest.approx(-0.11 / 3)
+    assert english["difference"]["low"] == pytest.approx(expected.confidence_interval().low)
+    assert english["p"]["value"] == pytest.approx(2 * expected.pvalue)  # Holm: the other row's p is 1
+    assert german["difference"]["value"] == 0 and german["verdict"] == "no difference shown"
+    by_cost = {row["cost"]: row for row in costs["rows"]}
+    assert by_cost["peak memory (process)"]["ratio"]["value"] == pytest.approx(0.5)
+    assert by_cost["train compute"]["first"]["mark"] == "unpaired" and by_cost["train compute"]["ratio"] is None
+    assert [row["condition"] for row in settings["rows"]] == ["learning_rate"]
+
+
+def test_hosts_are_compared_method_by_method_and_say_what_differs(database: Database) -> None:
+    for device, score in (("Test CPU", 0.8), ("Other CPU", 0.7)):
+        for method in ("full", "lora"):
+            for seed in range(3):
+                store(database, method, seed, score + seed / 100, 100, device_name=device, repeat=device == "Other CPU")
+
+    quality, _, settings = grid_documents(compared(database, Side("host", "Test CPU"), Side("host", "Other CPU")))
+
+    assert quality["rows"][0]["basis"] == "6 pairs" and quality["rows"][0]["verdict"] == "Test CPU is better"
+    assert {"condition": "device_name", "first": "Test CPU", "second": "Other CPU"}.items() <= settings["rows"][
+        0
+    ].items()
+
+
+def test_names_alone_are_sweeps_if_there_are_any_else_methods(database: Database) -> None:
+    store(database, "lora", 0, 0.8, 100)
+    with database.session() as session:
+        session.add(Sweep(name="demo", spec={}, created_at=now(session)))
+    with database.session(read_only=True) as session:
+        assert read_side(session, "demo") == Side("sweep", "demo")
+        assert read_side(session, "lora[rank=4]") == Side("method", "lora[rank=4]")
+        assert read_side(session, "host=gpu1") == Side("host", "gpu1")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "error", "said"),
+    [
+        ("method=lora", "sweep=s", SpecError, "'lora' is a method and 's' a sweep; compare two of a kind"),
+        ("lora", "lora", SpecError, "'lora' is compared with itself"),
+        ("lora", "ia3", JobError, "no finished run of method 'ia3'"),
+        ("lora", "houlsby", JobError, "no model, task and seed with equal settings in common"),
+        ("hosts=a", "hosts=b", SpecError, "'hosts=a' compares by 'hosts'; did you mean 'host'?"),
+        ("host=", "host=b", SpecError, "'host=' has no name"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_in_a_line(
+    database: Database, first: str, second: str, error: type[Exception], said: str
+) -> None:
+    store(database, "lora", 0, 0.8, 100)
+    store(database, "houlsby", 1, 0.8, 100)
+    with database.session(read_only=True) as session, pytest.raises(error, match=said):
+        compare(session, read_side(session, first), read_side(session, second))
