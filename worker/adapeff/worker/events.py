@@ -5,6 +5,7 @@
     {"event": "measurement", "name": "accuracy", "value": 0.87, "unit": "1", "language": "en", "split": "test", ...}
     {"event": "curve", "name": "train_loss", "points": [[1, 0.70], [2, 0.69], ...]}
     {"event": "artifact", "name": "predictions", "path": "predictions.jsonl.gz", "sha256": "...", "bytes": 8123}
+    {"event": "example_scores", "language": "en", "metric": "accuracy", "values": "eJxjYGiw..."}
     {"event": "environment", "values": {"torch": "2.13.0", ...}}
     {"event": "end", "outcome": "succeeded", "message": ""}
 

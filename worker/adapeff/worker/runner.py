@@ -67,6 +67,7 @@ from adapeff.worker.training.record import (
     measure_warmup,
     model_inputs,
     predict,
+    store_example_scores,
     store_predictions,
     store_samples,
     store_weights,
@@ -160,6 +161,7 @@ def run_job(
         predictions = predict(prepared, prepared.model, device=device, precision=precision)
     with clock.phase("score"):
         measure_quality(log, prepared, predictions)
+        store_example_scores(log, catalog.get_metric(prepared.task.metric), predictions)
     store_predictions(log, predictions, out)
 
     log.emit("stage", stage="profile")

@@ -1,7 +1,7 @@
 """A row per succeeded training run with its headline figures, so that a report of many runs reads no measurements.
 
 Revision ID: 0004
-Revises: 0002
+Revises: 0003
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from adapeff.service.measured import Key, Measured
 from adapeff.service.store.run_summaries import SUMMARISED, summarise_run
 
 revision = "0004"
-down_revision = "0002"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 

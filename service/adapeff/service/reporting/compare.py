@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from adapeff.service.errors import JobError, SpecError, suggest
 from adapeff.service.reporting.columns import Column, MetricView, choose_columns, find_doubts, metric_view
-from adapeff.service.reporting.examples import example_scores_of
+from adapeff.service.reporting.examples import ExampleScores, example_scores_of
 from adapeff.service.reporting.grids import MISSING, Grid, Heading, Value, number, ratio, signed, words
 from adapeff.service.reporting.runs import Result, comparable_settings, conditions_of, find_side_by_side, load_results
 from adapeff.service.reporting.titles import task_name
@@ -162,9 +162,6 @@ def _cells(first: Sequence[Result], second: Sequence[Result], *, by_method: bool
             chosen = tuple(ours[key][pair] for pair in pairs), tuple(theirs[key][pair] for pair in pairs)
             cells.append(Cell(str(some.spec.model), task_name(some.spec), metric, *chosen))
     return sorted(cells, key=lambda cell: (cell.model, cell.task))
-
-
-ExampleScores = Mapping[tuple[int, str], numpy.ndarray]
 
 
 def _quality(cells: Sequence[Cell], first: Side, second: Side, scores: ExampleScores) -> Grid:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from adapeff.service.measured import Key, Measured
 from adapeff.service.specs.job import canonical_json
+from adapeff.service.statistics.packing import packed_bytes
 from adapeff.service.store import jobs
 from adapeff.service.store.database import insert_ignoring
 from adapeff.service.store.in_list import is_one_of
@@ -21,6 +22,7 @@ from adapeff.service.store.tables import (
     Artifact,
     Curve,
     Environment,
+    ExampleScores,
     Job,
     JobSource,
     Measurement,
@@ -34,6 +36,7 @@ _TYPES: dict[str, dict[str, Any]] = {
     "environment": {"values": Mapping},
     "curve": {"name": str, "points": list},
     "artifact": {"name": str, "path": str, "sha256": str, "bytes": int},
+    "example_scores": {"language": str, "metric": str, "values": str},
 }
 """The types of an event's values; measurements are checked by `Measured.from_event`."""
 
@@ -47,6 +50,8 @@ class RunResults:
     measurements: list[Measured] = field(default_factory=list)
     curves: dict[str, list[Any]] = field(default_factory=dict)
     artifacts: list[dict[str, Any]] = field(default_factory=list)
+    example_scores: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    """Language -> metric, and the packed score of each test example."""
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Add one event; events without results are ignored.
@@ -68,6 +73,8 @@ class RunResults:
             self.curves[event["name"]] = event["points"]
         elif kind == "artifact":
             self.artifacts.append({key: event[key] for key in ("name", "path", "sha256", "bytes")})
+        elif kind == "example_scores":
+            self.example_scores[event["language"]] = event["metric"], packed_bytes(event["values"])
 
 
 def finish(session: Session, claim: jobs.Claim, ending: jobs.RunOutcome, run_results: RunResults) -> str:
@@ -97,6 +104,9 @@ def finish(session: Session, claim: jobs.Claim, ending: jobs.RunOutcome, run_res
         session.execute(insert(Measurement), rows[start : start + _CHUNK])
     for name, points in run_results.curves.items():
         session.execute(insert(Curve).values(run_id=claim.run_id, name=name, points=points))
+    for language, (metric, packed) in run_results.example_scores.items():
+        row = {"run_id": claim.run_id, "language": language, "metric": metric, "packed": packed}
+        session.execute(insert(ExampleScores).values(row))
     for artifact in run_results.artifacts:
         uri = str(PurePath(claim.folder) / artifact["path"])
         values = {"name": artifact["name"], "uri": uri, "sha256": artifact["sha256"], "bytes": artifact["bytes"]}

@@ -19,6 +19,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Text,
@@ -258,6 +259,17 @@ class Curve(Base):
     run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     points: Mapped[list[Any]]
+
+
+class ExampleScores(Base):
+    """A score per test example of a run, in the data's order, packed by `store.example_scores`."""
+
+    __tablename__ = "example_scores"
+
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    language: Mapped[str] = mapped_column(String(32), primary_key=True)
+    metric: Mapped[str] = mapped_column(String(64))
+    packed: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class Artifact(Base):

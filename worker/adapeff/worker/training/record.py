@@ -19,8 +19,10 @@ from safetensors.torch import save_file
 from adapeff.service import measurements as m
 from adapeff.service.measured import Dimensions
 from adapeff.service.plugins import catalog
-from adapeff.service.plugins.contracts import Task
+from adapeff.service.plugins.contracts import Metric, Task
+from adapeff.service.plugins.example_scores import score_examples
 from adapeff.service.specs.job import JobSpec
+from adapeff.service.statistics.packing import pack
 from adapeff.worker.devices.base import Device
 from adapeff.worker.devices.choice import out_of_memory
 from adapeff.worker.devices.step_clocks import STEP_PHASES
@@ -244,6 +246,13 @@ def measure_quality(log: EventLog, prepared: Prepared, predictions: Mapping[str,
         log.measure(m.EXAMPLES, len(found.gold), **where)
     if (ceiling := task.ceiling()) is not None:
         log.measure(m.SCORE_CEILING.of(headline.name), ceiling, split="test")
+
+
+def store_example_scores(log: EventLog, metric: Metric, predictions: Mapping[str, Predictions]) -> None:
+    """Write the headline score by example for each language, so that runs can be compared example by example."""
+    for language, found in predictions.items():
+        values = score_examples(metric, found.gold, found.predicted)
+        log.emit("example_scores", language=language, metric=metric.name, values=pack(values))
 
 
 def store_predictions(log: EventLog, predictions: Mapping[str, Predictions], out: Path) -> None:

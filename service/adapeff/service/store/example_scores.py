@@ -1,0 +1,21 @@
+"""Read back the scores by test example that runs stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from adapeff.service.statistics.packing import unpack
+from adapeff.service.store.in_list import is_one_of
+from adapeff.service.store.tables import ExampleScores
+
+
+def load_example_scores(session: Session, run_ids: Iterable[int]) -> dict[tuple[int, str], numpy.ndarray]:
+    """(Run id, language) -> one score per test example, in the data's order."""
+    wanted = select(ExampleScores.run_id, ExampleScores.language, ExampleScores.packed).where(
+        is_one_of(session, ExampleScores.run_id, run_ids)
+    )
+    return {(row.run_id, row.language): unpack(row.packed) for row in session.execute(wanted)}
