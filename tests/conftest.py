@@ -193,9 +193,10 @@ def _postgres(folder: Path) -> Iterator[str]:
         shutil.chown(folder, "postgres", "postgres")
     data, port = folder / "data", _free_port()
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
-    subprocess.run(
-        [*as_user, initdb, "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8"], check=True, **quiet
-    )
+    if not data.exists():
+        subprocess.run(
+            [*as_user, initdb, "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8"], check=True, **quiet
+        )
     options = ["-p", str(port), "-k", str(folder), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
     process = subprocess.Popen([*as_user, postgres, "-D", str(data), *options], **quiet)
     url = f"postgresql://postgres@127.0.0.1:{port}"

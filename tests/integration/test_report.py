@@ -12,7 +12,7 @@ import pytest
 from adapeff.cli.render.markdown import report_markdown, target_grids
 from adapeff.cli.render.plots import plot_points
 from adapeff.service.reporting.columns import Price
-from adapeff.service.reporting.export import measurement_rows
+from adapeff.service.reporting.export import open_export
 from adapeff.service.reporting.notes import table_notes
 from adapeff.service.reporting.report import Options, Report, build_report
 from adapeff.service.reporting.rows import report_rows
@@ -226,7 +226,7 @@ def test_rows_of_a_grid_can_be_told_apart(database: Database) -> None:
 
     rows = [row for row in report_rows(report(database)) if row["figure"] == "train_compute_s"]
     with database.session(read_only=True) as session:
-        exported = [row for row in measurement_rows(session) if row["name"] == "train_compute_s"]
+        exported = [row for row in open_export(session).records() if row["name"] == "train_compute_s"]
 
     for found in (rows, exported):
         assert {(row["train_size"], row["batch_size"]) for row in found} == set(product(*SETTINGS.values()))

@@ -84,7 +84,7 @@ COMMANDS = {
         "--json",
     },
     "compare": {"--sweep", "--all", "--format", "--json"},
-    "export": {"--all", "--format", "--out"},
+    "export": {"--all", "--format", "--out", "--what"},
     "config": {"--json"},
     "doctor": {"--bench", "--json"},
     "db upgrade": {"--json"},
@@ -203,8 +203,8 @@ def test_modules_of_the_command_line_import_at_the_top() -> None:
     ]
 
     assert sorted(inside) == [
-        "export.py: from pyarrow import parquet",
-        "export.py: import pyarrow",
+        "export_files.py: from pyarrow import parquet",
+        "export_files.py: import pyarrow",
         "plots.py: from matplotlib import pyplot",
         "plots.py: import matplotlib",
     ]

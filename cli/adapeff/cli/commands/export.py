@@ -1,24 +1,34 @@
-"""`adapeff export`: every measurement behind a report."""
+"""`adapeff export`: every measurement behind a report, and the jobs, curves and environments they belong to."""
 
 from __future__ import annotations
 
-import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from adapeff.cli.export_files import write_csv, write_json, write_parquet
 from adapeff.cli.invocation import Invocation
 from adapeff.cli.messages import note
 from adapeff.cli.options import AllJobs, SweepName, check_exclusive
-from adapeff.cli.output import check_folder, csv_text
-from adapeff.service.errors import ConfigError, SpecError
-from adapeff.service.reporting.export import measurement_rows
+from adapeff.cli.output import check_folder
+from adapeff.service.errors import SpecError
+from adapeff.service.reporting.export import Export, What, open_export
+from adapeff.service.reporting.garbage import without_garbage_collection
 from adapeff.service.store import sweeps
 
 ExportFormat = Literal["json", "csv", "parquet"]
 _FORMATS: dict[str, ExportFormat] = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
+_ROWS: dict[What, str] = {
+    "measurements": "measurements",
+    "jobs": "jobs",
+    "curves": "points of curves",
+    "environments": "environments of runs",
+}
 
 
 def export(
@@ -29,14 +39,22 @@ def export(
         ExportFormat | None, typer.Option("--format", help="File format; default: by the suffix of --out, else csv.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")] = None,
+    what: Annotated[
+        What,
+        typer.Option(
+            "--what",
+            help="Measurements, jobs with their specifications and states, curves of (step, value), or the environment "
+            "of each run.",
+        ),
+    ] = "measurements",
 ) -> None:
-    """Export all measurements of finished jobs, one per row.
+    """Export all measurements of finished jobs, one per row, or what else is stored.
 
     Examples:
 
         adapeff export demo --format csv > demo.csv
 
-        adapeff export --all --format parquet -o all.parquet
+        adapeff export --all --what jobs --format parquet -o jobs.parquet
     """
     check_exclusive("a sweep", sweep is not None, "--all", all_jobs)
     chosen = _choose_format(form, out)
@@ -44,16 +62,43 @@ def export(
         check_folder("--out", out)
     with Invocation.of(context).database() as database, database.session(read_only=True) as session:
         sweep_ids = None if all_jobs else sweeps.find_sweep_ids(session, sweep)
-        rows = list(measurement_rows(session, sweep_ids=sweep_ids))
-    if chosen == "parquet" and out is not None:
-        _write_parquet(rows, out)
-    else:
-        text = json.dumps(rows, indent=1) + "\n" if chosen == "json" else csv_text(rows)
-        if out is None:
-            sys.stdout.write(text)
-        else:
-            out.write_text(text, encoding="utf-8")
-    note(f"exported {len(rows)} measurements{f' to {out}' if out else ''}")
+        count = write_export(open_export(session, what, sweep_ids=sweep_ids), chosen, out)
+    note(f"exported {count} {_ROWS[what]}{f' to {out}' if out else ''}")
+
+
+def write_export(export: Export, form: ExportFormat, out: Path | None) -> int:
+    """Write an export to a file, or text to stdout. Returns the number of rows."""
+    with without_garbage_collection():
+        return _write(export, form, out)
+
+
+def _write(export: Export, form: ExportFormat, out: Path | None) -> int:
+    write_text = write_json if form == "json" else write_csv
+    if out is None:
+        return write_text(export, sys.stdout.write)
+    with _replacing(out) as file:
+        if form == "parquet":
+            return write_parquet(export, file)
+        with file.open("w", encoding="utf-8") as stream:
+            return write_text(export, stream.write)
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A file next to `out` that replaces it at the end, so that a failed export leaves no part of one; a device stays.
+
+    The new file has the permissions of any new file.
+    """
+    if out.exists() and not out.is_file():
+        yield out
+        return
+    target = out.resolve()
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        yield unfinished
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _choose_format(form: ExportFormat | None, out: Path | None) -> ExportFormat:
@@ -74,12 +119,3 @@ def _choose_format(form: ExportFormat | None, out: Path | None) -> ExportFormat:
     if by_suffix is not None and form is not None and form != by_suffix:
         raise SpecError(f"--out is '{out.name}', but --format is {form}; omit --format, or rename the file")
     return form or by_suffix or "csv"
-
-
-def _write_parquet(rows: list[dict[str, Any]], out: Path) -> None:
-    try:  # pyarrow is an optional dependency
-        import pyarrow
-        from pyarrow import parquet
-    except ModuleNotFoundError as error:
-        raise ConfigError("parquet needs pyarrow; run pip install 'adapeff[parquet]'") from error
-    parquet.write_table(pyarrow.Table.from_pylist(rows), out)

@@ -16,19 +16,19 @@ from adapeff.service.measurements import DISTURBANCE, EXAMPLES, LATENCY_S, WALL_
 from adapeff.service.reporting.convergence import CURVES, Curves
 from adapeff.service.reporting.readings import Reading, Readings, load_readings
 from adapeff.service.reporting.variation import settings_of
-from adapeff.service.specs.job import STORED, JobSpec, canonical_json
+from adapeff.service.specs.job import STORED, JobSpec
 from adapeff.service.store import job_queries, results
+from adapeff.service.store.conditions import (
+    ALIKE,
+    by_readable_name,
+    comparable_settings,
+    likeness_of,
+    recorded_conditions,
+)
 from adapeff.service.store.in_list import is_one_of
 from adapeff.service.store.tables import Job, Run
 
-ALIKE = (
-    *("device_name", "device_type", "precision", "driver", "cuda", "cpu_capability", "torch_threads", "cpu_affinity"),
-    *("cpu_quota", "attention_kernels"),
-    *("adapeff", "git_revision", "git_dirty", "python", "torch", "transformers", "peft"),
-)
-"""The parts of the environment that all runs of a table share."""
-_ABOUT_THE_METRIC = ("metric_unit", "higher_is_better")
-"""Properties of the metric, recorded so that a report does not need its plug-in; not conditions of the run."""
+__all__ = ["ALIKE", "comparable_settings"]
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,12 @@ class RunRecord:
     @cached_property
     def likeness(self) -> str:
         """The run's conditions as text; runs with equal ones may share a table."""
-        spec = self.spec
-        return canonical_json(
-            [
-                spec.model.identity,
-                str(spec.task),
-                spec.data.fingerprint or spec.data.revision,
-                spec.data.test_fingerprint,
-                _conditions(self.resolved),
-                comparable_settings(spec),
-                [self.environment.get(key) for key in ALIKE],
-            ]
-        )
+        return likeness_of(self.conditions)
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """All that is recorded of the run's conditions."""
+        return recorded_conditions(self.spec, self.resolved, self.environment)
 
 
 @dataclass(frozen=True)
@@ -152,31 +146,9 @@ def _load_rows(session: Session, sweep_ids: Sequence[int] | None, train_hashes: 
     return list(session.execute(wanted))
 
 
-def _conditions(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in resolved.items() if key not in _ABOUT_THE_METRIC}
-
-
-def comparable_settings(spec: JobSpec) -> dict[str, Any]:
-    """The settings that all runs of a table share; the learning rate may differ by method."""
-    excluded = {"learning_rate", "device", "tuning"}
-    training = spec.training.model_dump(mode="json", exclude_defaults=True, exclude=excluded)
-    measuring = spec.measuring.model_dump(mode="json", include={"latency_length", "latency_batches"})
-    if spec.measuring.latency_lengths:
-        measuring["latency_length"] = list(spec.measuring.latency_lengths)
-    return {**training, **measuring}
-
-
 def conditions_of(result: Result) -> dict[str, str]:
     """The conditions that runs must share to be compared, by readable name."""
-    spec = result.spec
-    conditions: dict[str, Any] = {
-        "data": spec.data.fingerprint or spec.data.revision,
-        "test data": spec.data.test_fingerprint,
-        **_conditions(result.run.resolved),
-        **comparable_settings(spec),
-        **{key: result.run.environment.get(key) for key in ALIKE},
-    }
-    return {key: str(value)[:40] for key, value in conditions.items()}
+    return {key: str(value)[:40] for key, value in by_readable_name(result.run.conditions).items()}
 
 
 def find_differences(runs: Iterable[Result]) -> dict[tuple[str, str], tuple[str, ...]]:

@@ -16,9 +16,12 @@ from adapeff.service.specs.job import JobSpec
 
 def task_name(spec: JobSpec) -> str:
     """A task's name; for a task file, the name of its folder or the file's stem."""
-    if not is_task_file(spec.task.name):
-        return str(spec.task)
-    path = PurePath(spec.task.name)
+    return file_stem(spec.task.name) if is_task_file(spec.task.name) else str(spec.task)
+
+
+def file_stem(name: str) -> str:
+    """The name of a task file's folder, or the file's stem."""
+    path = PurePath(name)
     return path.parent.name if path.name == "task.yaml" else path.stem
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import PurePath
 from typing import Any, TypeVar, cast
 
@@ -17,7 +17,19 @@ from adapeff.service.statistics.packing import packed_bytes
 from adapeff.service.store import jobs
 from adapeff.service.store.database import insert_ignoring
 from adapeff.service.store.in_list import is_one_of
-from adapeff.service.store.tables import Artifact, Curve, Environment, ExampleScores, Job, JobSource, Measurement, Run
+from adapeff.service.store.run_summaries import summarise_run
+from adapeff.service.store.tables import (
+    Artifact,
+    Curve,
+    Environment,
+    ExampleScores,
+    Job,
+    JobSource,
+    Measurement,
+    Run,
+    RunConditions,
+    StoredSummary,
+)
 
 _CHUNK = 500
 _TYPES: dict[str, dict[str, Any]] = {
@@ -99,6 +111,8 @@ def finish(session: Session, claim: jobs.Claim, ending: jobs.RunOutcome, run_res
         uri = str(PurePath(claim.folder) / artifact["path"])
         values = {"name": artifact["name"], "uri": uri, "sha256": artifact["sha256"], "bytes": artifact["bytes"]}
         session.execute(insert(Artifact).values(run_id=claim.run_id, **values))
+    if state == "succeeded":
+        _store_summary(session, claim, ending, run_results)
     return state
 
 
@@ -126,12 +140,34 @@ def storable(value: _Stored) -> _Stored:
 
 def _store_environment(session: Session, values: Mapping[str, Any]) -> int:
     fingerprint = hashlib.sha256(canonical_json(values).encode()).hexdigest()
-    known = session.scalar(select(Environment.id).where(Environment.fingerprint == fingerprint))
+    return _store_once(session, Environment, fingerprint, values)
+
+
+def _store_once(
+    session: Session, table: type[Environment | RunConditions], fingerprint: str, values: Mapping[str, Any]
+) -> int:
+    """The id of the row with that fingerprint, which is stored if it is new."""
+    known = session.scalar(select(table.id).where(table.fingerprint == fingerprint))
     if known is not None:
         return known
-    row = insert_ignoring(session, Environment, "fingerprint")
+    row = insert_ignoring(session, table, "fingerprint")
     session.execute(row.values(fingerprint=fingerprint, values=dict(values)))
-    return session.scalars(select(Environment.id).where(Environment.fingerprint == fingerprint)).one()
+    return session.scalars(select(table.id).where(table.fingerprint == fingerprint)).one()
+
+
+def _store_summary(session: Session, claim: jobs.Claim, ending: jobs.RunOutcome, run_results: RunResults) -> None:
+    summarised = summarise_run(claim.spec, ending.resolved, run_results.environment, run_results.measurements)
+    if summarised is None:
+        return
+    summary, conditions = summarised
+    finished_at = session.scalar(select(Run.finished_at).where(Run.id == claim.run_id))
+    about = {
+        "run_id": claim.run_id,
+        "job_id": claim.job_id,
+        "conditions_id": _store_once(session, RunConditions, conditions.fingerprint, conditions.recorded),
+        "finished_at": finished_at,
+    }
+    session.execute(insert(StoredSummary).values(**about, **asdict(summary)))
 
 
 def list_measurements(session: Session, run_ids: Sequence[int]) -> dict[int, list[Measured]]:

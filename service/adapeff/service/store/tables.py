@@ -215,6 +215,42 @@ class Measurement(Base):
     reason: Mapped[str] = mapped_column(Text, default="")
 
 
+class RunConditions(Base):
+    """The conditions of runs that may share a table; one row per distinct set of them."""
+
+    __tablename__ = "run_conditions"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64), unique=True)
+    values: Mapped[dict[str, Any]]
+
+
+class StoredSummary(Base):
+    """The headline figures of a succeeded training run, as `run_summaries.RunSummary` describes them."""
+
+    __tablename__ = "run_summaries"
+
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    conditions_id: Mapped[int] = mapped_column(ForeignKey("run_conditions.id"), index=True)
+    model: Mapped[str] = mapped_column(Text)
+    task: Mapped[str] = mapped_column(Text)
+    method: Mapped[str] = mapped_column(Text)
+    learning_rate: Mapped[float] = mapped_column(Float(53))
+    tuning: Mapped[str] = mapped_column(Text)
+    label: Mapped[str] = mapped_column(Text)
+    settings: Mapped[str] = mapped_column(String(16))
+    seed: Mapped[int]
+    repeat: Mapped[int]
+    metric: Mapped[str] = mapped_column(String(64))
+    quality: Mapped[float | None] = mapped_column(Float(53))
+    train_compute_s: Mapped[float | None] = mapped_column(Float(53))
+    latency_s: Mapped[float | None] = mapped_column(Float(53))
+    peak_memory_bytes: Mapped[float | None] = mapped_column(Float(53))
+    stored_bytes: Mapped[float | None] = mapped_column(Float(53))
+    finished_at: Mapped[datetime | None]
+
+
 class Curve(Base):
     """A series of (step, value) points of a run."""
 
