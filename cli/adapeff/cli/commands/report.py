@@ -9,9 +9,11 @@ import typer
 
 from adapeff.cli.invocation import Invocation
 from adapeff.cli.options import AllJobs, Json, SweepName, check_exclusive
-from adapeff.cli.output import ReportFormat, check_plot, print_report, print_view, save_plot
+from adapeff.cli.output import ReportFormat, check_plot, print_grids_as, print_report, print_view, save_plot
 from adapeff.cli.report_options import price_of, read_margin
 from adapeff.service.errors import SpecError, suggest
+from adapeff.service.reporting.index import build_index
+from adapeff.service.reporting.index_grid import MOST_TABLES, index_grid
 from adapeff.service.reporting.report import Options, build_report
 from adapeff.service.reporting.table import REFERENCE
 from adapeff.service.reporting.views import VIEWS
@@ -69,10 +71,15 @@ def report(
         raise SpecError(f"there is no view '{view}'; {suggest(view, [*VIEWS, FULL])}")
     invocation = Invocation.of(context)
     options = Options(allow_mixed, price_of(invocation.settings), reference, metric, read_margin(margin))
+    chosen: ReportFormat = "json" if as_json else form
     with invocation.database() as database, database.session(read_only=True) as session:
         sweep_ids = None if all_jobs else sweeps.find_sweep_ids(session, sweep)
+        if view in (None, "summary") and chosen not in ("json", "csv") and plot is None:
+            index = build_index(session, sweep_ids=sweep_ids)
+            if len(index.lines) > MOST_TABLES:
+                print_grids_as([index_grid(index)], chosen)
+                return
         built = build_report(session, sweep_ids=sweep_ids, options=options)
-    chosen: ReportFormat = "json" if as_json else form
     if view == FULL or (view is None and chosen in ("json", "csv")):
         print_report(built, chosen)
     else:
