@@ -75,6 +75,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv(name, str(tmp_path / folder))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     monkeypatch.setenv("ADAPEFF_LOCK_DIR", str(tmp_path / "locks"))
+    monkeypatch.setenv("ADAPEFF_PROFILE", "off")  # only tests of profiles spend time on them
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("NO_COLOR", "1")

@@ -100,3 +100,18 @@ def test_length_beyond_the_model_fails_the_job_in_words(adapeff: Adapeff, model:
 
     assert done.returncode == 4
     assert "takes 512 tokens" in done.stderr
+
+
+@pytest.mark.slow
+def test_run_profiles_the_methods_of_a_sweep_once_and_reports_paired_ratios(adapeff: Adapeff, sweep: Path) -> None:
+    command = ("run", str(sweep), "--methods", "full,head", "-s", "profile={blocks: 5, latency_seconds: 0.1}")
+
+    done = adapeff(*command)
+    again = adapeff(*command)
+    shown = json.loads(adapeff("report", "--view", "summary", "--format", "json").stdout)
+
+    assert "and 1 profile" in done.stderr and "jobs and 1 profile" in again.stderr and "new" not in again.stderr
+    (table,) = shown
+    (head,) = [row for row in table["rows"] if row["method"] == "head"]
+    assert head["train_time"]["unit"] == "x" and head["train_time"]["low"] <= head["train_time"]["value"]
+    assert head["latency"]["unit"] == "x"

@@ -7,23 +7,26 @@ from adapeff.service.broker.queue import make_app, send_unsent
 from adapeff.service.errors import UnreachableError
 from adapeff.service.plugins import catalog
 from adapeff.service.settings import Settings
+from adapeff.service.specs.auto_profile import profiles_of
 from adapeff.service.specs.expansion import expand
 from adapeff.service.specs.hub import current_revisions
-from adapeff.service.specs.job import JobSpec
+from adapeff.service.specs.profile import AnySpec, ProfileSpec
 from adapeff.service.specs.sweep_file import SweepSpec, find_sweep, load_sweep
 from adapeff.service.store import sweeps
 from adapeff.service.store.database import Database
 from adapeff.service.store.sweeps import Submission
 
 
-def expand_sweep(sweep: str, changes: list[str], settings: Settings) -> tuple[SweepSpec, list[JobSpec]]:
-    """The sweep and its jobs, with notes about their data on stderr.
+def expand_sweep(sweep: str, changes: list[str], settings: Settings) -> tuple[SweepSpec, list[AnySpec]]:
+    """The sweep and its jobs, profiles last, with notes about their data on stderr.
 
     Args:
         sweep: a file, or the name of a ready-made sweep.
         changes: overrides, each `key=value`.
     """
     spec = load_sweep(find_sweep(sweep), changes)
+    if "profile" not in spec.model_fields_set:
+        spec = spec.model_copy(update={"profile": settings.profile})
     jobs = expand(spec, data_root=settings.data_root)
     if settings.data_root is not None:
         for task in dict.fromkeys(str(job.task) for job in jobs if job.data.source == "hub"):
@@ -31,11 +34,11 @@ def expand_sweep(sweep: str, changes: list[str], settings: Settings) -> tuple[Sw
     for reference in {str(job.task): job.task for job in jobs}.values():
         for warning in catalog.get_task(reference.name, reference.parameters).untested(settings.data_root):
             note(f"'{reference.name}': {warning}")
-    return spec, jobs
+    return spec, [*jobs, *profiles_of(spec, jobs)]
 
 
 def store(
-    database: Database, spec: SweepSpec, jobs: list[JobSpec], settings: Settings, *, force: bool = False
+    database: Database, spec: SweepSpec, jobs: list[AnySpec], settings: Settings, *, force: bool = False
 ) -> Submission:
     """Store the jobs and commit; they are sent afterwards."""
     revisions = {} if force else current_revisions(jobs)
@@ -60,8 +63,10 @@ def send(database: Database, settings: Settings) -> None:
         ) from error
 
 
-def describe(spec: SweepSpec, submission: Submission) -> str:
+def describe(spec: SweepSpec, jobs: list[AnySpec], submission: Submission) -> str:
     """Describe a submission in one line, with the number of new jobs."""
     new, total = len(submission.created), len(submission.job_ids)
+    profiles = sum(isinstance(job, ProfileSpec) for job in jobs)
+    counted = f"{total - profiles} jobs" + (f" and {profiles} profile{'s' if profiles > 1 else ''}" if profiles else "")
     parts = [f"{new} new" if new else "", f"{total - new} already submitted" if new < total else ""]
-    return f"sweep {submission.sweep_id} '{spec.name}': {total} jobs ({', '.join(filter(None, parts))})"
+    return f"sweep {submission.sweep_id} '{spec.name}': {counted} ({', '.join(filter(None, parts))})"

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from platformdirs import user_config_path, user_data_path
@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     reconcile_seconds: PositiveFloat = Field(default=15, description="how often a worker looks for lost jobs")
     max_failures: PositiveInt = Field(default=3, description="lost or killed runs before a job fails")
     cores_per_slot: PositiveInt = Field(default=1, description="cores that a CPU slot is pinned to")
+    profile: Literal["auto", "off"] = Field(
+        default="auto", description="whether sweeps profile their methods, for ratios of times, unless they say"
+    )
     lock_dir: Path | None = Field(
         default=None, description="device locks, shared by all workers of this host; default: the system's folder"
     )

@@ -60,7 +60,7 @@ def run(
     spec, specs = expand_sweep(sweep, overrides(given, models, tasks, methods, seeds), settings)
     with invocation.database() as database:
         submission = store(database, spec, specs, settings, force=force)
-        note(describe(spec, submission))
+        note(describe(spec, specs, submission))
         failure: AdapeffError | None = None
         try:
             run_submission(invocation, database, submission, devices, with_queue=with_queue)

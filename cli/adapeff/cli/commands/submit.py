@@ -15,7 +15,7 @@ from adapeff.cli.render.tables import print_table
 from adapeff.cli.submission import describe, expand_sweep, send, store
 from adapeff.service.reporting.variation import in_words, settings_of, varied_settings
 from adapeff.service.specs.hub import current_revisions
-from adapeff.service.specs.job import JobSpec
+from adapeff.service.specs.profile import AnySpec, ProfileSpec
 from adapeff.service.specs.sweep_file import SweepSpec
 from adapeff.service.store import sweeps
 from adapeff.service.store.database import Database
@@ -62,14 +62,14 @@ def submit(
             answer = {"sweep": submission.sweep_id, "jobs": submission.job_ids, "created": submission.created}
             print(json.dumps(answer))
         else:
-            print(describe(spec, submission))
+            print(describe(spec, jobs, submission))
         send(database, settings)
         if wait:
             wait_for(database, submission.job_ids)
             raise_for_failures(database, submission.job_ids)
 
 
-def _print_plan(database: Database, spec: SweepSpec, jobs: list[JobSpec], *, force: bool, as_json: bool) -> None:
+def _print_plan(database: Database, spec: SweepSpec, jobs: list[AnySpec], *, force: bool, as_json: bool) -> None:
     revisions = {} if force else current_revisions(jobs)
     with database.session(read_only=True) as session:
         jobs = [sweeps.plan_repeat(session, job, force=force, hub_revisions=revisions) for job in jobs]
@@ -79,11 +79,8 @@ def _print_plan(database: Database, spec: SweepSpec, jobs: list[JobSpec], *, for
     varied = varied_settings(specs)
     rows: list[dict[str, Any]] = [
         {
-            "model": str(job.model),
-            "task": str(job.task),
-            "method": str(job.method),
-            "seed": job.seed,
-            "learning_rate": job.training.learning_rate,
+            **job.columns,
+            "learning_rate": None if isinstance(job, ProfileSpec) else job.training.learning_rate,
             "repeat": job.repeat,
             "settings": {key: value for key, value in settings_of(stored).items() if key in varied},
             "state": states.get(job.job_hash, "new"),
@@ -104,9 +101,9 @@ def _print_plan(database: Database, spec: SweepSpec, jobs: list[JobSpec], *, for
                 row["task"],
                 row["method"],
                 in_words(row["settings"]),
-                str(row["seed"]),
+                "" if row["learning_rate"] is None else str(row["seed"]),
                 str(row["repeat"] or ""),
-                f"{row['learning_rate']:g}",
+                "" if row["learning_rate"] is None else f"{row['learning_rate']:g}",
                 row["state"],
                 "unknown" if row["estimated_s"] is None else f"{row['estimated_s']:.0f} s",
             ]

@@ -16,8 +16,11 @@ def settings_of(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def varied_settings(specs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The names of the settings in which stored jobs differ, in the order they are declared."""
-    return varying_keys(settings_of(spec) for spec in specs)
+    """The names of the settings in which stored jobs of a kind differ, in the order they are declared."""
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for spec in specs:
+        by_kind.setdefault(str(spec.get("kind")), []).append(settings_of(spec))
+    return list(dict.fromkeys(key for of_kind in by_kind.values() for key in varying_keys(of_kind)))
 
 
 def varying_keys(settings: Iterable[Mapping[str, Any]]) -> list[str]:

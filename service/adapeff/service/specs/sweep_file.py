@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -39,6 +39,13 @@ class SweepSpec(Frozen):
     time_limit_minutes: float | None = Field(default=None, gt=0, le=10**6)
     priority: int = Field(default=5, ge=0, le=9, strict=True)
     """Jobs with priority 0 run first."""
+    profile: Literal["auto", "off"] | dict[str, Any] = "auto"
+    """Profile the methods, for paired ratios of times: `auto`, `off`, or settings as for `adapeff profile`."""
+
+    @field_validator("profile", mode="before")
+    @classmethod
+    def _off_is_no_boolean(cls, value: Any) -> Any:
+        return {True: "auto", False: "off"}[value] if isinstance(value, bool) else value
 
     @field_validator("name", "description")
     @classmethod

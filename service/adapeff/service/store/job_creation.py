@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
@@ -17,8 +17,6 @@ from adapeff.service.store.database import insert_ignoring, now, take_turn
 from adapeff.service.store.in_list import is_one_of
 from adapeff.service.store.job_queries import ids_by_hash
 from adapeff.service.store.tables import Job, JobSource
-
-_Spec = TypeVar("_Spec", JobSpec, ProfileSpec)
 
 
 def create_jobs(
@@ -97,7 +95,7 @@ def _store_sources(session: Session, job_id: int, sources: Iterable[str]) -> Non
         session.execute(insert(JobSource).values(job_id=job_id, source_id=ids[source]))
 
 
-def with_sources(session: Session, spec: _Spec) -> _Spec:
+def with_sources(session: Session, spec: AnySpec) -> AnySpec:
     """Replace the references to source jobs in a spec (ids or parts of hashes) by their full hashes.
 
     Raises:
@@ -144,14 +142,14 @@ def _source_hash(session: Session, name: str, spec: JobSpec) -> str:
     return str(row.job_hash)
 
 
-def next_repeat(session: Session, spec: _Spec) -> _Spec:
+def next_repeat(session: Session, spec: AnySpec) -> AnySpec:
     """The spec with the lowest `repeat` that has no job yet."""
     while ids_by_hash(session, [spec.job_hash]):
         spec = spec.model_copy(update={"repeat": spec.repeat + 1})
     return spec
 
 
-def newest_repeat(session: Session, spec: _Spec) -> _Spec:
+def newest_repeat(session: Session, spec: AnySpec) -> AnySpec:
     """The spec with the highest `repeat` that has a job; the spec itself if there is none."""
     while ids_by_hash(session, [(after := spec.model_copy(update={"repeat": spec.repeat + 1})).job_hash]):
         spec = after

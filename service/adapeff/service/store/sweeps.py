@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
@@ -14,15 +14,13 @@ from sqlalchemy.orm import Session
 from adapeff.service.errors import JobError
 from adapeff.service.measurements import WALL_S
 from adapeff.service.specs.hub import COMMIT, moving_sources
-from adapeff.service.specs.job import JobSpec, canonical_json
-from adapeff.service.specs.profile import AnySpec, ProfileRequest, ProfileSpec
+from adapeff.service.specs.job import canonical_json
+from adapeff.service.specs.profile import AnySpec, ProfileRequest
 from adapeff.service.specs.sweep_file import SweepSpec
 from adapeff.service.store import job_creation
 from adapeff.service.store.database import now
 from adapeff.service.store.in_list import is_one_of
 from adapeff.service.store.tables import Job, Measurement, Run, Sweep, SweepJob
-
-_Spec = TypeVar("_Spec", JobSpec, ProfileSpec)
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Submission:
 def submit(
     session: Session,
     sweep: SweepSpec | ProfileRequest,
-    specs: Sequence[_Spec],
+    specs: Sequence[AnySpec],
     *,
     max_failures: int,
     force: bool = False,
@@ -60,7 +58,7 @@ def submit(
     return Submission(stored.id, ids, created)
 
 
-def plan_repeat(session: Session, spec: _Spec, *, force: bool, hub_revisions: Mapping[str, str]) -> _Spec:
+def plan_repeat(session: Session, spec: AnySpec, *, force: bool, hub_revisions: Mapping[str, str]) -> AnySpec:
     """Choose which repeat of a spec to submit.
 
     With `force`, a new one. If the model or data set is a branch on the hub, the newest repeat, or a new one if the
