@@ -91,7 +91,8 @@ def test_one_seed_without_example_scores_decides_nothing(database: Database) -> 
 
 
 def test_times_have_ratios_only_from_a_profile_of_the_same_model_hardware_and_methods(database: Database) -> None:
-    store_scores(database, {"full": [0.80, 0.81, 0.80], "lora": [0.80, 0.81, 0.80], "head": [0.80, 0.81, 0.80]})
+    scores = [0.800, 0.801, 0.800]
+    store_scores(database, {"full": scores, "lora": scores, "head": scores})
     store_profile(database, {"lora": (0.5, 0.4, 0.6), "head": (0.1, 0.1, 0.1)}, device="Other CPU")
 
     unpaired = {line.method: line.costs["train"] for line in decided(database).lines}

@@ -21,7 +21,6 @@ from adapeff.service.reporting.table import Row, Table
 from adapeff.service.statistics.differences import Difference, difference_of_methods
 from adapeff.service.statistics.equivalence import is_non_inferior
 from adapeff.service.statistics.multiple import holm
-from adapeff.service.statistics.seed_noise import SeedNoise, seed_noise
 from adapeff.service.statistics.summaries import Summary
 
 MARGIN = 0.01
@@ -97,11 +96,8 @@ def decide(
     reference = next((row for row in trained if row.method == row.reference), None)
     pairing = find_pairing(table, profiles)
     used = _margin(table, reference, margin)
-    noise = dict(zip(by_name, seed_noise([_values(row) for row in trained]), strict=True))
     differences = [
-        None
-        if row.reference in ("", row.method)
-        else _difference(row, by_name[row.reference], table, noise, example_scores)
+        None if row.reference in ("", row.method) else _difference(row, by_name[row.reference], table, example_scores)
         for row in trained
     ]
     adjusted = holm([None if found is None else found.p for found in differences])
@@ -119,18 +115,7 @@ def _margin(table: Table, reference: Row | None, margin: float | None) -> float:
     return MARGIN if table.metric.unit == "%" or score is None else MARGIN * abs(score.mean)
 
 
-def _values(row: Row) -> Sequence[float]:
-    found = row.cells["quality"].summary
-    return found.values if found else ()
-
-
-def _difference(
-    row: Row,
-    reference: Row,
-    table: Table,
-    noise: Mapping[str, SeedNoise | None],
-    example_scores: ExampleScores,
-) -> Difference | None:
+def _difference(row: Row, reference: Row, table: Table, example_scores: ExampleScores) -> Difference | None:
     """The difference over the seeds that both ran with, by example where both have example scores."""
     scores, reference_scores = _by_seed(row), _by_seed(reference)
     seeds = sorted(scores.keys() & reference_scores.keys())
@@ -138,11 +123,9 @@ def _difference(
         return None
     sign = 1.0 if table.metric.higher_is_better else -1.0
     examples = _example_differences(row, reference, seeds, example_scores)
-    own, other = noise[row.method], noise[reference.method]
     return difference_of_methods(
         [sign * scores[seed] for seed in seeds],
         [sign * reference_scores[seed] for seed in seeds],
-        None if own is None or other is None else (own, other),
         examples=None if examples is None else sign * examples,
     )
 
@@ -197,12 +180,16 @@ def _verdict(row: Row, difference: Difference | None, p: float | None, table: Ta
     is_within = is_non_inferior(difference, margin)
     if p is not None and p < SIGNIFICANT:
         if difference.value > 0:
-            return Verdict("better", f"better than {row.reference}")
+            return Verdict("better", f"better than {row.reference}{_if_one_seed(difference)}")
         if not is_within:
-            return Verdict("worse", f"clearly below {row.reference}")
+            return Verdict("worse", f"clearly below {row.reference}{_if_one_seed(difference)}")
     if is_within:
-        return Verdict("within", f"within {margin_words(table, margin)} of {row.reference}")
+        return Verdict("within", f"within {margin_words(table, margin)} of {row.reference}{_if_one_seed(difference)}")
     return Verdict("undecided", f"undecided: {evidence_words(difference)}")
+
+
+def _if_one_seed(difference: Difference) -> str:
+    return " (one seed)" if difference.seeds == 1 else ""
 
 
 def margin_words(table: Table, margin: float) -> str:

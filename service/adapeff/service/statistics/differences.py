@@ -1,9 +1,13 @@
 """The difference of two methods' scores, paired by seed and by test example.
 
 The differences of the scores by example follow a crossed random-effects model: d_se = mu + a_s + b_e + c_se for seed s
-and example e. The variance of their mean is estimated from the mean squares of seeds, examples and the residual,
-(MS_seed + MS_example - MS_residual) / (seeds x examples), with Satterthwaite's degrees of freedom (Satterthwaite 1946;
-Searle, Casella & McCulloch 1992, "Variance Components", section 4).
+and example e. The variance of their mean is that of the seeds, MS_seed / (S x E), plus that of the examples,
+(MS_example - MS_residual) / (S x E), with the mean squares of the two-way layout (Searle, Casella & McCulloch 1992,
+"Variance Components", section 4.3) and Satterthwaite's degrees of freedom. MS_residual is a lower bound of MS_seed:
+even seeds that are all alike differ by it.
+
+The usual bootstrap over seeds and examples is not used, because its intervals are far too short for the few seeds that
+people can afford (`python -m benchmarks.statistics` compares both).
 """
 
 from __future__ import annotations
@@ -16,8 +20,6 @@ from typing import Literal
 import numpy
 from scipy import special
 
-from adapeff.service.statistics.seed_noise import SeedNoise
-
 Basis = Literal["seeds and examples", "seeds", "examples", "none"]
 
 
@@ -29,7 +31,8 @@ class Difference:
     low: float | None
     high: float | None
     standard_error: float | None
-    degrees_of_freedom: float
+    freedom_of_tests: float
+    """Degrees of freedom of `p` and `lower_bound`; fewer than those of the interval where the seeds agree by chance."""
     p: float | None
     """Two-sided."""
     seeds: int
@@ -40,16 +43,17 @@ class Difference:
         """The one-sided lower confidence bound."""
         if self.standard_error is None:
             return None
-        return self.value - float(special.stdtrit(self.degrees_of_freedom, confidence)) * self.standard_error
+        return self.value - float(special.stdtrit(self.freedom_of_tests, confidence)) * self.standard_error
 
 
-def paired_difference(
+def difference_of_methods(
     scores: Sequence[float], reference: Sequence[float], *, examples: numpy.ndarray | None = None
 ) -> Difference:
-    """The mean difference of scores paired by seed.
+    """The mean difference of two methods' scores over the same seeds, paired by test example.
 
-    With one seed, the interval covers the sampling of test examples only: it is about these two trained models. Without
-    examples, it is Student's over the seeds, and there is none for one seed.
+    The seeds' variance is the sum of both methods' variances, with the degrees of freedom of one: the methods may vary
+    unequally, and of few differences some are close to each other by chance. With one seed, the interval covers the
+    sampling of test examples only: it is about these two trained models.
 
     Args:
         scores: one per seed.
@@ -59,107 +63,77 @@ def paired_difference(
     Raises:
         ValueError: if the numbers of scores differ, or there are none.
     """
+    ours, theirs = _checked(scores, reference)
+    variance = float(ours.var(ddof=1) + theirs.var(ddof=1)) if len(ours) > 1 else 0.0
+    return _difference(ours - theirs, variance, examples)
+
+
+def paired_difference(
+    scores: Sequence[float], reference: Sequence[float], *, examples: numpy.ndarray | None = None
+) -> Difference:
+    """The mean difference of pairs of scores, such as those of the same jobs on two hosts: the variance of the pairs.
+
+    Args and errors: as for `difference_of_methods`, for pairs in place of seeds.
+    """
+    ours, theirs = _checked(scores, reference)
+    differences = ours - theirs
+    return _difference(differences, float(differences.var(ddof=1)) if len(ours) > 1 else 0.0, examples)
+
+
+def _checked(scores: Sequence[float], reference: Sequence[float]) -> tuple[numpy.ndarray, numpy.ndarray]:
     if not scores or len(scores) != len(reference):
         raise ValueError(f"{len(scores)} and {len(reference)} scores; paired differences need the same seeds")
-    differences = numpy.asarray(scores, dtype=float) - numpy.asarray(reference, dtype=float)
-    value = float(differences.mean())
+    return numpy.asarray(scores, dtype=float), numpy.asarray(reference, dtype=float)
+
+
+def _difference(differences: numpy.ndarray, variance: float, examples: numpy.ndarray | None) -> Difference:
+    """The difference from one value per seed, the variance of one of them, and what is known by example."""
+    value, seeds = float(differences.mean()), len(differences)
     if examples is None or examples.shape[1] < 2:
-        return _over_seeds(value, differences)
-    return _over_seeds_and_examples(value, numpy.asarray(examples, dtype=float))
-
-
-def difference_of_methods(
-    scores: Sequence[float],
-    reference: Sequence[float],
-    noise: tuple[SeedNoise, SeedNoise] | None,
-    *,
-    examples: numpy.ndarray | None = None,
-) -> Difference:
-    """The mean difference of two methods' scores over the seeds that both ran with, paired by test example.
-
-    Its variance is that of the seeds, (v + v_reference) / seeds with the moderated variances of `seed_noise`, plus that
-    of the test examples, (MS_example - MS_residual) / (seeds x examples) of the differences by example. The seeds of
-    two methods count as independent: they share the order of the data but not the parameters they draw. With one seed,
-    the interval covers the test examples only.
-
-    Args:
-        noise: of the method and the reference; None with one seed.
-        examples: as for `paired_difference`.
-
-    Raises:
-        ValueError: if the numbers of scores differ, or there are none.
-    """
-    if noise is None or len(scores) < 2:
-        return paired_difference(scores, reference, examples=examples)
-    if len(scores) != len(reference):
-        raise ValueError(f"{len(scores)} and {len(reference)} scores; expected the same seeds")
-    seeds = len(scores)
-    value = float(numpy.mean(scores) - numpy.mean(reference))
-    of_seeds, freedom_of_seeds = noise[0].of_difference(noise[1])
-    parts = [(of_seeds / seeds, freedom_of_seeds)]
-    count = 0
-    if examples is not None and examples.shape[1] > 1:
-        count = examples.shape[1]
-        squares = _mean_squares(numpy.asarray(examples, dtype=float))
-        of_examples = max(0.0, squares.example - squares.residual) / (seeds * count)
-        at_least = squares.residual / count  # what the seeds vary by in the sampling of answers alone
-        if at_least > of_seeds:
-            parts = [(at_least / seeds, (seeds - 1) * (count - 1))]
-        parts.append((of_examples, count - 1))
-    total = sum(part for part, _ in parts)
-    freedom = total**2 / sum(part**2 / df for part, df in parts)
-    return _with_interval(value, math.sqrt(total), freedom, seeds, count, "seeds and examples" if count else "seeds")
-
-
-@dataclass(frozen=True)
-class _MeanSquares:
-    """Of the two-way layout seeds x examples."""
-
-    seed: float
-    example: float
-    residual: float
-
-
-def _mean_squares(examples: numpy.ndarray) -> _MeanSquares:
-    seeds, count = examples.shape
-    mean = examples.mean()
-    by_seed, by_example = examples.mean(axis=1, keepdims=True), examples.mean(axis=0, keepdims=True)
-    residual = examples - by_seed - by_example + mean
-    return _MeanSquares(
-        count * float(((by_seed - mean) ** 2).sum()) / (seeds - 1),
-        seeds * float(((by_example - mean) ** 2).sum()) / (count - 1),
-        float((residual**2).sum()) / ((seeds - 1) * (count - 1)),
-    )
-
-
-def _over_seeds(value: float, differences: numpy.ndarray) -> Difference:
-    seeds = len(differences)
-    if seeds < 2:
-        return Difference(value, None, None, None, 0.0, None, seeds, 0, "none")
-    error = float(differences.std(ddof=1)) / math.sqrt(seeds)
-    return _with_interval(value, error, seeds - 1, seeds, 0, "seeds")
-
-
-def _over_seeds_and_examples(value: float, examples: numpy.ndarray) -> Difference:
-    seeds, count = examples.shape
+        if seeds == 1:
+            return Difference(value, None, None, None, 0.0, None, 1, 0, "none")
+        return _with_interval(value, math.sqrt(variance / seeds), (seeds - 1, seeds - 1), seeds, 0, "seeds")
+    count = examples.shape[1]
     if seeds == 1:
         error = float(examples.std(ddof=1)) / math.sqrt(count)
-        return _with_interval(value, error, count - 1, 1, count, "examples")
-    squares = _mean_squares(examples)
-    parts = (
-        (squares.seed, seeds - 1),
-        (squares.example, count - 1),
-        (-squares.residual, (seeds - 1) * (count - 1)),
+        return _with_interval(value, error, (count - 1, count - 1), 1, count, "examples")
+    error, freedoms = _crossed(numpy.asarray(examples, dtype=float), count * variance)
+    return _with_interval(value, error, freedoms, seeds, count, "seeds and examples")
+
+
+def _crossed(examples: numpy.ndarray, of_seed: float) -> tuple[float, tuple[float, float]]:
+    """The standard error of the mean, and the degrees of freedom of its interval and of tests.
+
+    If the seeds vary by less than the residual, they agree by chance and their variance is taken from the residual. The
+    interval then has the residual's degrees of freedom, which gives it the right coverage on average. Tests keep those
+    of the seeds, because the smallest of several p-values must be right too.
+
+    Args:
+        of_seed: the mean square of the seeds.
+    """
+    seeds, count = examples.shape
+    by_seed, by_example = examples.mean(axis=1, keepdims=True), examples.mean(axis=0, keepdims=True)
+    of_example = seeds * float(by_example.var(ddof=1))
+    rest = examples - by_seed - by_example + examples.mean()
+    residual = float((rest**2).sum()) / ((seeds - 1) * (count - 1))
+    sampling, at_least = max(0.0, of_example - residual), max(of_seed, residual)
+    total = at_least + sampling
+    if total == 0.0:
+        return 0.0, (seeds - 1, seeds - 1)
+    freedom_of_seeds = seeds - 1 if of_seed >= residual else (seeds - 1) * (count - 1)
+    of_interval, of_tests = (
+        total**2 / (at_least**2 / freedom + sampling**2 / (count - 1)) for freedom in (freedom_of_seeds, seeds - 1)
     )
-    total = max(sum(part for part, _ in parts), squares.residual, squares.example)
-    freedom = total**2 / sum(part**2 / df for part, df in parts) if total else 1.0
-    return _with_interval(value, math.sqrt(total / (seeds * count)), freedom, seeds, count, "seeds and examples")
+    return math.sqrt(total / (seeds * count)), (of_interval, of_tests)
 
 
-def _with_interval(value: float, error: float, freedom: float, seeds: int, examples: int, basis: Basis) -> Difference:
+def _with_interval(
+    value: float, error: float, freedoms: tuple[float, float], seeds: int, examples: int, basis: Basis
+) -> Difference:
+    of_interval, of_tests = freedoms
     if error == 0.0:
         p = 1.0 if value == 0.0 else 0.0
-        return Difference(value, value, value, 0.0, freedom, p, seeds, examples, basis)
-    half = float(special.stdtrit(freedom, 0.975)) * error
-    p = 2 * float(special.stdtr(freedom, -abs(value) / error))
-    return Difference(value, value - half, value + half, error, freedom, p, seeds, examples, basis)
+        return Difference(value, value, value, 0.0, of_tests, p, seeds, examples, basis)
+    half = float(special.stdtrit(of_interval, 0.975)) * error
+    p = 2 * float(special.stdtr(of_tests, -abs(value) / error))
+    return Difference(value, value - half, value + half, error, of_tests, p, seeds, examples, basis)
