@@ -56,7 +56,7 @@ def test_signed_rank_test_without_ties_is_scipys(differences: list[int]) -> None
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=9))
 def test_signed_rank_test_with_ties_counts_all_signs(differences: list[int]) -> None:
     sizes = stats.rankdata(numpy.abs(differences))
-    moved = sizes[numpy.nonzero(differences)[0]]
+    moved = sizes[numpy.array(differences) != 0]
     signs = (numpy.arange(2 ** len(moved))[:, None] >> numpy.arange(len(moved))) & 1
     sums, own = signs @ moved, sizes[numpy.array(differences) > 0].sum()
 
@@ -110,7 +110,12 @@ def test_best_possible_scores_differ_from_tasks_needed_on() -> None:
 
 
 def test_ranks_need_the_same_tasks() -> None:
-    for table in ({"a": [0.5]}, {"a": [0.5], "b": [0.5, 0.6]}, {"a": [], "b": []}):
+    tables_without_ranks: list[dict[str, list[float]]] = [
+        {"a": [0.5]},
+        {"a": [0.5], "b": [0.5, 0.6]},
+        {"a": [], "b": []},
+    ]
+    for table in tables_without_ranks:
         with pytest.raises(ValueError, match="same tasks"):
             mean_ranks(table)
 

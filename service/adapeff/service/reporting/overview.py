@@ -48,13 +48,17 @@ def build_overviews(tables: Sequence[Table]) -> tuple[Overview, ...]:
     """Build an overview for each group of two or more tasks with the same settings whose metric is a share."""
     groups: dict[str, list[Table]] = {}
     for table in (table for table in tables if table.metric.unit == "%"):
-        settings = {key: value for key, value in table.settings.items() if key != "max_length"}
-        conditions = canonical_json([table.model, settings, {k: str(v) for k, v in table.environment.items()}])
-        groups.setdefault(conditions, []).append(table)
+        groups.setdefault(shared_conditions(table), []).append(table)
     overviews = (
         _overview(group) for group in groups.values() if len({table.task for table in group}) == len(group) > 1
     )
     return tuple(overview for overview in overviews if overview.methods)
+
+
+def shared_conditions(table: Table) -> str:
+    """What tables of different tasks must share to be averaged: model, settings without `max_length`, and hardware."""
+    settings = {key: value for key, value in table.settings.items() if key != "max_length"}
+    return canonical_json([table.model, settings, {k: str(v) for k, v in table.environment.items()}])
 
 
 def _overview(tables: Sequence[Table]) -> Overview:

@@ -16,6 +16,7 @@ from adapeff.service.reporting.numbers import format_value
 from adapeff.service.reporting.pareto import pareto_grid
 from adapeff.service.reporting.profiles import Figure, ProfileRow
 from adapeff.service.reporting.report import Report
+from adapeff.service.reporting.several_tasks import tasks_grids
 from adapeff.service.reporting.table import Row, Table
 
 
@@ -290,6 +291,7 @@ VIEWS: Mapping[str, View] = {
         lambda report: [screen.complete_grid() for screen in first_screens(report.decisions).screens],
     ),
     "quality": View("scores, differences, tests", _by_decision(_quality)),
+    "tasks": View("methods over several tasks", tasks_grids),
     "languages": View("scores by language", _by_decision(_languages)),
     "training": View("training time, FLOPs, steps to targets", _by_decision(_training)),
     "inference": View("latency", _by_decision(_inference)),
