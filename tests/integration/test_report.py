@@ -43,6 +43,7 @@ def store(database: Database, method: str, seed: int, accuracy: float, seconds: 
     revision = changes.pop("revision", "abc")
     repeat = changes.pop("repeat", 0)
     disturbed: Any = changes.pop("disturbed", {})
+    environment: Any = changes.pop("environment", {})
     resolved: Any = {"model_revision": revision, **changes.pop("resolved", {})}  # type: ignore[dict-item]
     german, noise = float(str(changes.pop("german", 0.51))), changes.pop("noise", None)
     wanted = spec(seed, methods=[method], **{"settings": {"test_languages": ["en", "de"]}, **changes})
@@ -52,6 +53,7 @@ def store(database: Database, method: str, seed: int, accuracy: float, seconds: 
     claim = claimer(database)(job_id)
     assert claim is not None
     found = RunResults(environment={"device_name": device, "precision": "fp32", "torch": "2.13.0", "torch_threads": 1})
+    found.environment |= environment
     for language, score in (("en", accuracy), ("de", german)):
         where: dict[str, Any] = {"language": language, "split": "test"}
         for name, value in (("accuracy", score), ("majority_accuracy", 0.5), ("examples", 400)):
@@ -132,6 +134,21 @@ def test_unlike_runs_say_in_what_they_differ_and_are_put_together_when_asked(dat
     assert [row.method for row in mixed.rows] == ["full", "lora"]
     assert mixed.rows[1].cells["peak_memory_process_bytes"].ratio == 0.5
     assert any("differ in device_name: Test CPU / Other CPU" in note for note in table_notes(mixed))
+
+
+def test_a_new_release_alone_splits_no_table_but_a_changed_figure_does(database: Database) -> None:
+    store(database, "full", 0, 0.8, 100, environment={"adapeff": "0.1.0", "git_revision": "a" * 40})
+    store(database, "lora", 0, 0.7, 50, environment={"adapeff": "0.2.0", "git_revision": "b" * 40, "git_dirty": True})
+    (table,) = report(database).tables
+
+    assert [row.method for row in table.rows] == ["full", "lora"]
+    assert table.revisions == ("0.1.0 at aaaaaaa", "0.2.0 at bbbbbbb with changes")
+    assert not table.differs
+
+    store(database, "head", 0, 0.7, 50, resolved={"measurement_versions": {"train_compute_s": 2}})
+
+    assert len(report(database).tables) == 2
+    assert report(database).tables[0].differs == ("measurement_versions: None / {'train_compute_s': 2}",)
 
 
 def test_tuned_runs_are_rows_of_their_own_held_against_the_untuned_reference(database: Database) -> None:

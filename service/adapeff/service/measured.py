@@ -119,7 +119,7 @@ class Definition:
     better: Literal["higher", "lower", ""] = ""
     display: Display = ""
     version: int = 1
-    """Incremented when the meaning changes; figures of different versions are never compared."""
+    """Incremented when the meaning changes; runs that measured different versions have separate tables."""
     column: ReportColumn | None = None
 
     def of(self, name: str) -> Definition:

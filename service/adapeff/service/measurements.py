@@ -309,6 +309,11 @@ def report_columns() -> Iterator[tuple[Definition, ReportColumn]]:
             yield definition, definition.column
 
 
+def measurement_versions() -> dict[str, int]:
+    """The versions of the definitions that have changed since their first; runs record them."""
+    return {definition.name: definition.version for definition in MEASUREMENTS.values() if definition.version != 1}
+
+
 def measurement_table() -> str:
     """The table of docs/measurements.md."""
     rows = [f"| `{d.name}` | {d.unit} | {d.better or '–'} | {d.meaning} |" for d in MEASUREMENTS.values()]

@@ -170,11 +170,9 @@ def describe(table: Table) -> str:
     """Describe model, settings and hardware in one line."""
     settings = ", ".join(f"{key}={value}" for key, value in table.settings.items())
     hardware = table.environment
-    changed = " with changes" if hardware.get("git_dirty") else ""
-    revision = f" at {hardware['git_revision'][:7]}{changed}" if hardware.get("git_revision") else ""
     return (
         f"{table.model} · {table.task} · {settings} · {hardware.get('device_name')} "
         f"({hardware.get('precision')}, {hardware.get('torch_threads')} thread(s)), torch {hardware.get('torch')}, "
         f"transformers {hardware.get('transformers')}, peft {hardware.get('peft')}, adapeff "
-        f"{hardware.get('adapeff')}{revision}"
+        f"{' / '.join(table.revisions)}"
     )

@@ -160,10 +160,10 @@ def find_differences(runs: Iterable[Result]) -> dict[tuple[str, str], tuple[str,
 
 
 def _differing(runs: Sequence[Result]) -> tuple[str, ...]:
+    conditions = [conditions_of(result) for result in runs]
     values: dict[str, dict[str, None]] = {}
-    for result in runs:
-        for key, value in conditions_of(result).items():
-            values.setdefault(key, {})[value] = None
+    for key in dict.fromkeys(key for of_run in conditions for key in of_run):
+        values[key] = dict.fromkeys(of_run.get(key, "None") for of_run in conditions)
     return tuple(f"{key}: {' / '.join(seen)}" for key, seen in values.items() if len(seen) > 1)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from adapeff.service.measurements import DISTURBANCE, STORED_BYTES
 from adapeff.service.plugins.plugin_reference import PluginReference
@@ -27,9 +27,18 @@ from adapeff.service.reporting.columns import (
 from adapeff.service.reporting.convergence import TargetCell, TimeFactors, time_factors, to_targets
 from adapeff.service.reporting.languages import LanguageCell, language_cell
 from adapeff.service.reporting.reruns import Rerun, find_reruns
+from adapeff.service.reporting.row_keys import (
+    ByRow,
+    RowKey,
+    find_reference,
+    reference_first,
+    reference_names,
+    row_key,
+    row_names,
+)
 from adapeff.service.reporting.runs import ALIKE, Result, comparable_settings, model_and_task
-from adapeff.service.reporting.titles import find_task, task_name, title_ending
-from adapeff.service.reporting.variation import in_words, varying_keys
+from adapeff.service.reporting.titles import find_task, revision_of, task_name, title_ending
+from adapeff.service.reporting.variation import varying_keys
 
 REFERENCE = "full"
 
@@ -92,6 +101,8 @@ class Table:
     """The different learning-rate searches among its runs."""
     varied: dict[str, Any] = field(default_factory=dict)
     """This table's values of the settings in which the report's tables differ."""
+    revisions: tuple[str, ...] = ()
+    """The versions and revisions of adapeff that measured its runs."""
     sweeps: tuple[str, ...] = ()
     """Names of the sweeps its runs belong to."""
     untested: str = ""
@@ -124,21 +135,6 @@ class Context:
     """The metric to compare by; '' for the headline metric of each task."""
 
 
-class RowKey(NamedTuple):
-    """Identifies a row: its runs differ only in their seeds."""
-
-    method: str
-    learning_rate: float
-    tuning: str
-    """The search for the learning rate as JSON, '' for none."""
-    settings: str
-    """Settings in which the table's runs differ, in words."""
-
-
-_ByRow = dict[RowKey, dict[int, Result]]
-"""Row -> seed -> result."""
-
-
 def build_table(group: Sequence[Result], repeats: Sequence[Result], context: Context) -> Table:
     """Build the table of comparable runs.
 
@@ -157,11 +153,11 @@ def build_table(group: Sequence[Result], repeats: Sequence[Result], context: Con
     measured_columns = choose_columns(group, metric)
     columns = (*measured_columns, *((context.price.column(),) if context.price else ()))
     varied_here = varying_keys(result.run.settings for result in group)
-    by_row: _ByRow = {}
+    by_row: ByRow = {}
     for result in group:  # ids ascend, so the newest repeat of a seed is kept
-        by_row.setdefault(_row_key(result, varied_here), {})[result.spec.seed] = result
-    names = _row_names(by_row)
-    reference = _find_reference(by_row, context.reference)
+        by_row.setdefault(row_key(result, varied_here), {})[result.spec.seed] = result
+    names = row_names(by_row)
+    reference = find_reference(by_row, context.reference)
 
     def cells_of(results: Sequence[Result]) -> dict[str, Cell]:
         cells = summarise_columns(results, columns)
@@ -178,6 +174,7 @@ def build_table(group: Sequence[Result], repeats: Sequence[Result], context: Con
         metric=metric,
         settings=comparable_settings(first),
         environment={key: group[0].run.environment.get(key) for key in ALIKE},
+        revisions=tuple(dict.fromkeys(revision_of(result.run.environment) for result in group)),
         columns=columns,
         rows=rows,
         languages=_languages(by_row, names, context.reference, metric),
@@ -196,48 +193,13 @@ def build_table(group: Sequence[Result], repeats: Sequence[Result], context: Con
         varied={key: value for key, value in group[0].run.settings.items() if key in context.varied},
         sweeps=tuple(sorted({name for result in group for name in context.sweep_names[result.run.job_id]})),
         untested=str(recorded.get("untested", "")),
-        reruns=find_reruns([r for r in repeats if _row_key(r, varied_here) in names], measured_columns),
+        reruns=find_reruns([r for r in repeats if row_key(r, varied_here) in names], measured_columns),
         differs=context.differences[model_and_task(group[0])],
     )
 
 
-def _row_key(result: Result, varied: Sequence[str]) -> RowKey:
-    training = result.spec.training
-    tuning = training.tuning.model_dump_json() if training.tuning else ""
-    settings = {key: value for key, value in result.run.settings.items() if key in varied and key != "device"}
-    return RowKey(str(result.spec.method), training.learning_rate, tuning, in_words(settings))
-
-
-def _row_names(by_row: _ByRow) -> dict[RowKey, str]:
-    untuned = [(key.method, key.settings) for key in by_row if not key.tuning]
-    several_rates = {method for method, settings in untuned if untuned.count((method, settings)) > 1}
-    searches = {key.tuning for key in by_row if key.tuning}
-    return {key: _row_name(key, seeds, several_rates, len(searches) > 1) for key, seeds in by_row.items()}
-
-
-def _row_name(key: RowKey, seeds: Mapping[int, Result], several_rates: Container[str], several_searches: bool) -> str:
-    settings = f" ({key.settings})" if key.settings else ""
-    tuning = next(iter(seeds.values())).spec.training.tuning
-    if tuning is not None:
-        return f"{key.method} (tuned, {tuning.words if several_searches else f'{tuning.trials} trials'}){settings}"
-    rate = f" lr {key.learning_rate:g}" if key.method in several_rates else ""
-    return f"{key.method}{rate}{settings}"
-
-
-def _find_reference(by_row: _ByRow, name: str) -> list[Result] | None:
-    """The reference's results, untuned if there are any; None if there are none, or several learning rates."""
-    candidates = {key: seeds for key, seeds in by_row.items() if key.method == name}
-    untuned = {key: seeds for key, seeds in candidates.items() if not key.tuning}
-    chosen = untuned or candidates
-    return list(next(iter(chosen.values())).values()) if len(chosen) == 1 else None
-
-
-def _reference_first(by_row: _ByRow, reference: str) -> list[tuple[RowKey, dict[int, Result]]]:
-    return sorted(by_row.items(), key=lambda item: (item[0].method != reference, item[0]))
-
-
 def _rows(
-    by_row: _ByRow,
+    by_row: ByRow,
     names: Mapping[RowKey, str],
     reference_name: str,
     reference: Sequence[Result] | None,
@@ -252,8 +214,8 @@ def _rows(
     reference_cells = {
         tuning: cells_of(results) for tuning, results in {"": reference or [], **tuned_references}.items() if results
     }
-    reference_names = _reference_names(by_row, names, reference_name, reference)
-    for key, seeds in _reference_first(by_row, reference_name):
+    compared = reference_names(by_row, names, reference_name, reference)
+    for key, seeds in reference_first(by_row, reference_name):
         results = list(seeds.values())
         compared_with = reference_cells.get(key.tuning, reference_cells.get("", {}))
         row = Row(
@@ -265,7 +227,7 @@ def _rows(
             plugin=results[0].spec.method,
             repeats=tuple(seeds[seed].spec.repeat for seed in sorted(seeds)),
             run_ids=tuple(seeds[seed].run.run_id for seed in sorted(seeds)),
-            reference=reference_names.get(key.tuning, reference_names.get("", "")),
+            reference=compared.get(key.tuning, compared.get("", "")),
         )
         yield row
         for variant in find_variants(results, metric.name):
@@ -273,15 +235,6 @@ def _rows(
             label = variant_label(variant)
             name = f"{row.method} ({label})"
             yield replace(row, method=name, cells=_with_ratios(cells, compared_with, columns), variant=label)
-
-
-def _reference_names(
-    by_row: _ByRow, names: Mapping[RowKey, str], reference_name: str, reference: Sequence[Result] | None
-) -> dict[str, str]:
-    """The name of the reference's row by its search for a learning rate, '' for the one that all others have."""
-    rows = {key.tuning: names[key] for key in by_row if key.method == reference_name and key.tuning}
-    single = next((names[key] for key, seeds in by_row.items() if reference and reference[0] in seeds.values()), "")
-    return {**rows, "": single}
 
 
 def _with_ratios(
@@ -315,13 +268,13 @@ def _break_even_tasks(rows: Sequence[Row], reference: str) -> dict[str, int]:
 
 
 def _targets(
-    by_row: _ByRow, names: Mapping[RowKey, str], reference: str, metric: MetricView
+    by_row: ByRow, names: Mapping[RowKey, str], reference: str, metric: MetricView
 ) -> dict[str, tuple[TargetCell, ...]]:
     curves = {names[key]: [result.run.curves for result in seeds.values()] for key, seeds in by_row.items()}
     return to_targets(curves, reference=reference, metric=metric.name, higher_is_better=metric.higher_is_better)
 
 
-def _disturbed(by_row: _ByRow, names: Mapping[RowKey, str]) -> dict[str, str]:
+def _disturbed(by_row: ByRow, names: Mapping[RowKey, str]) -> dict[str, str]:
     disturbed = {}
     for row, seeds in by_row.items():
         problems = {
@@ -336,10 +289,10 @@ def _disturbed(by_row: _ByRow, names: Mapping[RowKey, str]) -> dict[str, str]:
 
 
 def _languages(
-    by_row: _ByRow, names: Mapping[RowKey, str], reference: str, metric: MetricView
+    by_row: ByRow, names: Mapping[RowKey, str], reference: str, metric: MetricView
 ) -> dict[str, dict[str, LanguageCell]]:
     languages: dict[str, dict[str, LanguageCell]] = {}
-    for key, seeds in _reference_first(by_row, reference):
+    for key, seeds in reference_first(by_row, reference):
         ordered = sorted(seeds.values(), key=lambda result: result.spec.seed)
         variants = find_variants(ordered, metric.name)
         for language in ordered[0].spec.measuring.test_languages or ():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
+from typing import Any
 
 from adapeff.service.errors import AdapeffError
 from adapeff.service.plugins import catalog
@@ -32,6 +33,13 @@ def title_ending(result: Result, varied: Sequence[str]) -> str:
     settings = result.run.settings
     others = {key: settings[key] for key in varied if key in settings and key not in ("train_size", "device")}
     return f"{count}{f', {in_words(others)}' if others else ''}"
+
+
+def revision_of(environment: Mapping[str, Any]) -> str:
+    """adapeff's version and revision: `0.1.0 at 2f609d1 with changes`."""
+    changed = " with changes" if environment.get("git_dirty") else ""
+    revision = f" at {environment['git_revision'][:7]}{changed}" if environment.get("git_revision") else ""
+    return f"{environment.get('adapeff')}{revision}"
 
 
 def find_task(spec: JobSpec) -> Task | None:

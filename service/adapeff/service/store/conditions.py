@@ -10,9 +10,13 @@ from adapeff.service.specs.job import JobSpec, canonical_json
 ALIKE = (
     *("device_name", "device_type", "precision", "driver", "cuda", "cpu_capability", "torch_threads", "cpu_affinity"),
     *("cpu_quota", "attention_kernels"),
-    *("adapeff", "git_revision", "git_dirty", "python", "torch", "transformers", "peft"),
+    *("python", "torch", "transformers", "peft"),
 )
-"""The parts of the environment that all runs of a table share."""
+"""The parts of the environment that all runs of a table share.
+
+adapeff's own version and revision are not among them: runs record the versions of the figures whose meaning has changed
+(`measurement_versions`), and only those tell them apart.
+"""
 _ABOUT_THE_METRIC = ("metric_unit", "higher_is_better")
 """Properties of the metric, recorded so that a report does not need its plug-in; not conditions of the run."""
 
