@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy
 from scipy import special
 
-from adapeff.service.statistics.differences import Difference, difference_of_methods
+from adapeff.service.statistics.differences import Difference, difference_of_methods, typical_seed_variance
 from adapeff.service.statistics.equivalence import is_non_inferior
 from adapeff.service.statistics.multiple import holm
 
@@ -125,11 +125,11 @@ Interval = tuple[float, float]
 
 def differences_of(answers: numpy.ndarray) -> list[Difference]:
     """The report's difference of each method to the first."""
+    scores = answers.mean(axis=2).tolist()
+    typical = typical_seed_variance(scores)
     return [
-        difference_of_methods(
-            of_method.mean(axis=1).tolist(), answers[0].mean(axis=1).tolist(), examples=of_method - answers[0]
-        )
-        for of_method in answers[1:]
+        difference_of_methods(of_method, scores[0], typical=typical, examples=examples - answers[0])
+        for of_method, examples in zip(scores[1:], answers[1:], strict=True)
     ]
 
 

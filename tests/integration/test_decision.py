@@ -161,8 +161,12 @@ def test_every_view_has_rows_of_its_table_and_prints_in_every_form(database: Dat
     with database.session(read_only=True) as session:
         grids = build_view(build_report(session), view)
 
-    assert grids and all(len(row) == len(grid.headings) for grid in grids for row in grid.rows)
-    assert any(value.text == "lora" for grid in grids for row in grid.rows for value in row) or view == "energy"
+    assert grids or view == "tasks"
+    assert all(len(row) == len(grid.headings) for grid in grids for row in grid.rows)
+    assert any(value.text == "lora" for grid in grids for row in grid.rows for value in row) or view in (
+        "energy",
+        "tasks",
+    )
     assert all(grid.title in markdown_grids([grid]) for grid in grids)
     assert latex_grids(grids).count("\\begin{tabular}") == len(grids)
     json.dumps(grid_documents(grids))

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from adapeff.service.statistics.differences import difference_of_methods, paired_difference
+from adapeff.service.statistics.differences import difference_of_methods, paired_difference, typical_seed_variance
 from adapeff.service.statistics.equivalence import is_non_inferior
 from adapeff.service.statistics.multiple import holm
 
@@ -57,16 +57,30 @@ def test_units_do_not_matter(scores: list[float], shift: float, scale: float) ->
     assert other.p == pytest.approx(plain.p, abs=1e-6)
 
 
-def test_seeds_that_agree_by_chance_do_not_make_a_test_sure() -> None:
-    """Two seeds with equal scores on answers that differ: the interval rests on the answers, the test on the seeds."""
+def test_seeds_that_agree_by_chance_vary_as_the_typical_method_does() -> None:
+    agreeing, scattered = [0.80, 0.80], [[0.70, 0.72], [0.60, 0.62], [0.50, 0.52]]
+    typical = typical_seed_variance([agreeing, *scattered])
+    assert typical is not None and typical.degrees_of_freedom == 4
+    assert typical.variance == pytest.approx(0.0002 / stats.chi2.median(1))
+
+    alone = difference_of_methods(agreeing, [0.75, 0.75])
+    in_table = difference_of_methods(agreeing, [0.75, 0.75], typical=typical)
+
+    assert alone.p == 0.0  # nothing but luck makes this sure
+    expected = 2 * stats.t.sf(0.05 / typical.variance**0.5, 4)
+    assert in_table.p == pytest.approx(expected)
+    assert typical_seed_variance([agreeing, scattered[0]]) is None
+
+
+def test_seeds_vary_at_least_by_the_answers_they_draw() -> None:
+    """Two seeds with equal scores whose answers differ."""
     draw = numpy.random.default_rng(0)
     examples = draw.choice([-1.0, 0.0, 1.0], size=(2, 400))
     examples[1] = draw.permutation(examples[0])
 
     found = difference_of_methods([0.8, 0.8], [0.7, 0.7], examples=examples)
 
-    assert found.freedom_of_tests < 10 and found.low is not None and found.standard_error is not None
-    assert (found.value - found.low) / found.standard_error == pytest.approx(1.97, abs=0.02)
+    assert found.standard_error == pytest.approx(examples.std() / 800**0.5, rel=0.1)
 
 
 def test_more_examples_and_more_seeds_shorten_the_interval() -> None:

@@ -18,7 +18,12 @@ from adapeff.service.reporting.costs import Cost, CostName, Pairing, costs_of, f
 from adapeff.service.reporting.numbers import format_value
 from adapeff.service.reporting.profiles import ProfileTable
 from adapeff.service.reporting.table import Row, Table
-from adapeff.service.statistics.differences import Difference, difference_of_methods
+from adapeff.service.statistics.differences import (
+    Difference,
+    SeedVariance,
+    difference_of_methods,
+    typical_seed_variance,
+)
 from adapeff.service.statistics.equivalence import is_non_inferior
 from adapeff.service.statistics.multiple import holm
 from adapeff.service.statistics.summaries import Summary
@@ -96,8 +101,11 @@ def decide(
     reference = next((row for row in trained if row.method == row.reference), None)
     pairing = find_pairing(table, profiles)
     used = _margin(table, reference, margin)
+    typical = typical_seed_variance([_values(row) for row in trained])
     differences = [
-        None if row.reference in ("", row.method) else _difference(row, by_name[row.reference], table, example_scores)
+        None
+        if row.reference in ("", row.method)
+        else _difference(row, by_name[row.reference], table, typical, example_scores)
         for row in trained
     ]
     adjusted = holm([None if found is None else found.p for found in differences])
@@ -115,7 +123,14 @@ def _margin(table: Table, reference: Row | None, margin: float | None) -> float:
     return MARGIN if table.metric.unit == "%" or score is None else MARGIN * abs(score.mean)
 
 
-def _difference(row: Row, reference: Row, table: Table, example_scores: ExampleScores) -> Difference | None:
+def _values(row: Row) -> Sequence[float]:
+    found = row.cells["quality"].summary
+    return found.values if found else ()
+
+
+def _difference(
+    row: Row, reference: Row, table: Table, typical: SeedVariance | None, example_scores: ExampleScores
+) -> Difference | None:
     """The difference over the seeds that both ran with, by example where both have example scores."""
     scores, reference_scores = _by_seed(row), _by_seed(reference)
     seeds = sorted(scores.keys() & reference_scores.keys())
@@ -126,6 +141,7 @@ def _difference(row: Row, reference: Row, table: Table, example_scores: ExampleS
     return difference_of_methods(
         [sign * scores[seed] for seed in seeds],
         [sign * reference_scores[seed] for seed in seeds],
+        typical=typical,
         examples=None if examples is None else sign * examples,
     )
 

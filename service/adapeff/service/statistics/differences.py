@@ -1,18 +1,19 @@
-"""The difference of two methods' scores, paired by seed and by test example.
+"""The difference of two methods' scores over seeds and test examples.
 
 The differences of the scores by example follow a crossed random-effects model: d_se = mu + a_s + b_e + c_se for seed s
 and example e. The variance of their mean is that of the seeds, MS_seed / (S x E), plus that of the examples,
 (MS_example - MS_residual) / (S x E), with the mean squares of the two-way layout (Searle, Casella & McCulloch 1992,
-"Variance Components", section 4.3) and Satterthwaite's degrees of freedom. MS_residual is a lower bound of MS_seed:
-even seeds that are all alike differ by it.
+"Variance Components", section 4.3) and Satterthwaite's degrees of freedom.
 
-The usual bootstrap over seeds and examples is not used, because its intervals are far too short for the few seeds that
-people can afford (`python -m benchmarks.statistics` compares both).
+Two or three seeds often agree by chance. So the variance between seeds is taken to be at least that of the residual,
+by which even seeds that are all alike differ, and at least that of the typical method of the table. The bootstrap over
+seeds and examples has no such bounds, and its intervals are far too short (`python -m benchmarks.statistics`).
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -31,8 +32,7 @@ class Difference:
     low: float | None
     high: float | None
     standard_error: float | None
-    freedom_of_tests: float
-    """Degrees of freedom of `p` and `lower_bound`; fewer than those of the interval where the seeds agree by chance."""
+    degrees_of_freedom: float
     p: float | None
     """Two-sided."""
     seeds: int
@@ -43,29 +43,68 @@ class Difference:
         """The one-sided lower confidence bound."""
         if self.standard_error is None:
             return None
-        return self.value - float(special.stdtrit(self.freedom_of_tests, confidence)) * self.standard_error
+        return self.value - float(special.stdtrit(self.degrees_of_freedom, confidence)) * self.standard_error
+
+
+@dataclass(frozen=True)
+class SeedVariance:
+    """The variance of one run's score over seeds."""
+
+    variance: float
+    degrees_of_freedom: float
+
+
+def typical_seed_variance(scores: Sequence[Sequence[float]]) -> SeedVariance | None:
+    """The variance over seeds of the typical method, from three or more methods with several seeds; None from fewer.
+
+    The median of the methods' variances over the median of chi-squared / degrees of freedom, so that one method that
+    varies wildly does not blur the others.
+
+    Args:
+        scores: for each method, one score per seed.
+    """
+    several = [numpy.asarray(of_method, dtype=float) for of_method in scores if len(of_method) > 1]
+    if len(several) < 3:
+        return None
+    scaled = [
+        float(values.var(ddof=1)) * (len(values) - 1) / _median_chi_squared(len(values) - 1) for values in several
+    ]
+    return SeedVariance(statistics.median(scaled), sum(len(values) - 1 for values in several))
+
+
+def _median_chi_squared(freedom: int) -> float:
+    return float(special.chdtri(freedom, 0.5))
 
 
 def difference_of_methods(
-    scores: Sequence[float], reference: Sequence[float], *, examples: numpy.ndarray | None = None
+    scores: Sequence[float],
+    reference: Sequence[float],
+    *,
+    typical: SeedVariance | None = None,
+    examples: numpy.ndarray | None = None,
 ) -> Difference:
     """The mean difference of two methods' scores over the same seeds, paired by test example.
 
-    The seeds' variance is the sum of both methods' variances, with the degrees of freedom of one: the methods may vary
-    unequally, and of few differences some are close to each other by chance. With one seed, the interval covers the
-    sampling of test examples only: it is about these two trained models.
+    The seeds' variance is the sum of both methods' variances, with the degrees of freedom of one, because the methods
+    may vary unequally. With one seed, the interval covers the sampling of test examples only: it is about these two
+    trained models.
 
     Args:
         scores: one per seed.
         reference: one per seed, in the same order.
+        typical: the variance of the typical method of the table, a lower bound.
         examples: seeds x examples; differences by example whose mean over the examples is the difference of the scores.
 
     Raises:
         ValueError: if the numbers of scores differ, or there are none.
     """
     ours, theirs = _checked(scores, reference)
-    variance = float(ours.var(ddof=1) + theirs.var(ddof=1)) if len(ours) > 1 else 0.0
-    return _difference(ours - theirs, variance, examples)
+    if len(ours) < 2:
+        return _difference(ours - theirs, (), examples)
+    bounds = [SeedVariance(float(ours.var(ddof=1) + theirs.var(ddof=1)), len(ours) - 1)]
+    if typical is not None:
+        bounds.append(SeedVariance(2 * typical.variance, typical.degrees_of_freedom))
+    return _difference(ours - theirs, bounds, examples)
 
 
 def paired_difference(
@@ -77,7 +116,8 @@ def paired_difference(
     """
     ours, theirs = _checked(scores, reference)
     differences = ours - theirs
-    return _difference(differences, float(differences.var(ddof=1)) if len(ours) > 1 else 0.0, examples)
+    bounds = [SeedVariance(float(differences.var(ddof=1)), len(ours) - 1)] if len(ours) > 1 else []
+    return _difference(differences, bounds, examples)
 
 
 def _checked(scores: Sequence[float], reference: Sequence[float]) -> tuple[numpy.ndarray, numpy.ndarray]:
@@ -86,54 +126,49 @@ def _checked(scores: Sequence[float], reference: Sequence[float]) -> tuple[numpy
     return numpy.asarray(scores, dtype=float), numpy.asarray(reference, dtype=float)
 
 
-def _difference(differences: numpy.ndarray, variance: float, examples: numpy.ndarray | None) -> Difference:
-    """The difference from one value per seed, the variance of one of them, and what is known by example."""
+def _difference(
+    differences: numpy.ndarray, bounds: Sequence[SeedVariance], examples: numpy.ndarray | None
+) -> Difference:
+    """The difference from one value per seed, lower bounds of the variance of a value, and what is known by example."""
     value, seeds = float(differences.mean()), len(differences)
     if examples is None or examples.shape[1] < 2:
         if seeds == 1:
             return Difference(value, None, None, None, 0.0, None, 1, 0, "none")
-        return _with_interval(value, math.sqrt(variance / seeds), (seeds - 1, seeds - 1), seeds, 0, "seeds")
+        largest = max(bounds, key=lambda bound: bound.variance)
+        error = math.sqrt(largest.variance / seeds)
+        return _with_interval(value, error, largest.degrees_of_freedom, seeds, 0, "seeds")
     count = examples.shape[1]
     if seeds == 1:
         error = float(examples.std(ddof=1)) / math.sqrt(count)
-        return _with_interval(value, error, (count - 1, count - 1), 1, count, "examples")
-    error, freedoms = _crossed(numpy.asarray(examples, dtype=float), count * variance)
-    return _with_interval(value, error, freedoms, seeds, count, "seeds and examples")
+        return _with_interval(value, error, count - 1, 1, count, "examples")
+    error, freedom = _crossed(numpy.asarray(examples, dtype=float), bounds)
+    return _with_interval(value, error, freedom, seeds, count, "seeds and examples")
 
 
-def _crossed(examples: numpy.ndarray, of_seed: float) -> tuple[float, tuple[float, float]]:
-    """The standard error of the mean, and the degrees of freedom of its interval and of tests.
-
-    If the seeds vary by less than the residual, they agree by chance and their variance is taken from the residual. The
-    interval then has the residual's degrees of freedom, which gives it the right coverage on average. Tests keep those
-    of the seeds, because the smallest of several p-values must be right too.
-
-    Args:
-        of_seed: the mean square of the seeds.
-    """
+def _crossed(examples: numpy.ndarray, bounds: Sequence[SeedVariance]) -> tuple[float, float]:
+    """The standard error of the mean and its degrees of freedom."""
     seeds, count = examples.shape
     by_seed, by_example = examples.mean(axis=1, keepdims=True), examples.mean(axis=0, keepdims=True)
     of_example = seeds * float(by_example.var(ddof=1))
     rest = examples - by_seed - by_example + examples.mean()
     residual = float((rest**2).sum()) / ((seeds - 1) * (count - 1))
-    sampling, at_least = max(0.0, of_example - residual), max(of_seed, residual)
-    total = at_least + sampling
-    if total == 0.0:
-        return 0.0, (seeds - 1, seeds - 1)
-    freedom_of_seeds = seeds - 1 if of_seed >= residual else (seeds - 1) * (count - 1)
-    of_interval, of_tests = (
-        total**2 / (at_least**2 / freedom + sampling**2 / (count - 1)) for freedom in (freedom_of_seeds, seeds - 1)
+    of_seed = max(
+        (*bounds, SeedVariance(residual / count, (seeds - 1) * (count - 1))), key=lambda bound: bound.variance
     )
-    return math.sqrt(total / (seeds * count)), (of_interval, of_tests)
+    parts = (
+        (of_seed.variance / seeds, of_seed.degrees_of_freedom),
+        (max(0.0, of_example - residual) / (seeds * count), count - 1),
+    )
+    total = math.fsum(part for part, _ in parts)
+    if total == 0.0:
+        return 0.0, float(seeds - 1)
+    return math.sqrt(total), total**2 / math.fsum(part**2 / freedom for part, freedom in parts)
 
 
-def _with_interval(
-    value: float, error: float, freedoms: tuple[float, float], seeds: int, examples: int, basis: Basis
-) -> Difference:
-    of_interval, of_tests = freedoms
+def _with_interval(value: float, error: float, freedom: float, seeds: int, examples: int, basis: Basis) -> Difference:
     if error == 0.0:
         p = 1.0 if value == 0.0 else 0.0
-        return Difference(value, value, value, 0.0, of_tests, p, seeds, examples, basis)
-    half = float(special.stdtrit(of_interval, 0.975)) * error
-    p = 2 * float(special.stdtr(of_tests, -abs(value) / error))
-    return Difference(value, value - half, value + half, error, of_tests, p, seeds, examples, basis)
+        return Difference(value, value, value, 0.0, freedom, p, seeds, examples, basis)
+    half = float(special.stdtrit(freedom, 0.975)) * error
+    p = 2 * float(special.stdtr(freedom, -abs(value) / error))
+    return Difference(value, value - half, value + half, error, freedom, p, seeds, examples, basis)
