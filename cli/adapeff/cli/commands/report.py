@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
+from adapeff.cli import completion
 from adapeff.cli.invocation import Invocation
-from adapeff.cli.options import AllJobs, Json, SweepName, check_exclusive
+from adapeff.cli.options import AllJobs, Json, check_exclusive
 from adapeff.cli.output import ReportFormat, check_plot, print_grids_as, print_report, print_view, save_plot
 from adapeff.cli.report_options import price_of, read_margin
 from adapeff.service.errors import SpecError, suggest
 from adapeff.service.reporting.index import build_index
 from adapeff.service.reporting.index_grid import MOST_TABLES, index_grid
 from adapeff.service.reporting.report import Options, build_report
+from adapeff.service.reporting.selection import Selection
 from adapeff.service.reporting.table import REFERENCE
 from adapeff.service.reporting.views import VIEWS
 from adapeff.service.store import sweeps
@@ -25,10 +27,25 @@ _VIEWS = "; ".join(f"{name}: {view.summary}" for name, view in VIEWS.items())
 
 def report(
     context: typer.Context,
-    sweep: SweepName = None,
+    chosen_sweeps: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SWEEP]...",
+            help="Names of sweeps (all their submissions) or ids of submissions; default: the latest sweep.",
+            autocompletion=completion.sweep_names,
+        ),
+    ] = None,
     all_jobs: AllJobs = False,
     view: Annotated[
         str | None, typer.Option("--view", help=f"What to show. {_VIEWS}; {FULL}: every figure.", metavar="NAME")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Only these runs: model, task, method, seed, device or host (patterns such as lora*, several with "
+            "commas, != excludes), or since (2026-01-31, 7d); repeatable.",
+        ),
     ] = None,
     form: Annotated[ReportFormat, typer.Option("--format", help="Output format.")] = "table",
     reference: Annotated[str, typer.Option(help="The method that the others are compared with.")] = REFERENCE,
@@ -57,6 +74,8 @@ def report(
 
         adapeff report demo --view training
 
+        adapeff report monday tuesday --where method=lora*,full --where since=7d
+
         adapeff report --all --view full --format markdown > report.md
 
         adapeff report demo --margin 2pt --reference lora
@@ -65,16 +84,18 @@ def report(
     """
     if plot is not None:
         check_plot(plot)
-    check_exclusive("a sweep", sweep is not None, "--all", all_jobs)
+    check_exclusive("a sweep", bool(chosen_sweeps), "--all", all_jobs)
     check_exclusive("--json", as_json, f"--format {form}", form not in ("table", "json"))
     if view is not None and view not in (*VIEWS, FULL):
         raise SpecError(f"there is no view '{view}'; {suggest(view, [*VIEWS, FULL])}")
     invocation = Invocation.of(context)
-    options = Options(allow_mixed, price_of(invocation.settings), reference, metric, read_margin(margin))
+    selection = Selection.parse(where or ())
+    price = price_of(invocation.settings)
+    options = Options(allow_mixed, price, reference, metric, read_margin(margin), selection)
     chosen: ReportFormat = "json" if as_json else form
     with invocation.database() as database, database.session(read_only=True) as session:
-        sweep_ids = None if all_jobs else sweeps.find_sweep_ids(session, sweep)
-        if view in (None, "summary") and chosen not in ("json", "csv") and plot is None:
+        sweep_ids = None if all_jobs else sweeps.find_sweeps(session, chosen_sweeps)
+        if view in (None, "summary") and chosen not in ("json", "csv") and plot is None and not where:
             index = build_index(session, sweep_ids=sweep_ids)
             if len(index.lines) > MOST_TABLES:
                 print_grids_as([index_grid(index)], chosen)

@@ -201,6 +201,9 @@ def _verdict(row: Row, difference: Difference | None, p: float | None, table: Ta
             return Verdict("worse", f"clearly below {row.reference}{_if_one_seed(difference)}")
     if is_within:
         return Verdict("within", f"within {margin_words(table, margin)} of {row.reference}{_if_one_seed(difference)}")
+    if difference.p is not None and difference.p < SIGNIFICANT:  # on its own, but not among several methods
+        side = "above" if difference.value > 0 else "below"
+        return Verdict("undecided", f"perhaps {side} {row.reference}: {evidence_words(difference)}")
     return Verdict("undecided", f"undecided: {evidence_words(difference)}")
 
 

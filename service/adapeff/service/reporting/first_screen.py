@@ -128,7 +128,7 @@ def _notes(decision: Decision) -> Iterator[str]:
     table, lines = decision.table, decision.lines
     if table.has_reference and len(lines) > 1:
         yield (
-            f"±: 95 % interval of the difference to {table.reference}, paired by seed and test example. Verdicts: "
+            f"±: 95 % interval of the difference to {table.reference} over seeds and test examples. Verdicts: "
             f"two-sided 5 %, Holm-adjusted over the methods; margin {margin_words(table, decision.margin)}."
         )
     if any(line.difference and not line.difference.examples for line in lines):

@@ -27,6 +27,7 @@ from adapeff.service.reporting.runs import (
     load_results,
     model_and_task,
 )
+from adapeff.service.reporting.selection import Selection
 from adapeff.service.reporting.table import REFERENCE, Context, Table, build_table
 from adapeff.service.reporting.variation import varying_keys
 from adapeff.service.store import job_queries, sweeps
@@ -59,6 +60,8 @@ class Options:
     """The metric to compare by; '' for the headline metric of each task."""
     margin: float | None = None
     """The margin of non-inferiority, in the stored unit of the metric; None: `decision.MARGIN`."""
+    selection: Selection = field(default_factory=Selection)
+    """Which runs count."""
 
 
 def build_report(session: Session, *, sweep_ids: Sequence[int] | None = None, options: Options | None = None) -> Report:
@@ -72,7 +75,9 @@ def build_report(session: Session, *, sweep_ids: Sequence[int] | None = None, op
 
 
 def _build(session: Session, sweep_ids: Sequence[int] | None, options: Options) -> Report:
-    finished = load_results(session, sweep_ids=sweep_ids)
+    selection = options.selection
+    results = load_results(session, sweep_ids=sweep_ids, narrowed=selection.narrowed)
+    finished = [result for result in results if selection.matches(result)]
     repeats = _with_repeats(session, finished) if sweep_ids is not None else finished
     group_key = model_and_task if options.allow_mixed else _likeness
     groups, repeats_of = _grouped(finished, group_key), _grouped(repeats, group_key)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any, Unpack
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from adapeff.service.measured import Dimensions, canonical_variant
@@ -85,15 +85,20 @@ class Result:
 
 
 def load_results(
-    session: Session, *, sweep_ids: Sequence[int] | None = None, train_hashes: Sequence[str] | None = None
+    session: Session,
+    *,
+    sweep_ids: Sequence[int] | None = None,
+    train_hashes: Sequence[str] | None = None,
+    narrowed: Callable[[Select[Any]], Select[Any]] = lambda wanted: wanted,
 ) -> list[Result]:
     """Load the successful runs of succeeded training jobs, by job id.
 
     Args:
         sweep_ids: only jobs of these submissions; None: all.
         train_hashes: only jobs with one of these hashes; None: all.
+        narrowed: adds further conditions to the query of jobs and runs.
     """
-    rows = _load_rows(session, sweep_ids, train_hashes)
+    rows = list(session.execute(narrowed(_wanted_rows(session, sweep_ids, train_hashes))))
     run_ids = [row.run_id for row in rows]
     names = {
         DISTURBANCE.name,
@@ -129,7 +134,7 @@ def load_results(
     ]
 
 
-def _load_rows(session: Session, sweep_ids: Sequence[int] | None, train_hashes: Sequence[str] | None) -> list[Any]:
+def _wanted_rows(session: Session, sweep_ids: Sequence[int] | None, train_hashes: Sequence[str] | None) -> Select[Any]:
     wanted = (
         select(
             *(Job.id.label("job_id"), Job.train_hash, Job.spec),
@@ -143,7 +148,7 @@ def _load_rows(session: Session, sweep_ids: Sequence[int] | None, train_hashes: 
         wanted = wanted.where(Job.id.in_(job_queries.ids_of_sweeps(session, sweep_ids)))
     if train_hashes is not None:
         wanted = wanted.where(is_one_of(session, Job.train_hash, train_hashes))
-    return list(session.execute(wanted))
+    return wanted
 
 
 def conditions_of(result: Result) -> dict[str, str]:

@@ -102,6 +102,16 @@ def find_sweep_ids(session: Session, reference: str | None) -> list[int]:
     return found
 
 
+def find_sweeps(session: Session, references: Sequence[str] | None) -> list[int]:
+    """The ids of the submissions of several sweeps, each by name or id; None or none: those of the latest sweep.
+
+    Raises:
+        JobError: if there is no such sweep.
+    """
+    found = [number for reference in references or (None,) for number in find_sweep_ids(session, reference)]
+    return list(dict.fromkeys(found))
+
+
 def names_of(session: Session, job_ids: Sequence[int]) -> dict[int, list[str]]:
     """The names of the sweeps that each job belongs to."""
     names: dict[int, list[str]] = {job_id: [] for job_id in job_ids}
