@@ -44,6 +44,7 @@ def store(database: Database, method: str, seed: int, accuracy: float, seconds: 
     repeat = changes.pop("repeat", 0)
     disturbed: Any = changes.pop("disturbed", {})
     environment: Any = changes.pop("environment", {})
+    curves: Any = changes.pop("curves", {})
     resolved: Any = {"model_revision": revision, **changes.pop("resolved", {})}  # type: ignore[dict-item]
     german, noise = float(str(changes.pop("german", 0.51))), changes.pop("noise", None)
     wanted = spec(seed, methods=[method], **{"settings": {"test_languages": ["en", "de"]}, **changes})
@@ -54,6 +55,11 @@ def store(database: Database, method: str, seed: int, accuracy: float, seconds: 
     assert claim is not None
     found = RunResults(environment={"device_name": device, "precision": "fp32", "torch": "2.13.0", "torch_threads": 1})
     found.environment |= environment
+    for name, points in curves.items():
+        found.take({"event": "curve", "name": name, "points": points})
+    if curves:
+        best = {"event": "measurement", "name": "accuracy", "value": accuracy, "unit": "1", "split": "validation"}
+        found.take({**best, "language": "en"})
     for language, score in (("en", accuracy), ("de", german)):
         where: dict[str, Any] = {"language": language, "split": "test"}
         for name, value in (("accuracy", score), ("majority_accuracy", 0.5), ("examples", 400)):

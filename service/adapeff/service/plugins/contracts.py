@@ -33,6 +33,8 @@ class Method(Frozen, ABC):
     default_learning_rate: ClassVar[float]
     learning_rate_source: ClassVar[str]
     paper: ClassVar[str]
+    adds_modules: ClassVar[bool] = True
+    """Whether it adds modules to the model, as adapters do, rather than training parts of the model itself."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

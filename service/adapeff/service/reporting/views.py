@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from adapeff.service.measurements import STORED_BYTES, TRAIN_COMPUTE_S, TRAIN_FLOPS, TUNING_COMPUTE_S
+from adapeff.service.reporting.claims import claims_grids
 from adapeff.service.reporting.columns import Column
 from adapeff.service.reporting.convergence import DECOMPOSED, TargetCell, TimeFactors
 from adapeff.service.reporting.costs import Cost
@@ -300,6 +301,7 @@ VIEWS: Mapping[str, View] = {
     "energy": View("energy", _by_decision(_energy)),
     "tuning": View("learning rates and their searches", _by_decision(_tuning)),
     "pareto": View("quality against training time: which methods no other beats in both", _by_decision(pareto_grid)),
+    "claims": View("the claims of the study, judged on these results", claims_grids),
 }
 """View -> how to build it; `full` prints the complete tables and is not among them."""
 

@@ -17,6 +17,7 @@ class Full(Method):
     """Train every weight of the encoder, and the head (Devlin et al. 2019, "BERT", arXiv:1810.04805)."""
 
     paper: ClassVar[str] = "Devlin et al. 2019, BERT, arXiv:1810.04805"
+    adds_modules: ClassVar[bool] = False
     default_learning_rate: ClassVar[float] = 5e-5
     learning_rate_source: ClassVar[str] = "Devlin et al. 2019, appendix A.3 (largest of 5e-5, 3e-5, 2e-5)"
 
@@ -29,6 +30,7 @@ class Head(Method):
     """Train only the head, on frozen features (Peters et al. 2019, "To Tune or Not to Tune?", arXiv:1903.05987)."""
 
     paper: ClassVar[str] = "Peters et al. 2019, To Tune or Not to Tune?, arXiv:1903.05987"
+    adds_modules: ClassVar[bool] = False
     default_learning_rate: ClassVar[float] = 1e-3
     learning_rate_source: ClassVar[str] = "Kingma & Ba 2015, Adam, algorithm 1 (suggested default)"
 
@@ -41,6 +43,7 @@ class BitFit(Method):
     """Train only the encoder's biases (Ben Zaken et al. 2022, "BitFit", arXiv:2106.10199)."""
 
     paper: ClassVar[str] = "Ben Zaken et al. 2022, BitFit, arXiv:2106.10199"
+    adds_modules: ClassVar[bool] = False
     default_learning_rate: ClassVar[float] = 1e-3
     learning_rate_source: ClassVar[str] = "Ben Zaken et al. 2022 (largest of 1e-4, 4e-4, 7e-4, 1e-3)"
 
@@ -57,6 +60,7 @@ class LayerNorms(Method):
     """Train only the LayerNorms (Qi et al. 2022, "Parameter-Efficient Tuning on Layer Normalization")."""
 
     paper: ClassVar[str] = "Qi et al. 2022, Parameter-Efficient Tuning on Layer Normalization, arXiv:2211.08682"
+    adds_modules: ClassVar[bool] = False
     default_learning_rate: ClassVar[float] = 1e-3
     learning_rate_source: ClassVar[str] = "Kingma & Ba 2015, Adam, algorithm 1 (suggested default)"
 
@@ -77,6 +81,7 @@ class TopKLayers(Method):
     """Train the last layers and freeze the others (Lee et al. 2019, "What Would Elsa Do?", arXiv:1911.03090)."""
 
     paper: ClassVar[str] = "Lee et al. 2019, What Would Elsa Do?, arXiv:1911.03090"
+    adds_modules: ClassVar[bool] = False
     default_learning_rate: ClassVar[float] = 5e-5
     learning_rate_source: ClassVar[str] = "as `full`: Devlin et al. 2019, appendix A.3"
 
