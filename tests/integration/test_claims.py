@@ -56,11 +56,11 @@ def test_dearer_is_steps_to_the_target_times_the_paired_time_of_a_step(database:
     store_learning(
         database,
         {
-            "full": (0.8, 1.0, 1.0, 1.0),  # 99 % after 20 steps
-            "lora": (0.5, 0.8, 0.9, 1.0),  # after 40: twice the steps
-            "houlsby": (0.8, 1.0, 1.0, 1.0),  # after 20
-            "compacter": (0.5, 0.5, 0.6, 0.6),  # never
-            "head": (0.5, 0.5, 0.5, 0.5),  # adds no modules
+            "full": (*[0.8] * 19, 1.0, *[1.0] * 20),  # 99 % after 200 steps
+            "lora": (*[0.5] * 39, 1.0),  # after 400: twice the steps
+            "houlsby": (*[0.8] * 19, 1.0, *[1.0] * 20),  # after 200
+            "compacter": tuple([0.6] * 40),  # never
+            "head": tuple([0.5] * 40),  # adds no modules
         },
     )
     store_profile(database, {"lora": (0.7, 0.65, 0.75), "houlsby": (0.8, 0.7, 0.9)})
@@ -69,7 +69,7 @@ def test_dearer_is_steps_to_the_target_times_the_paired_time_of_a_step(database:
     lora, houlsby = found[DEARER, "lora", "99%"], found[DEARER, "houlsby", "99%"]
 
     assert (lora.outcome, lora.regime) == ("supported", "32x64, eager")
-    assert (lora.value, lora.low, lora.high) == pytest.approx((1.4, 1.3, 1.5))
+    assert (lora.value, lora.low, lora.high) == pytest.approx((1.4, 390 / 200 * 0.65, 400 / 190 * 0.75))
     assert houlsby.outcome == "contradicted" and houlsby.value == pytest.approx(0.8)
     assert found[DEARER, "compacter", "99%"].outcome == "undecided"
     assert "never reaches 99% of full's best score" in found[DEARER, "compacter", "99%"].test
@@ -77,7 +77,7 @@ def test_dearer_is_steps_to_the_target_times_the_paired_time_of_a_step(database:
 
 
 def test_an_interval_that_holds_one_decides_nothing(database: Database) -> None:
-    store_learning(database, {"full": (0.8, 1.0), "lora": (0.8, 1.0)})
+    store_learning(database, {"full": (0.8, *[1.0] * 9), "lora": (0.8, *[1.0] * 9)})
     store_profile(database, {"lora": (1.0, 0.9, 1.1)}, {"lora": (1.01, 0.95, 1.07)})
 
     found = judged(database)
@@ -110,7 +110,7 @@ def test_what_no_profile_measured_is_not_guessed_from_unpaired_times(database: D
 
 
 def test_view_has_a_grid_per_claim_and_counts_the_outcomes(database: Database) -> None:
-    store_learning(database, {"full": (0.8, 1.0), "lora": (0.8, 1.0)})
+    store_learning(database, {method: (*[0.8] * 19, 1.0) for method in ("full", "lora")})
     store_profile(database, {"lora": (0.7, 0.6, 0.8)}, {"lora": (1.3, 1.2, 1.4)})
     with database.session(read_only=True) as session:
         grids = build_view(build_report(session), "claims")

@@ -43,8 +43,8 @@ def test_methods_are_paired_by_seed_task_and_language(database: Database) -> Non
     assert (english["language"], german["language"]) == ("en", "de")
     assert english["difference"]["value"] == pytest.approx(-0.11 / 3)
     assert english["difference"]["low"] == pytest.approx(expected.confidence_interval().low)
-    assert english["p"]["value"] == pytest.approx(2 * expected.pvalue)  # Holm: the other row's p is 1
-    assert german["difference"]["value"] == 0 and german["verdict"] == "no difference shown"
+    assert english["p"]["value"] == pytest.approx(expected.pvalue)  # the other row has no p to adjust for
+    assert german["difference"]["value"] == 0 and german["verdict"] == "equal"
     by_cost = {row["cost"]: row for row in costs["rows"]}
     assert by_cost["peak memory (process)"]["ratio"]["value"] == pytest.approx(0.5)
     assert by_cost["train compute"]["first"]["mark"] == "unpaired" and by_cost["train compute"]["ratio"] is None
@@ -55,7 +55,9 @@ def test_hosts_are_compared_method_by_method_and_say_what_differs(database: Data
     for device, score in (("Test CPU", 0.8), ("Other CPU", 0.7)):
         for method in ("full", "lora"):
             for seed in range(3):
-                store(database, method, seed, score + seed / 100, 100, device_name=device, repeat=device == "Other CPU")
+                is_other = device == "Other CPU"
+                noisy = score + seed / 100 + is_other * seed / 1000
+                store(database, method, seed, noisy, 100, device_name=device, repeat=is_other)
 
     quality, _, settings = grid_documents(compared(database, Side("host", "Test CPU"), Side("host", "Other CPU")))
 

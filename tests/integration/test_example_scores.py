@@ -103,7 +103,7 @@ def test_difference_of_one_seed_rests_on_its_examples(database: Database) -> Non
     (_, lora) = decision.lines
 
     assert lora.difference is not None and (lora.difference.basis, lora.difference.examples) == ("examples", 8)
-    assert lora.verdict.text == "within 1 point of full (one seed)"
+    assert lora.verdict.text == "undecided: 1 seed"
 
 
 @pytest.mark.parametrize("values", ["", "%%%", "AAAA"])

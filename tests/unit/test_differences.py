@@ -37,6 +37,7 @@ def test_paired_difference_is_the_paired_t_test_over_seeds() -> None:
 def test_swapping_the_methods_changes_the_sign_alone(scores: list[float], data: st.DataObject) -> None:
     reference = data.draw(st.lists(st.sampled_from([0.1, 0.5, 0.7, 0.9]), min_size=len(scores), max_size=len(scores)))
 
+    assume(len(set(scores)) > 1)
     one, other = difference_of_methods(scores, reference), difference_of_methods(reference, scores)
 
     assert one.value == pytest.approx(-other.value)
@@ -66,7 +67,7 @@ def test_seeds_that_agree_by_chance_vary_as_the_typical_method_does() -> None:
     alone = difference_of_methods(agreeing, [0.75, 0.75])
     in_table = difference_of_methods(agreeing, [0.75, 0.75], typical=typical)
 
-    assert alone.p == 0.0  # nothing but luck makes this sure
+    assert (alone.p, alone.basis) == (None, "none")  # nothing is known of the variance
     expected = 2 * stats.t.sf(0.05 / typical.variance**0.5, 4)
     assert in_table.p == pytest.approx(expected)
     assert typical_seed_variance([agreeing, scattered[0]]) is None
@@ -81,6 +82,12 @@ def test_seeds_vary_at_least_by_the_answers_they_draw() -> None:
     found = difference_of_methods([0.8, 0.8], [0.7, 0.7], examples=examples)
 
     assert found.standard_error == pytest.approx(examples.std() / 800**0.5, rel=0.1)
+
+
+def test_answers_that_never_differ_bound_the_difference_by_the_rule_of_three() -> None:
+    found = difference_of_methods([0.8, 0.8], [0.8, 0.8], examples=numpy.zeros((2, 300)))
+
+    assert found.value == 0 and found.high == pytest.approx(3 / 300, rel=0.01) and found.p == 1.0
 
 
 def test_more_examples_and_more_seeds_shorten_the_interval() -> None:

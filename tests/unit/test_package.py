@@ -76,6 +76,10 @@ COMMANDS = {
         *("--all", "--view", "--where", "--format", "--reference", "--metric", "--margin", "--plot", "--allow-mixed"),
         "--json",
     },
+    "recommend": {
+        *("--all", "--where", "--min-quality", "--margin", "--max-latency", "--max-memory", "--tasks-planned"),
+        *("--requests", "--serve-at", "--months", "--price", "--format", "--json"),
+    },
     "compare": {"--sweep", "--all", "--format", "--json"},
     "export": {"--all", "--format", "--out", "--what"},
     "config": {"--json"},

@@ -29,6 +29,7 @@ COMMANDS = {
     "retry": "jobs:retry",
     "report": "report:report",
     "compare": "compare:compare",
+    "recommend": "recommend:recommend",
     "export": "export:export",
     "config": "config:config",
     "doctor": "doctor:doctor",

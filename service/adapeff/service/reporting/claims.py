@@ -8,6 +8,7 @@ interval of a paired ratio lies on one side of 1, undecided if it contains 1, an
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -93,13 +94,21 @@ def _dearer(decision: Decision, line: Line) -> Iterator[Judgement]:
             test = f"{reached}; no paired time of a step: {_profile_command(decision, line)}"
             yield _judgement(DEARER, decision, line, "–", "not measured", None, None, None, test)
             continue
-        value, low, high = (steps * part for part in (cost.ratio, cost.low, cost.high))
+        fewest, most = _steps_range(own.mean.steps, reference.mean.steps, own.resolution)
+        low, high = fewest * cost.low, most * cost.high
         outcome = _outcome(low, high) if own.reached == own.seeds else "undecided"
         test = f"{reached}, times the paired time of a step"
+        value = steps * cost.ratio
         yield _judgement(DEARER, decision, line, _regime(decision, cost.shape), outcome, value, low, high, test)
     if not table.targets:
         test = "no validation curves of the reference"
         yield _judgement(DEARER, decision, line, "–", "not measured", None, None, None, test)
+
+
+def _steps_range(own: float, reference: float, resolution: float) -> tuple[float, float]:
+    """The ratio of steps if either target was reached just after the validation before."""
+    earliest = reference - resolution
+    return max(0.0, own - resolution) / reference, own / earliest if earliest > 0 else math.inf
 
 
 def _target(decision: Decision, method: str, target: float) -> TargetCell | None:
@@ -188,7 +197,7 @@ def _grid(claim: str, judgements: Sequence[Judgement]) -> Grid:
     )
     notes = [_sentence(judgements)] if judgements else ["No adapter method in this report."]
     if claim == DEARER and rows:
-        notes.append("The interval is that of the time of a step; steps are known to one validation.")
+        notes.append("Intervals: paired time of a step; steps to a target are known to one validation.")
     return Grid(f"claim: {claim}", headings, rows, tuple(notes))
 
 

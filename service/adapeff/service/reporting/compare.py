@@ -219,7 +219,7 @@ def _quality_row(
 
 def _verdict(found: Difference, p: float | None, metric: MetricView, first: Side, second: Side) -> str:
     if p is None:
-        return "undecided: one seed"
+        return "equal" if found.value == 0 else "undecided: too few runs"
     if p >= SIGNIFICANT:
         return "no difference shown"
     return f"{second if (found.value > 0) == metric.higher_is_better else first} is better"

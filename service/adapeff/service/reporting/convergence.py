@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 TARGETS = (0.90, 0.95, 0.98, 0.99, 1.0)
@@ -40,6 +41,8 @@ class TargetCell:
     seeds: int
     reached: int
     mean: Reached | None
+    resolution: float = 0.0
+    """Steps between two validations: the target was reached up to so many steps earlier."""
 
     @property
     def flops_per_step(self) -> float | None:
@@ -93,15 +96,22 @@ def to_targets(
 
 
 def _cell(seeds: Sequence[Curves], metric: str, target: float, score: float, *, higher_is_better: bool) -> TargetCell:
+    resolution = max((_gap(curves.get(f"validation_{metric}", ())) for curves in seeds), default=0.0)
     reached = (when_reached(curves, metric, score, higher_is_better=higher_is_better) for curves in seeds)
     costs = [cost for cost in reached if cost is not None]
     if not costs:
-        return TargetCell(target, score, len(seeds), 0, None)
+        return TargetCell(target, score, len(seeds), 0, None, resolution)
     means: dict[str, Any] = {
         name: math.fsum(getattr(cost, name) for cost in costs) / len(costs)
         for name in ("steps", "samples", "compute_s", "flops")
     }
-    return TargetCell(target, score, len(seeds), len(costs), Reached(**means))
+    return TargetCell(target, score, len(seeds), len(costs), Reached(**means), resolution)
+
+
+def _gap(points: Sequence[Sequence[float]]) -> float:
+    """The largest number of steps between two validations, or before the first."""
+    steps = [0.0, *(point[0] for point in points)]
+    return max((after - before for before, after in pairwise(steps)), default=0.0)
 
 
 DECOMPOSED = 0.95

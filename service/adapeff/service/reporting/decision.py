@@ -193,29 +193,38 @@ def _verdict(row: Row, difference: Difference | None, p: float | None, table: Ta
         return Verdict("alone", f"no {table.reference} to compare with")
     if difference is None:
         return Verdict("undecided", f"undecided: no seed in common with {row.reference}")
+    if difference.seeds == 1:
+        return Verdict("undecided", _of_one_seed(difference, p, row, table, margin))
     is_within = is_non_inferior(difference, margin)
     if p is not None and p < SIGNIFICANT:
         if difference.value > 0:
-            return Verdict("better", f"better than {row.reference}{_if_one_seed(difference)}")
+            return Verdict("better", f"better than {row.reference}")
         if not is_within:
-            return Verdict("worse", f"clearly below {row.reference}{_if_one_seed(difference)}")
+            return Verdict("worse", f"clearly below {row.reference}")
     if is_within:
-        return Verdict("within", f"within {margin_words(table, margin)} of {row.reference}{_if_one_seed(difference)}")
+        return Verdict("within", f"within {margin_words(table, margin)} of {row.reference}")
     if difference.p is not None and difference.p < SIGNIFICANT:  # on its own, but not among several methods
         side = "above" if difference.value > 0 else "below"
         return Verdict("undecided", f"perhaps {side} {row.reference}: {evidence_words(difference)}")
     return Verdict("undecided", f"undecided: {evidence_words(difference)}")
 
 
-def _if_one_seed(difference: Difference) -> str:
-    return " (one seed)" if difference.seeds == 1 else ""
+def _of_one_seed(difference: Difference, p: float | None, row: Row, table: Table, margin: float) -> str:
+    """What one seed says: about these two trained models, not about the methods."""
+    if difference.p is None:
+        return f"undecided: {evidence_words(difference)}"
+    if is_non_inferior(difference, margin) and (p is None or p >= SIGNIFICANT):
+        return f"one seed: this run is within {margin_words(table, margin)} of {row.reference}"
+    if p is None or p >= SIGNIFICANT:
+        return "undecided: 1 seed"
+    return f"one seed: this run is {'above' if difference.value > 0 else 'below'} {row.reference}"
 
 
 def margin_words(table: Table, margin: float) -> str:
     """The margin in words: `1 point`, or a value in the metric's unit."""
     if table.metric.unit != "%":
         return format_value(margin, table.metric.unit)
-    points = f"{100 * margin:g}"
+    points = f"{100 * margin:.3g}"
     return f"{points} point{'' if points == '1' else 's'}"
 
 

@@ -141,7 +141,7 @@ def _notes(decision: Decision) -> Iterator[str]:
             f"Ratios of training time and latency come from profile job {profile.job_id}, which measured the methods "
             "interleaved; absolute times are those of the reference's own runs."
         )
-    if any(line.costs[name].basis == "unpaired" for line in lines for name, _, _ in _SHOWN):
+    if any(_is_unpaired(line, name, decision) for line in lines for name, _, _ in _SHOWN):
         yield (
             "unpaired: times of separate runs, not comparable to a few percent; `profile: auto` in the sweep, or "
             "`adapeff profile`, measures ratios."
@@ -154,6 +154,12 @@ def _notes(decision: Decision) -> Iterator[str]:
         yield f"Data of {table.task}: non-commercial use only ({table.licence})."
     if table.differs:
         yield f"Runs of {table.task} on {short_model(table.model)} differ in {'; '.join(table.differs)}."
+
+
+def _is_unpaired(line: Line, name: CostName, decision: Decision) -> bool:
+    """Whether a time stands alone that should have a ratio; the reference's own is what ratios are relative to."""
+    is_anchor = decision.pairing is not None and line.verdict.kind == "reference"
+    return line.costs[name].basis == "unpaired" and not is_anchor
 
 
 def _shows_absolute(line: Line, name: CostName) -> bool:

@@ -21,6 +21,8 @@ from typing import Literal
 import numpy
 from scipy import special
 
+_RULE_OF_THREE = 3.0
+"""If none of E examples differs, at most 3 / E of all differ with 95 % confidence (Hanley & Lippman-Hand 1983)."""
 Basis = Literal["seeds and examples", "seeds", "examples", "none"]
 
 
@@ -166,9 +168,10 @@ def _crossed(examples: numpy.ndarray, bounds: Sequence[SeedVariance]) -> tuple[f
 
 
 def _with_interval(value: float, error: float, freedom: float, seeds: int, examples: int, basis: Basis) -> Difference:
+    if error == 0.0 and not examples:  # equal scores by chance: nothing is known of their variance
+        return Difference(value, None, None, None, 0.0, None, seeds, 0, "none")
     if error == 0.0:
-        p = 1.0 if value == 0.0 else 0.0
-        return Difference(value, value, value, 0.0, freedom, p, seeds, examples, basis)
+        error, freedom = _RULE_OF_THREE / 1.96 / examples, examples - 1
     half = float(special.stdtrit(freedom, 0.975)) * error
     p = 2 * float(special.stdtr(freedom, -abs(value) / error))
     return Difference(value, value - half, value + half, error, freedom, p, seeds, examples, basis)
