@@ -73,7 +73,18 @@ COMMANDS = {
     "cancel": {"--sweep", "--json"},
     "retry": {"--failed", "--json"},
     "report": {
-        *("--all", "--view", "--where", "--format", "--reference", "--metric", "--margin", "--plot", "--allow-mixed"),
+        *(
+            "--all",
+            "--view",
+            "--where",
+            "--format",
+            "--out",
+            "--reference",
+            "--metric",
+            "--margin",
+            "--plot",
+            "--allow-mixed",
+        ),
         "--json",
     },
     "recommend": {
