@@ -55,6 +55,8 @@ def print_view(report: Report, view: str, form: ReportFormat) -> None:
     """Print a view of a report to stdout, and the number of jobs it does not include to stderr."""
     if view == "summary" and form == "table":
         print_first_screen(report)
+        if not report.tables:
+            print_profiles(report.profiles)
     else:
         print_grids_as(build_view(report, view), form)
     _note_what_is_missing(report)
