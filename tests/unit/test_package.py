@@ -36,6 +36,8 @@ PRINTING = {
 """What may be loaded to print help, and what measures the coverage of subprocesses."""
 COMMANDS = {
     "sweeps ls": {"--json"},
+    "sweeps show": {"--json"},
+    "sweeps rm": {"--dry-run", "--yes", "--json"},
     "tasks init": {"--json"},
     "run": {
         "--set",
