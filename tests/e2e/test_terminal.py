@@ -103,7 +103,10 @@ def test_sweeps_are_listed_with_all_their_submissions(adapeff: Adapeff, sweep: P
             "--out is 'x.xlsx'; expected a suffix of .csv, .json, .parquet, or the format as --format",
         ),
         ("export --all --format csv -o x.parquet", "--out is 'x.parquet', but --format is csv"),
-        ("report --all --plot nowhere/x.png", "--plot is 'nowhere/x.png', but the folder nowhere does not exist"),
+        (
+            "report --all --plot pareto nowhere/x.png",
+            "--plot is 'nowhere/x.png', but the folder nowhere does not exist",
+        ),
         ("run {sweep} --plot x.xyz", "--plot is 'x.xyz'; expected a file name ending in .png, .svg or .pdf"),
     ],
 )

@@ -36,7 +36,7 @@ def save_picture(report: Report, name: str, path: Path) -> None:
     Raises:
         SpecError: if there is nothing to draw.
     """
-    save(PICTURES[name](report), path)
+    save(PICTURES[name](report), path, path.suffix.lower().removeprefix("."))
 
 
 def svg_of(report: Report, name: str) -> str | None:
@@ -47,10 +47,7 @@ def svg_of(report: Report, name: str) -> str | None:
         figure = PICTURES[name](report)
     except SpecError:
         return None
-    from matplotlib import pyplot
-
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
+    save(figure, buffer, "svg")
     text = buffer.getvalue()
     return text[text.index("<svg") :]

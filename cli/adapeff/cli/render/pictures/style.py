@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from adapeff.cli.render.text import printable
 from adapeff.service.errors import SpecError
@@ -79,12 +79,12 @@ def legend_below(figure: Figure, columns: int) -> None:
         )
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write the figure in the format of the file's suffix, without the date."""
+def save(figure: Figure, out: Path | IO[str], form: str) -> None:
+    """Write the figure as `png`, `svg` or `pdf`, without the date."""
     from matplotlib import pyplot
 
-    date = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
-    figure.savefig(path, dpi=130, metadata=date)
+    date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
+    figure.savefig(out, format=form, dpi=130, metadata=date)
     pyplot.close(figure)
 
 
