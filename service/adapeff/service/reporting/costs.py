@@ -72,15 +72,24 @@ class Pairing:
     latency_shapes: tuple[str, ...]
 
 
-def find_pairing(table: Table, profiles: Sequence[ProfileTable]) -> Pairing | None:
-    """The newest profile of the table's model, hardware and reference that has the most of its methods."""
+def fitting_profiles(table: Table, profiles: Sequence[ProfileTable]) -> tuple[ProfileTable, ...]:
+    """The profiles of the table's model, hardware and reference, each once."""
+    return tuple({profile.job_id: profile for profile in profiles if _fits(table, profile)}.values())
+
+
+def find_pairing(table: Table, fitting: Sequence[ProfileTable]) -> Pairing | None:
+    """The profile that has the most of the table's methods, at least two; the first of several.
+
+    Args:
+        fitting: as `fitting_profiles` gives them.
+    """
     names = {str(row.plugin) for row in table.rows}
-    fitting = [profile for profile in profiles if _fits(table, profile)]
-    covering = [(len(names & {row.label for row in profile.training}), profile) for profile in fitting]
-    if not covering:
-        return None
-    count, profile = max(covering, key=lambda found: (found[0], found[1].job_id))
-    if count < 2:
+
+    def covered(profile: ProfileTable) -> int:
+        return len(names & {row.label for row in profile.training})
+
+    profile = max(fitting, key=covered, default=None)
+    if profile is None or covered(profile) < 2:
         return None
     shapes = tuple(column for column in profile.latency_columns if not column.endswith(" ratio"))
     return Pairing(profile, f"{profile.settings['batch']}x{profile.settings['length']}", shapes)
