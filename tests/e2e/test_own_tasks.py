@@ -339,7 +339,7 @@ def test_report_needs_the_description_no_longer(adapeff: Adapeff, swept: Path, t
     assert adapeff("run", swept, "--tasks", "./names").returncode == 0
     (folder / "task.yaml").unlink()
 
-    shown = adapeff("report", "--format", "markdown").stdout
+    shown = adapeff("report", "--view", "full", "--format", "markdown").stdout
 
     assert "entity_f1 und" in shown
     assert "Data: ours alone. **Non-commercial use only.**" in shown

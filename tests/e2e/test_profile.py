@@ -54,7 +54,10 @@ def test_profile_is_measured_once_and_shown_again(adapeff: Adapeff, model: Path)
     assert "random weights" in report.stdout
     assert "lora (merged)" in report.stdout
     assert adapeff("show", "1").returncode == 0
-    assert "training step, ratios to full (paired)" in adapeff("report", "--all", "--format", "markdown").stdout
+    assert (
+        "training step, ratios to full (paired)"
+        in adapeff("report", "--all", "--view", "full", "--format", "markdown").stdout
+    )
 
 
 @pytest.mark.slow

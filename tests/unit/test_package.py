@@ -36,6 +36,8 @@ PRINTING = {
 """What may be loaded to print help, and what measures the coverage of subprocesses."""
 COMMANDS = {
     "sweeps ls": {"--json"},
+    "sweeps show": {"--json"},
+    "sweeps rm": {"--dry-run", "--yes", "--json"},
     "tasks init": {"--json"},
     "run": {
         "--set",
@@ -73,7 +75,18 @@ COMMANDS = {
     "cancel": {"--sweep", "--json"},
     "retry": {"--failed", "--json"},
     "report": {
-        *("--all", "--view", "--where", "--format", "--reference", "--metric", "--margin", "--plot", "--allow-mixed"),
+        *(
+            "--all",
+            "--view",
+            "--where",
+            "--format",
+            "--out",
+            "--reference",
+            "--metric",
+            "--margin",
+            "--plot",
+            "--allow-mixed",
+        ),
         "--json",
     },
     "recommend": {

@@ -16,6 +16,7 @@ from adapeff.cli.messages import note
 from adapeff.cli.render.grids import markdown_grids, print_first_screen, print_grids
 from adapeff.cli.render.latex import latex_grids
 from adapeff.cli.render.markdown import report_markdown
+from adapeff.cli.render.page.page import report_page
 from adapeff.cli.render.plots import plot_report
 from adapeff.cli.render.profiles import profile_grids, profile_title
 from adapeff.cli.render.report_tables import print_report_tables
@@ -30,6 +31,7 @@ from adapeff.service.reporting.rows import report_rows
 from adapeff.service.reporting.views import VIEWS, build_view
 
 ReportFormat = Literal["table", "markdown", "latex", "json", "csv"]
+PageFormat = Literal["table", "markdown", "latex", "json", "csv", "html"]
 _PLOT_SUFFIXES = (".png", ".pdf", ".svg")
 
 
@@ -53,6 +55,8 @@ def print_view(report: Report, view: str, form: ReportFormat) -> None:
     """Print a view of a report to stdout, and the number of jobs it does not include to stderr."""
     if view == "summary" and form == "table":
         print_first_screen(report)
+        if not report.tables:
+            print_profiles(report.profiles)
     else:
         print_grids_as(build_view(report, view), form)
     _note_what_is_missing(report)
@@ -70,6 +74,16 @@ def print_grids_as(grids: Sequence[Grid], form: ReportFormat) -> None:
         print(latex_grids(grids), end="")
     else:
         print_grids(grids)
+
+
+def write_page(report: Report, name: str, out: Path | None) -> None:
+    """Write a report as an HTML page to a file, or to stdout."""
+    page = report_page(report, f"adapeff report: {name}")
+    if out is None:
+        print(page, end="")
+        return
+    out.write_text(page, encoding="utf-8")
+    note(f"saved {out}")
 
 
 def _note_what_is_missing(report: Report) -> None:

@@ -10,7 +10,16 @@ import typer
 from adapeff.cli import completion
 from adapeff.cli.invocation import Invocation
 from adapeff.cli.options import AllJobs, Json, check_exclusive
-from adapeff.cli.output import ReportFormat, check_plot, print_grids_as, print_report, print_view, save_plot
+from adapeff.cli.output import (
+    PageFormat,
+    check_folder,
+    check_plot,
+    print_grids_as,
+    print_report,
+    print_view,
+    save_plot,
+    write_page,
+)
 from adapeff.cli.report_options import price_of, read_margin
 from adapeff.service.errors import SpecError, suggest
 from adapeff.service.reporting.index import build_index
@@ -47,7 +56,10 @@ def report(
             "commas, != excludes), or since (2026-01-31, 7d); repeatable.",
         ),
     ] = None,
-    form: Annotated[ReportFormat, typer.Option("--format", help="Output format.")] = "table",
+    form: Annotated[PageFormat, typer.Option("--format", help="Output format; html: a page with all views.")] = "table",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the page to this file; default: stdout.")
+    ] = None,
     reference: Annotated[str, typer.Option(help="The method that the others are compared with.")] = REFERENCE,
     metric: Annotated[str, typer.Option(help="Compare by this metric instead of each task's headline metric.")] = "",
     margin: Annotated[
@@ -78,6 +90,8 @@ def report(
 
         adapeff report --all --view full --format markdown > report.md
 
+        adapeff report demo --format html -o demo.html
+
         adapeff report demo --margin 2pt --reference lora
 
         adapeff report demo --json | jq '.[] | select(.figure == "quality")'
@@ -88,22 +102,28 @@ def report(
     check_exclusive("--json", as_json, f"--format {form}", form not in ("table", "json"))
     if view is not None and view not in (*VIEWS, FULL):
         raise SpecError(f"there is no view '{view}'; {suggest(view, [*VIEWS, FULL])}")
+    if out is not None:
+        check_folder("--out", out)
+        if form != "html":
+            raise SpecError("--out writes a page; add --format html, or redirect the output with >")
     invocation = Invocation.of(context)
-    selection = Selection.parse(where or ())
     price = price_of(invocation.settings)
-    options = Options(allow_mixed, price, reference, metric, read_margin(margin), selection)
-    chosen: ReportFormat = "json" if as_json else form
+    options = Options(allow_mixed, price, reference, metric, read_margin(margin), Selection.parse(where or ()))
+    may_be_index = (
+        view in (None, "summary") and form in ("table", "markdown", "latex") and not (as_json or plot or where)
+    )
     with invocation.database() as database, database.session(read_only=True) as session:
         sweep_ids = None if all_jobs else sweeps.find_sweeps(session, chosen_sweeps)
-        if view in (None, "summary") and chosen not in ("json", "csv") and plot is None and not where:
-            index = build_index(session, sweep_ids=sweep_ids)
-            if len(index.lines) > MOST_TABLES:
-                print_grids_as([index_grid(index)], chosen)
-                return
+        index = build_index(session, sweep_ids=sweep_ids) if may_be_index else None
+        if index is not None and len(index.lines) > MOST_TABLES and form != "html":
+            print_grids_as([index_grid(index)], form)
+            return
         built = build_report(session, sweep_ids=sweep_ids, options=options)
-    if view == FULL or (view is None and chosen in ("json", "csv")):
-        print_report(built, chosen)
+    if form == "html":
+        write_page(built, ", ".join(chosen_sweeps or ["all jobs" if all_jobs else "latest sweep"]), out)
+    elif view == FULL or (view is None and (as_json or form in ("json", "csv"))):
+        print_report(built, "json" if as_json else form)
     else:
-        print_view(built, view or "summary", chosen)
+        print_view(built, view or "summary", "json" if as_json else form)
     if plot is not None:
         save_plot(built, plot)

@@ -7,7 +7,7 @@ and seed) has repeats, the newest counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -22,6 +22,7 @@ from adapeff.service.reporting.overview import Overview, build_overviews
 from adapeff.service.reporting.profiles import ProfileTable, build_profiles
 from adapeff.service.reporting.runs import (
     Result,
+    RunRecord,
     find_differences,
     find_side_by_side,
     load_results,
@@ -45,6 +46,8 @@ class Report:
     """State -> number of jobs without a result."""
     decisions: tuple[Decision, ...] = ()
     """The first screen of each table, in the order of the tables."""
+    runs: Mapping[int, RunRecord] = field(default_factory=dict)
+    """Its runs by id."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def _build(session: Session, sweep_ids: Sequence[int] | None, options: Options) 
         profiles,
         {state: count for state, count in counts.items() if state != "succeeded"},
         _decide(session, tables, finished, [*reversed(profiles), *reversed(apart)], options),
+        {result.run.run_id: result.run for result in finished},
     )
 
 

@@ -134,12 +134,12 @@ def _languages(decision: Decision) -> Iterator[Grid]:
             )
 
         baseline = format_value(next(iter(cells.values())).baseline, table.metric.unit)
-        columns[Heading(f"{language} (baseline {baseline})", language)] = score
+        columns[Heading(f"{language}\n({baseline})", language)] = score
     yield _grid(
         decision,
         f"{table.metric.name} by language",
         columns,
-        f"~: within noise of the {table.metric.baseline} (95 %, bootstrap over the examples).",
+        f"( ): {table.metric.baseline}. ~: within its noise (95 %, bootstrap over the examples).",
         f"{table.untested[0].upper()}{table.untested[1:]}." if table.untested else "",
     )
 

@@ -163,6 +163,33 @@ def list_sweeps(session: Session) -> list[SweepRecord]:
     return sorted(records, key=lambda record: record.submissions[-1])
 
 
+@dataclass(frozen=True)
+class SweepDetails:
+    """A sweep's submissions as they were written, and what became of its jobs."""
+
+    submissions: list[tuple[int, datetime, dict[str, Any]]]
+    """Id, time and specification of each."""
+    states: dict[str, int]
+    hosts: dict[str, int]
+    """Host -> number of runs."""
+
+
+def describe_sweep(session: Session, sweep_ids: Sequence[int]) -> SweepDetails:
+    """The details of some submissions."""
+    stored = session.scalars(select(Sweep).where(Sweep.id.in_(sweep_ids)).order_by(Sweep.id))
+    jobs = select(SweepJob.job_id).where(SweepJob.sweep_id.in_(sweep_ids))
+    counts = select(Job.state, func.count()).where(Job.id.in_(jobs)).group_by(Job.state)
+    hosts: dict[str, int] = {}
+    for worker in session.scalars(select(Run.worker).where(Run.job_id.in_(jobs))):
+        host = worker.rsplit("-", 2)[0]
+        hosts[host] = hosts.get(host, 0) + 1
+    return SweepDetails(
+        [(sweep.id, sweep.created_at, sweep.spec) for sweep in stored],
+        {str(row[0]): int(row[1]) for row in session.execute(counts)},
+        hosts,
+    )
+
+
 def estimate_seconds(session: Session, specs: Iterable[AnySpec]) -> list[float | None]:
     """For each spec, the median wall time of the finished runs of the same cell; None if there are none.
 

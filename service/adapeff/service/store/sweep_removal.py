@@ -1,0 +1,79 @@
+"""Remove a sweep with everything that only it needs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from adapeff.service.errors import JobError
+from adapeff.service.store.in_list import is_one_of
+from adapeff.service.store.tables import Artifact, Job, JobSource, Run, Sweep, SweepJob
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What removing a sweep removes, and what it leaves."""
+
+    sweep_ids: tuple[int, ...]
+    job_ids: tuple[int, ...]
+    """Jobs that no other sweep uses and no other job builds on."""
+    kept_jobs: int
+    runs: int
+    folders: tuple[str, ...]
+    """Of the runs."""
+    artifact_bytes: int
+
+
+def plan_removal(session: Session, sweep_ids: Sequence[int]) -> Removal:
+    """Find what removing these submissions would remove.
+
+    Raises:
+        JobError: if one of the jobs is queued or running.
+    """
+    of_sweep = select(SweepJob.job_id).where(SweepJob.sweep_id.in_(sweep_ids))
+    of_others = select(SweepJob.job_id).where(SweepJob.sweep_id.not_in(sweep_ids))
+    jobs = session.execute(select(Job.id, Job.state).where(Job.id.in_(of_sweep), Job.id.not_in(of_others))).all()
+    own = {row.id for row in jobs}
+    sources = session.execute(select(JobSource.job_id, JobSource.source_id))
+    needed = {row.source_id for row in sources if row.job_id not in own}
+    removed = [row for row in jobs if row.id not in needed]
+    active = [row.id for row in removed if row.state in ("queued", "running")]
+    if active:
+        raise JobError(
+            f"{len(active)} of its jobs are queued or running, such as job {active[0]}; cancel them first with "
+            "adapeff cancel --sweep"
+        )
+    ids = [row.id for row in removed]
+    runs = session.execute(select(Run.id, Run.folder).where(is_one_of(session, Run.job_id, ids))).all()
+    size = session.scalar(
+        select(func.sum(Artifact.bytes)).where(is_one_of(session, Artifact.run_id, [run.id for run in runs]))
+    )
+    total = session.scalar(select(func.count(func.distinct(SweepJob.job_id))).where(SweepJob.sweep_id.in_(sweep_ids)))
+    folders = tuple(sorted({run.folder for run in runs if run.folder}))
+    return Removal(tuple(sweep_ids), tuple(ids), (total or 0) - len(ids), len(runs), folders, int(size or 0))
+
+
+def remove(session: Session, removal: Removal) -> None:
+    """Delete the rows; runs, measurements and curves go with their jobs. The folders are removed after the commit."""
+    for start in range(0, len(removal.job_ids), 500):
+        chunk = removal.job_ids[start : start + 500]
+        session.execute(delete(JobSource).where(JobSource.job_id.in_(chunk)))
+    session.execute(delete(Sweep).where(Sweep.id.in_(removal.sweep_ids)))
+    for start in range(0, len(removal.job_ids), 500):
+        session.execute(delete(Job).where(Job.id.in_(removal.job_ids[start : start + 500])))
+
+
+def remove_folders(folders: Sequence[str], artifacts: Path) -> int:
+    """Remove the runs' folders that lie in the folder of artifacts, and give their number; others are left alone."""
+    root, removed = artifacts.resolve(), 0
+    for folder in folders:
+        path = Path(folder).resolve()
+        if path.is_dir() and root in path.parents:
+            shutil.rmtree(path, ignore_errors=True)
+            removed += not path.exists()
+    return removed
