@@ -6,6 +6,7 @@ methods interleaved in one process, on the same model, hardware and precision. A
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +21,7 @@ from adapeff.service.measurements import (
 )
 from adapeff.service.reporting.profiles import Figure, ProfileTable
 from adapeff.service.reporting.table import Row, Table
+from adapeff.service.specs.job import Training
 
 Basis = Literal["paired", "counted", "unpaired", "none"]
 CostName = Literal["train", "flops", "latency", "memory", "stored", "energy"]
@@ -78,17 +80,23 @@ def fitting_profiles(table: Table, profiles: Sequence[ProfileTable]) -> tuple[Pr
 
 
 def find_pairing(table: Table, fitting: Sequence[ProfileTable]) -> Pairing | None:
-    """The profile that has the most of the table's methods, at least two; the first of several.
+    """The profile that has the most of the table's methods, at least two, at a batch close to the training's.
+
+    A method can be cheaper than the reference at one shape and dearer at another. Of several, the first.
 
     Args:
         fitting: as `fitting_profiles` gives them.
     """
     names = {str(row.plugin) for row in table.rows}
+    trained_with = table.settings.get("batch_size", Training.model_fields["batch_size"].default)
 
     def covered(profile: ProfileTable) -> int:
         return len(names & {row.label for row in profile.training})
 
-    profile = max(fitting, key=covered, default=None)
+    def fit(profile: ProfileTable) -> tuple[int, float]:
+        return covered(profile), -abs(math.log(profile.settings["batch"] / trained_with))
+
+    profile = max(fitting, key=fit, default=None)
     if profile is None or covered(profile) < 2:
         return None
     shapes = tuple(column for column in profile.latency_columns if not column.endswith(" ratio"))
