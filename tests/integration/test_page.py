@@ -17,7 +17,7 @@ from tests.integration.stored import store_profile
 from tests.integration.test_claims import curves
 from tests.integration.test_report import store
 
-VOID = {"meta", "input", "br", "polyline"}
+VOID = {"meta", "input", "br", "img"}
 
 
 class Page(HTMLParser):

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from adapeff.cli.render.markdown import report_markdown, target_grids
-from adapeff.cli.render.plots import plot_points
 from adapeff.service.reporting.columns import Price
 from adapeff.service.reporting.export import open_export
 from adapeff.service.reporting.notes import table_notes
@@ -368,20 +367,6 @@ def test_unfinished_jobs_are_counted(database: Database) -> None:
         job_creation.create_jobs(session, [spec(5), spec(6)], priority=5, max_failures=3)
 
     assert report(database).unfinished == {"queued": 2}
-
-
-def test_picture_shows_every_method_once_per_panel(database: Database, tmp_path: Path) -> None:
-    from adapeff.cli.render.plots import plot_report
-
-    store(database, "full", 0, 0.8, 100)
-    store(database, "full", 1, 0.9, 300)
-    store(database, "lora", 0, 0.7, 50)
-
-    points = plot_report(report(database), tmp_path / "p.svg")
-
-    assert points == plot_points(report(database))
-    assert [(p.method, p.mean_seconds, round(p.mean_score, 6)) for p in points] == [("full", 200, 85), ("lora", 50, 70)]
-    assert "<svg" in (tmp_path / "p.svg").read_text()
 
 
 def test_markdown_is_as_reviewed(database: Database) -> None:

@@ -17,12 +17,12 @@ from adapeff.cli.render.grids import markdown_grids, print_first_screen, print_g
 from adapeff.cli.render.latex import latex_grids
 from adapeff.cli.render.markdown import report_markdown
 from adapeff.cli.render.page.page import report_page
-from adapeff.cli.render.plots import plot_report
+from adapeff.cli.render.pictures.catalog import PICTURES, save_picture
 from adapeff.cli.render.profiles import profile_grids, profile_title
 from adapeff.cli.render.report_tables import print_report_tables
 from adapeff.cli.render.tables import print_table, stdout
 from adapeff.cli.render.text import spreadsheet_cell
-from adapeff.service.errors import ConfigError, SpecError
+from adapeff.service.errors import ConfigError, SpecError, suggest
 from adapeff.service.reporting.grids import Grid, grid_documents, grid_rows
 from adapeff.service.reporting.notes import profile_notes
 from adapeff.service.reporting.profiles import ProfileTable, profile_rows
@@ -32,6 +32,7 @@ from adapeff.service.reporting.views import VIEWS, build_view
 
 ReportFormat = Literal["table", "markdown", "latex", "json", "csv"]
 PageFormat = Literal["table", "markdown", "latex", "json", "csv", "html"]
+ALL_PICTURES = "all"
 _PLOT_SUFFIXES = (".png", ".pdf", ".svg")
 
 
@@ -141,11 +142,30 @@ def check_plot(path: Path) -> None:
         raise ConfigError("--plot needs matplotlib, which is not installed; run pip install 'adapeff[plot]'")
 
 
-def save_plot(report: Report, path: Path) -> None:
-    """Save the report's plot.
+def save_plot(report: Report, name: str, path: Path) -> None:
+    """Save a picture of the report; `all` saves each that has content, with its name before the file's.
 
     Raises:
         SpecError: if there is nothing to draw.
     """
-    plot_report(report, path)
-    note(f"saved {path}")
+    if name != ALL_PICTURES:
+        save_picture(report, name, path)
+        note(f"saved {path}")
+        return
+    for each in PICTURES:
+        file = path.with_name(f"{each}-{path.name}")
+        try:
+            save_picture(report, each, file)
+            note(f"saved {file}")
+        except SpecError as error:
+            note(str(error))
+
+
+def check_picture(name: str) -> None:
+    """Refuse an unknown picture, before any work.
+
+    Raises:
+        SpecError: with the known names.
+    """
+    if name not in (*PICTURES, ALL_PICTURES):
+        raise SpecError(f"there is no picture '{name}'; {suggest(name, [*PICTURES, ALL_PICTURES])}")

@@ -11,8 +11,10 @@ from adapeff.cli import completion
 from adapeff.cli.invocation import Invocation
 from adapeff.cli.options import AllJobs, Json, check_exclusive
 from adapeff.cli.output import (
+    ALL_PICTURES,
     PageFormat,
     check_folder,
+    check_picture,
     check_plot,
     print_grids_as,
     print_report,
@@ -20,6 +22,7 @@ from adapeff.cli.output import (
     save_plot,
     write_page,
 )
+from adapeff.cli.render.pictures.catalog import PICTURES
 from adapeff.cli.report_options import price_of, read_margin
 from adapeff.service.errors import SpecError, suggest
 from adapeff.service.reporting.index import build_index
@@ -67,7 +70,11 @@ def report(
         typer.Option(help="How far below the reference still counts as equal: 1pt (points), or 0.005; default: 1pt."),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Save a plot of quality against training time to this file.")
+        tuple[str, Path] | None,
+        typer.Option(
+            metavar="NAME FILE",
+            help=f"Save a picture: {', '.join(PICTURES)}, or {ALL_PICTURES}; FILE ends in .png, .svg or .pdf.",
+        ),
     ] = None,
     allow_mixed: Annotated[
         bool,
@@ -90,6 +97,8 @@ def report(
 
         adapeff report --all --view full --format markdown > report.md
 
+        adapeff report demo --plot forest demo.png
+
         adapeff report demo --format html -o demo.html
 
         adapeff report demo --margin 2pt --reference lora
@@ -97,7 +106,8 @@ def report(
         adapeff report demo --json | jq '.[] | select(.figure == "quality")'
     """
     if plot is not None:
-        check_plot(plot)
+        check_picture(plot[0])
+        check_plot(plot[1])
     check_exclusive("a sweep", bool(chosen_sweeps), "--all", all_jobs)
     check_exclusive("--json", as_json, f"--format {form}", form not in ("table", "json"))
     if view is not None and view not in (*VIEWS, FULL):
@@ -126,4 +136,4 @@ def report(
     else:
         print_view(built, view or "summary", "json" if as_json else form)
     if plot is not None:
-        save_plot(built, plot)
+        save_plot(built, *plot)

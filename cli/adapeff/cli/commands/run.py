@@ -78,7 +78,7 @@ def run(
             print_view(report, "summary", "table")
             note(f"more: adapeff report {spec.name} --view quality, languages, training, inference, ..., full")
         if plot is not None:
-            save_plot(report, plot)
+            save_plot(report, "pareto", plot)
         raise_for_failures(database, submission.job_ids)
         if failure is not None:
             raise failure

@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 
 from adapeff.cli.render.grids import is_text
+from adapeff.cli.render.pictures.catalog import PICTURES, svg_of
 from adapeff.cli.render.text import printable
 from adapeff.service.reporting.decision import Decision
 from adapeff.service.reporting.first_screen import first_screens
@@ -28,10 +29,9 @@ def report_page(report: Report, title: str) -> str:
     policy = f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:"
     views = {name: build_view(report, name) for name in VIEWS if name != "summary"}
     shown = {name: grids for name, grids in views.items() if grids}
-    links = "".join(f'<a href="#{name}">{name}</a>' for name in ("summary", *shown, "runs"))
-    body = "\n".join(
-        [*_summary(report), *(line for name in shown for line in _view(name, shown[name])), *_runs(report)]
-    )
+    links = "".join(f'<a href="#{name}">{name}</a>' for name in ("summary", "pictures", *shown, "runs"))
+    shown_views = (line for name in shown for line in _view(name, shown[name]))
+    body = "\n".join((*_summary(report), *_pictures(report), *shown_views, *_runs(report)))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
@@ -62,6 +62,17 @@ def _summary(report: Report) -> Iterator[str]:
     states = ", ".join(f"{count} {state}" for state, count in sorted(report.unfinished.items()))
     if states:
         yield f'<p class="note">Not in the report: {_text(states)}.</p>'
+
+
+def _pictures(report: Report) -> Iterator[str]:
+    """Every picture that has content; as images, so that their styles stay their own."""
+    drawn = {name: svg for name in PICTURES if (svg := svg_of(report, name)) is not None}
+    yield '<h2 id="pictures">pictures</h2>'
+    if not drawn:
+        yield '<p class="note">None: nothing to draw, or matplotlib is not installed.</p>'
+    for name, svg in drawn.items():
+        data = base64.b64encode(svg.encode()).decode()
+        yield f'<h3>{name}</h3><img class="picture" alt="{name}" src="data:image/svg+xml;base64,{data}">'
 
 
 def _view(name: str, grids: Sequence[Grid]) -> Iterator[str]:
