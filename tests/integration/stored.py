@@ -23,9 +23,14 @@ def store_profile(
     *,
     device: str = "Test CPU",
     shape: tuple[int, int] = (1, 64),
+    latency_of: Mapping[str, tuple[float, float]] | None = None,
+    forward_flops: Mapping[str, float] | None = None,
     **settings: Any,
 ) -> int:
     """A finished profile of `full` and the methods with these ratios of a training step and of a forward pass.
+
+    Args:
+        latency_of: the interval of a method's forward pass, which takes 1 s.
 
     Returns:
         Its job id.
@@ -42,6 +47,13 @@ def store_profile(
         for name, where in (("step_latency_s", {}), ("latency_s", {"batch": batch, "length": length})):
             event = {"event": "measurement", "name": name, "value": 1.0, "unit": "s", "statistic": "p50"}
             found.take({**event, "variant": variant, **where})
+        for side, seconds in zip(("low", "high"), (latency_of or {}).get(method, ()), strict=False):
+            event = {"event": "measurement", "name": "latency_s", "value": seconds, "unit": "s"}
+            at = {"statistic": f"p50_{side}", "batch": batch, "length": length}
+            found.take({**event, "variant": variant, **at})
+    for method, flops in (forward_flops or {}).items():
+        event = {"event": "measurement", "name": "step_flops", "value": flops, "unit": "1", "phase": "forward"}
+        found.take({**event, "variant": {"method": method}})
     for name, ratios, where in (
         ("step_ratio", {"full": (1.0, 1.0, 1.0), **steps}, {}),
         ("latency_ratio", {"full": (1.0, 1.0, 1.0), **(latency or steps)}, {"batch": batch, "length": length}),

@@ -44,6 +44,7 @@ def store(database: Database, method: str, seed: int, accuracy: float, seconds: 
     disturbed: Any = changes.pop("disturbed", {})
     environment: Any = changes.pop("environment", {})
     curves: Any = changes.pop("curves", {})
+    figures: Any = changes.pop("figures", {})
     resolved: Any = {"model_revision": revision, **changes.pop("resolved", {})}  # type: ignore[dict-item]
     german, noise = float(str(changes.pop("german", 0.51))), changes.pop("noise", None)
     wanted = spec(seed, methods=[method], **{"settings": {"test_languages": ["en", "de"]}, **changes})
@@ -72,6 +73,7 @@ def store(database: Database, method: str, seed: int, accuracy: float, seconds: 
         "trainable_parameters_method": (1000 if method == "full" else 10, "1"),
         "trainable_parameters_head": (5, "1"),
         "peak_memory_process_bytes": (2**30 * seconds / 100, "B"),
+        **figures,
     }
     for name, (value, unit) in single.items():
         found.take({"event": "measurement", "name": name, "value": value, "unit": unit})

@@ -11,9 +11,10 @@ from adapeff.cli.options import AllJobs, Json, SweepName, check_exclusive
 from adapeff.cli.output import ReportFormat, print_grids_as
 from adapeff.cli.report_options import price_of, read_margin
 from adapeff.service.errors import JobError, SpecError
-from adapeff.service.reporting.quantities import read_bytes, read_latency, read_price, read_rate
-from adapeff.service.reporting.recommend import Life, Limits, recommendation_grid
+from adapeff.service.reporting.quantities import read_bytes, read_latency, read_price, read_rate, read_storage_price
+from adapeff.service.reporting.recommend import Life, Limits
 from adapeff.service.reporting.recommend import recommend as recommend_method
+from adapeff.service.reporting.recommend_grids import recommendation_grids
 from adapeff.service.reporting.report import Options, build_report
 from adapeff.service.reporting.selection import Selection
 from adapeff.service.store import sweeps
@@ -22,6 +23,7 @@ from adapeff.service.store import sweeps
 def recommend(
     context: typer.Context,
     sweep: SweepName = None,
+    named: Annotated[str | None, typer.Option("--sweep", help="The sweep, in place of the argument.")] = None,
     all_jobs: AllJobs = False,
     where: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only these runs, as for `report`.")
@@ -45,13 +47,20 @@ def recommend(
     price: Annotated[
         str | None, typer.Option(help="Price of a device hour, such as 2.5/h; default: the setting.")
     ] = None,
+    storage_price: Annotated[
+        str | None, typer.Option(help="Price of storage, such as 0.02/GiB-month; needs a price of devices.")
+    ] = None,
+    pscp: Annotated[
+        bool, typer.Option("--pscp", help="Add PEFT-Bench's score, which lowers quality by parameters, FLOPs, memory.")
+    ] = False,
     form: Annotated[ReportFormat, typer.Option("--format", help="Output format.")] = "table",
     as_json: Json = False,
 ) -> None:
-    """Rank the methods by whether they hold your limits, then by device hours over their life.
+    """Rank the methods by whether they hold your limits, then by their cost over a stated life.
 
-    Limits are held for sure, perhaps or not, by 95 % intervals. A latency counts only if it was measured at exactly the
-    shape; otherwise the command that measures it is printed.
+    Limits are held for sure, perhaps or not, by 95 % intervals; one seed is never sure. A latency counts only if it was
+    measured at exactly the shape; otherwise the command that measures it is printed. The cost is that of tuning,
+    training and serving (device hours), and of storage if it has a price. A second table says what it rests on.
 
     Examples:
 
@@ -61,6 +70,8 @@ def recommend(
 
         adapeff recommend demo --tasks-planned 20 --requests 1e6/month --serve-at 32x32 --price 2.5/h
     """
+    check_exclusive("a sweep", sweep is not None, "--sweep", named is not None)
+    sweep = sweep or named
     check_exclusive("a sweep", sweep is not None, "--all", all_jobs)
     check_exclusive("--min-quality", min_quality is not None, "--margin", margin is not None)
     check_exclusive("--json", as_json, f"--format {form}", form not in ("table", "json"))
@@ -73,13 +84,16 @@ def recommend(
     invocation = Invocation.of(context)
     setting = price_of(invocation.settings)
     hourly = read_price("--price", price) if price else setting.hourly if setting else None
+    stored = read_storage_price("--storage-price", storage_price) if storage_price else None
+    if stored is not None and hourly is None:
+        raise SpecError("--storage-price needs the price of a device hour to add up; add --price, such as 2.5/h")
     limits = Limits(min_quality, seconds, served, read_bytes("--max-memory", max_memory) if max_memory else None)
-    life = Life(tasks_planned, read_rate("--requests", requests) if requests else None, months, hourly)
+    life = Life(tasks_planned, read_rate("--requests", requests) if requests else None, months, hourly, stored)
     options = Options(margin=read_margin(margin), selection=Selection.parse(where or ()))
     with invocation.database() as database, database.session(read_only=True) as session:
         sweep_ids = None if all_jobs else sweeps.find_sweep_ids(session, sweep)
         decisions = build_report(session, sweep_ids=sweep_ids, options=options).decisions
     if not decisions:
         raise JobError("no job has finished yet, so there is nothing to recommend; see `adapeff status`")
-    grids = [recommendation_grid(recommend_method(decision, limits, life)) for decision in decisions]
-    print_grids_as(grids, "json" if as_json else form)
+    found = [recommend_method(decision, limits, life, with_pscp=pscp) for decision in decisions]
+    print_grids_as([grid for each in found for grid in recommendation_grids(each)], "json" if as_json else form)

@@ -3,15 +3,17 @@
 "A Comprehensive Analysis of Adapter Efficiency" (Mundra et al. 2024, arXiv:2305.07491) claims that adapters are dearer
 to train than full fine-tuning, slightly slower to serve, and that multi-task training is as easy to extend and trains
 faster. Each claim is judged per model, task and method, at the measured shapes: supported or contradicted if the 95 %
-interval of a paired ratio lies on one side of 1, undecided if it contains 1, and not measured without a profile.
+interval of a paired ratio lies on one side of 1, undecided if it contains 1, and not measured without a profile. An
+adapter that never gets as good as asked has no cost of getting there: the claim's cost is then unbounded in these runs,
+which is said in words of its own, never reached.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from adapeff.service.errors import AdapeffError
@@ -20,12 +22,16 @@ from adapeff.service.plugins.plugin_reference import PluginReference
 from adapeff.service.reporting.convergence import TargetCell
 from adapeff.service.reporting.decision import Decision, Line
 from adapeff.service.reporting.first_screen import short_model
-from adapeff.service.reporting.grids import MISSING, Grid, Heading, ratio, words
+from adapeff.service.reporting.grids import MISSING, Grid, Heading, Value, ratio, words
+from adapeff.service.reporting.profiles import ProfileTable
 
 if TYPE_CHECKING:
     from adapeff.service.reporting.report import Report
 
-Outcome = Literal["supported", "contradicted", "undecided", "not measured"]
+Outcome = Literal["supported", "contradicted", "undecided", "never reached", "not measured"]
+Rates = Literal["default", "tuned", "set", "–"]
+_OUTCOMES: tuple[Outcome, ...] = ("supported", "contradicted", "undecided", "never reached", "not measured")
+_RATES: Mapping[str, Rates] = {"tuned": "tuned", "set in the sweep": "set"}
 TARGETS = (0.99, 0.95)
 """Shares of the reference's best validation score that count as equal quality, the strictest first."""
 
@@ -36,6 +42,18 @@ CLAIMS = (DEARER, SLOWER, MULTITASK)
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """A ratio to the reference with its 95 % interval."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+NO_RATIO = Ratio(None, None, None)
+
+
+@dataclass(frozen=True)
 class Judgement:
     """One claim on one method, model and task."""
 
@@ -43,17 +61,19 @@ class Judgement:
     model: str
     task: str
     method: str
-    rates: Literal["default", "tuned", "–"]
-    """Where its learning rate comes from."""
-    regime: str
-    """The shape of the measurement, and how it was executed."""
+    device: str
+    rates: Rates
+    """Where its learning rate comes from: the method's default, a search, or the sweep."""
     outcome: Outcome
-    value: float | None
-    low: float | None
-    high: float | None
-    """Ratio to the reference with its 95 % interval."""
     test: str
-    """What the outcome rests on, or what would measure it."""
+    """What the outcome rests on, or what is missing."""
+    found: Ratio = NO_RATIO
+    regime: str = "–"
+    """The shape of the measurement, and how it was executed."""
+    target: float | None = None
+    """The share of the reference's best score that counts as equal quality."""
+    plugin: str = ""
+    """The method as a profile takes it."""
 
 
 def judge(report: Report) -> list[Judgement]:
@@ -78,130 +98,177 @@ def is_adapter(plugin: PluginReference) -> bool:
 
 def _dearer(decision: Decision, line: Line) -> Iterator[Judgement]:
     """Time to a share of the reference's best score: steps to it x paired time of a step."""
-    table, cost = decision.table, line.costs["train"]
+    if not decision.table.targets:
+        yield _judgement(DEARER, decision, line, "not measured", "no validation curves of the reference")
     for target in TARGETS:
         own, reference = (_target(decision, method, target) for method in (line.method, line.row.reference))
-        if own is None or reference is None or reference.mean is None:
-            continue
-        share = f"{target:.0%} of {line.row.reference}'s best score"
-        if own.mean is None:
-            test = f"never reaches {share} ({own.seeds} seeds), so it has no equal quality to compare at"
-            yield _judgement(DEARER, decision, line, _regime(decision, cost.shape), "undecided", None, None, None, test)
-            continue
-        steps = own.mean.steps / reference.mean.steps
-        reached = f"{own.reached} of {own.seeds} seeds reach {share}, in {steps:.2f}x the steps"
-        if cost.ratio is None or cost.low is None or cost.high is None:
-            test = f"{reached}; no paired time of a step: {_profile_command(decision, line)}"
-            yield _judgement(DEARER, decision, line, "–", "not measured", None, None, None, test)
-            continue
-        fewest, most = _steps_range(own.mean.steps, reference.mean.steps, own.resolution)
-        low, high = fewest * cost.low, most * cost.high
-        outcome = _outcome(low, high) if own.reached == own.seeds else "undecided"
-        test = f"{reached}, times the paired time of a step"
-        value = steps * cost.ratio
-        yield _judgement(DEARER, decision, line, _regime(decision, cost.shape), outcome, value, low, high, test)
-    if not table.targets:
-        test = "no validation curves of the reference"
-        yield _judgement(DEARER, decision, line, "–", "not measured", None, None, None, test)
+        if own is not None and reference is not None:
+            yield replace(_to_target(decision, line, own, reference), target=target)
 
 
-def _steps_range(own: float, reference: float, resolution: float) -> tuple[float, float]:
-    """The ratio of steps if either target was reached just after the validation before."""
-    earliest = reference - resolution
-    return max(0.0, own - resolution) / reference, own / earliest if earliest > 0 else math.inf
+def _to_target(decision: Decision, line: Line, own: TargetCell, reference: TargetCell) -> Judgement:
+    name, cost = line.row.reference, line.costs["train"]
+    share = f"{own.target:.0%} of {name}'s best score"
+    if own.mean is None:
+        test = f"no seed of {own.seeds} reaches {share} within {own.budget:g} steps"
+        return _judgement(DEARER, decision, line, "never reached", test)
+    if reference.mean is None:
+        return _judgement(DEARER, decision, line, "undecided", f"no seed of {name} reaches {share}")
+    steps = own.mean.steps / reference.mean.steps
+    reached = f"{own.reached} of {own.seeds} seeds reach {share}, in {steps:.2f}x the steps"
+    if reference.reached < reference.seeds:
+        reached += f"; {reference.reached} of {reference.seeds} seeds of {name} do"
+    if cost.ratio is None or cost.low is None or cost.high is None:
+        return _judgement(DEARER, decision, line, "not measured", f"{reached}; no paired time of a step")
+    fewest, most = _steps_range(own, reference)
+    found = Ratio(steps * cost.ratio, fewest * cost.low, None if most is None else most * cost.high)
+    is_complete = own.reached == own.seeds and reference.reached == reference.seeds
+    outcome = _outcome(found) if is_complete else "undecided"
+    if most is None:
+        reached += f" (at least {fewest:.2f}x; {name} is there by its first validation, so validate more often)"
+    return _judgement(DEARER, decision, line, outcome, f"{reached}, times the paired time of a step", found, cost.shape)
+
+
+def _steps_range(own: TargetCell, reference: TargetCell) -> tuple[float, float | None]:
+    """The ratio of steps over all pairs of seeds, if either target was reached just after the validation before.
+
+    The upper end is None if the reference may have reached it at any step up to its first validation.
+    """
+    earliest = reference.fewest - reference.resolution
+    least = max(0.0, own.fewest - own.resolution) / reference.most
+    return least, own.most / earliest if earliest > 0 else None
 
 
 def _target(decision: Decision, method: str, target: float) -> TargetCell | None:
     cells = decision.table.targets.get(method, ())
-    return next((cell for cell in cells if abs(cell.target - target) < 1e-9), None)
+    return next((cell for cell in cells if math.isclose(cell.target, target)), None)
 
 
 def _slower(decision: Decision, line: Line) -> Iterator[Judgement]:
-    """Paired ratios of a forward pass, as trained, at every shape of the profile."""
-    pairing, label = decision.pairing, str(line.row.plugin)
-    row = next((row for row in pairing.profile.latency if row.label == label), None) if pairing else None
-    if pairing is None or row is None:
-        test = f"no paired latency: {_profile_command(decision, line)}"
-        yield _judgement(SLOWER, decision, line, "–", "not measured", None, None, None, test)
-        return
-    for shape in pairing.latency_shapes:
-        figure = row.figures.get(f"{shape} ratio")
-        if figure is not None and figure.low is not None and figure.high is not None:
-            outcome = _outcome(figure.low, figure.high)
-            values = (figure.value, figure.low, figure.high)
-            test = "paired forward passes, as trained"
-            yield _judgement(SLOWER, decision, line, _regime(decision, shape), outcome, *values, test)
+    """Paired ratios of a forward pass, as trained, at every shape that a profile measured."""
+    found = _latency_ratios(decision, line)
+    if not found:
+        yield _judgement(SLOWER, decision, line, "not measured", "no paired latency")
+    for shape, (profile, of_shape) in found.items():
+        test = f"paired forward passes, as trained, of profile job {profile.job_id}"
+        judged = _judgement(SLOWER, decision, line, _outcome(of_shape), test, of_shape)
+        yield replace(judged, regime=_regime(profile, shape))
+
+
+def _latency_ratios(decision: Decision, line: Line) -> dict[str, tuple[ProfileTable, Ratio]]:
+    """Shape -> the preferred profile that measured it, and the ratio."""
+    found: dict[str, tuple[ProfileTable, Ratio]] = {}
+    for profile in decision.profiles:
+        row = next((row for row in profile.latency if row.label == str(line.row.plugin)), None)
+        for column, figure in row.figures.items() if row else ():
+            if column.endswith(" ratio") and figure.low is not None and figure.high is not None:
+                found.setdefault(column.removesuffix(" ratio"), (profile, Ratio(figure.value, figure.low, figure.high)))
+    return found
 
 
 def _multi_task(report: Report) -> Iterator[Judgement]:
     for model in dict.fromkeys(decision.table.model for decision in report.decisions):
         test = "adapeff does not train one model on several tasks yet"
-        yield Judgement(MULTITASK, model, "–", "–", "–", "–", "not measured", None, None, None, test)
+        yield Judgement(MULTITASK, model, "–", "–", "–", "–", "not measured", test)
 
 
-def _outcome(low: float, high: float) -> Outcome:
-    return "supported" if low > 1 else "contradicted" if high < 1 else "undecided"
+def _outcome(found: Ratio) -> Outcome:
+    if found.low is not None and found.low > 1:
+        return "supported"
+    return "contradicted" if found.high is not None and found.high < 1 else "undecided"
 
 
-def _regime(decision: Decision, shape: str) -> str:
-    if decision.pairing is None or not shape:
-        return "–"
-    execution = "compiled" if decision.pairing.profile.settings.get("compile") else "eager"
-    return f"{shape}, {execution}"
-
-
-def _profile_command(decision: Decision, line: Line) -> str:
-    return f"adapeff profile --model {decision.table.model} --method '{line.row.plugin}'"
+def _regime(profile: ProfileTable, shape: str) -> str:
+    return f"{shape}, {'compiled' if profile.settings.get('compile') else 'eager'}"
 
 
 def _judgement(
-    claim: str,
-    decision: Decision,
-    line: Line,
-    regime: str,
-    outcome: Outcome,
-    value: float | None,
-    low: float | None,
-    high: float | None,
-    test: str,
+    claim: str, decision: Decision, line: Line, outcome: Outcome, test: str, found: Ratio = NO_RATIO, shape: str = ""
 ) -> Judgement:
-    rates: Literal["default", "tuned"] = "tuned" if line.row.learning_rate_source == "tuned" else "default"
     table = decision.table
-    return Judgement(claim, table.model, table.task, line.method, rates, regime, outcome, value, low, high, test)
+    return Judgement(
+        claim,
+        table.model,
+        table.task,
+        line.method,
+        f"{table.environment.get('device_name')} {table.environment.get('precision')}",
+        _RATES.get(line.row.learning_rate_source, "default"),
+        outcome,
+        test,
+        found,
+        _regime(decision.pairing.profile, shape) if decision.pairing is not None and shape else "–",
+        plugin=str(line.row.plugin),
+    )
 
 
 def claims_grids(report: Report) -> list[Grid]:
-    """A grid per claim, with a sentence that counts its outcomes."""
+    """A grid per claim, with a sentence on the methods as a family."""
     judgements = judge(report)
     return [_grid(claim, [each for each in judgements if each.claim == claim]) for claim in CLAIMS]
 
 
+_COLUMNS: Mapping[Heading, Callable[[Judgement], Value]] = {
+    Heading("model", "model"): lambda each: words(short_model(each.model)),
+    Heading("task", "task"): lambda each: words(each.task),
+    Heading("method", "method"): lambda each: words(each.method),
+    Heading("device", "device"): lambda each: words(each.device),
+    Heading("rates", "rates"): lambda each: words(each.rates),
+    Heading("quality", "target"): lambda each: words(f"{each.target:.0%}") if each.target else MISSING,
+    Heading("shape", "regime"): lambda each: words(each.regime),
+    Heading("x reference", "ratio"): lambda each: ratio(each.found.value, each.found.low, each.found.high),
+    Heading("verdict", "verdict"): lambda each: words(each.outcome),
+    Heading("rests on", "test"): lambda each: words(each.test),
+}
+_ONLY_IF_SEVERAL = ("model", "device", "target")
+
+
 def _grid(claim: str, judgements: Sequence[Judgement]) -> Grid:
-    headings = (
-        *(Heading(text, text) for text in ("model", "task", "method")),
-        Heading("rates", "rates"),
-        Heading("shape", "regime"),
-        Heading("x reference", "ratio"),
-        Heading("verdict", "verdict"),
-        Heading("rests on", "test"),
-    )
-    rows = tuple(
-        (
-            words(short_model(each.model)),
-            *map(words, (each.task, each.method, each.rates, each.regime)),
-            MISSING if each.value is None else ratio(each.value, each.low, each.high),
-            words(each.outcome),
-            words(each.test),
-        )
-        for each in judgements
-    )
-    notes = [_sentence(judgements)] if judgements else ["No adapter method in this report."]
-    if claim == DEARER and rows:
-        notes.append("Intervals: paired time of a step; steps to a target are known to one validation.")
-    return Grid(f"claim: {claim}", headings, rows, tuple(notes))
+    """The columns that tell rows apart, and the verdicts; what all rows share stands in a note."""
+    if not judgements:
+        return Grid(f"claim: {claim}", (), (), ("No adapter method in this report.",))
+    cells = {heading: [read(each) for each in judgements] for heading, read in _COLUMNS.items()}
+    shown = {
+        heading: of_column
+        for heading, of_column in cells.items()
+        if heading.key not in _ONLY_IF_SEVERAL or len({cell.text for cell in of_column}) > 1
+    }
+    shared = [f"{heading.text} {cells[heading][0].text}" for heading in cells.keys() - shown.keys()]
+    notes = [
+        *_families(judgements),
+        *([f"All rows: {', '.join(sorted(note for note in shared if not note.endswith('–')))}."] if shared else []),
+        *_commands(judgements),
+    ]
+    if claim == DEARER:
+        notes.append("Intervals: steps over all pairs of seeds, known to one validation, x paired time of a step.")
+    rows = tuple(zip(*shown.values(), strict=True))
+    return Grid(f"claim: {claim}", tuple(shown), rows, tuple(notes))
 
 
-def _sentence(judgements: Sequence[Judgement]) -> str:
-    counts = Counter(each.outcome for each in judgements)
-    order: tuple[Outcome, ...] = ("supported", "contradicted", "undecided", "not measured")
-    return f"{', '.join(f'{counts[outcome]} {outcome}' for outcome in order if counts[outcome])}."
+def _families(judgements: Sequence[Judgement]) -> Iterator[str]:
+    """A sentence on all methods together: the verdict on which all that were decided agree, and the counts."""
+    for target in dict.fromkeys(each.target for each in judgements):
+        found = [each for each in judgements if each.target == target]
+        counts = Counter(each.outcome for each in found)
+        decided = [outcome for outcome in _OUTCOMES[:2] if counts[outcome]]
+        if len(decided) == 2:
+            sides = "; ".join(f"{outcome}: {_methods(found, outcome)}" for outcome in decided)
+            verdict = f"mixed ({sides})"
+        else:
+            verdict = decided[0] if decided else counts.most_common(1)[0][0]
+        at = f" at {target:.0%} of the reference's best score" if target else ""
+        listed = ", ".join(f"{counts[outcome]} {outcome}" for outcome in _OUTCOMES if counts[outcome])
+        yield f"As a family{at}: {verdict}. Rows: {listed}."
+
+
+def _methods(judgements: Sequence[Judgement], outcome: Outcome) -> str:
+    return ", ".join(dict.fromkeys(each.method for each in judgements if each.outcome == outcome))
+
+
+def _commands(judgements: Sequence[Judgement]) -> Iterator[str]:
+    """One profile per model measures everything that is missing."""
+    missing: dict[str, dict[str, None]] = {}
+    for each in judgements:
+        if each.outcome == "not measured" and each.plugin:
+            missing.setdefault(each.model, {})[each.plugin] = None
+    for model, methods in missing.items():
+        yield f"To measure what is missing: adapeff profile --model {model} --method '{','.join(methods)}'"

@@ -43,6 +43,11 @@ class TargetCell:
     mean: Reached | None
     resolution: float = 0.0
     """Steps between two validations: the target was reached up to so many steps earlier."""
+    fewest: float = 0.0
+    most: float = 0.0
+    """The steps of the first and of the last seed that reached it."""
+    budget: float = 0.0
+    """The last validated step of the longest run."""
 
     @property
     def flops_per_step(self) -> float | None:
@@ -97,15 +102,19 @@ def to_targets(
 
 def _cell(seeds: Sequence[Curves], metric: str, target: float, score: float, *, higher_is_better: bool) -> TargetCell:
     resolution = max((_gap(curves.get(f"validation_{metric}", ())) for curves in seeds), default=0.0)
+    budget = max((point[0] for curves in seeds for point in curves.get(f"validation_{metric}", ())), default=0.0)
     reached = (when_reached(curves, metric, score, higher_is_better=higher_is_better) for curves in seeds)
     costs = [cost for cost in reached if cost is not None]
     if not costs:
-        return TargetCell(target, score, len(seeds), 0, None, resolution)
+        return TargetCell(target, score, len(seeds), 0, None, resolution, budget=budget)
     means: dict[str, Any] = {
         name: math.fsum(getattr(cost, name) for cost in costs) / len(costs)
         for name in ("steps", "samples", "compute_s", "flops")
     }
-    return TargetCell(target, score, len(seeds), len(costs), Reached(**means), resolution)
+    steps = [cost.steps for cost in costs]
+    return TargetCell(
+        target, score, len(seeds), len(costs), Reached(**means), resolution, min(steps), max(steps), budget
+    )
 
 
 def _gap(points: Sequence[Sequence[float]]) -> float:

@@ -6,6 +6,7 @@ methods interleaved in one process, on the same model, hardware and precision. A
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +21,7 @@ from adapeff.service.measurements import (
 )
 from adapeff.service.reporting.profiles import Figure, ProfileTable
 from adapeff.service.reporting.table import Row, Table
+from adapeff.service.specs.job import Training
 
 Basis = Literal["paired", "counted", "unpaired", "none"]
 CostName = Literal["train", "flops", "latency", "memory", "stored", "energy"]
@@ -72,15 +74,30 @@ class Pairing:
     latency_shapes: tuple[str, ...]
 
 
-def find_pairing(table: Table, profiles: Sequence[ProfileTable]) -> Pairing | None:
-    """The newest profile of the table's model, hardware and reference that has the most of its methods."""
+def fitting_profiles(table: Table, profiles: Sequence[ProfileTable]) -> tuple[ProfileTable, ...]:
+    """The profiles of the table's model, hardware and reference, each once."""
+    return tuple({profile.job_id: profile for profile in profiles if _fits(table, profile)}.values())
+
+
+def find_pairing(table: Table, fitting: Sequence[ProfileTable]) -> Pairing | None:
+    """The profile that has the most of the table's methods, at least two, at a batch close to the training's.
+
+    A method can be cheaper than the reference at one shape and dearer at another. Of several, the first.
+
+    Args:
+        fitting: as `fitting_profiles` gives them.
+    """
     names = {str(row.plugin) for row in table.rows}
-    fitting = [profile for profile in profiles if _fits(table, profile)]
-    covering = [(len(names & {row.label for row in profile.training}), profile) for profile in fitting]
-    if not covering:
-        return None
-    count, profile = max(covering, key=lambda found: (found[0], found[1].job_id))
-    if count < 2:
+    trained_with = table.settings.get("batch_size", Training.model_fields["batch_size"].default)
+
+    def covered(profile: ProfileTable) -> int:
+        return len(names & {row.label for row in profile.training})
+
+    def fit(profile: ProfileTable) -> tuple[int, float]:
+        return covered(profile), -abs(math.log(profile.settings["batch"] / trained_with))
+
+    profile = max(fitting, key=fit, default=None)
+    if profile is None or covered(profile) < 2:
         return None
     shapes = tuple(column for column in profile.latency_columns if not column.endswith(" ratio"))
     return Pairing(profile, f"{profile.settings['batch']}x{profile.settings['length']}", shapes)

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy
 
 from adapeff.service.measured import Display
-from adapeff.service.reporting.costs import Cost, CostName, Pairing, costs_of, find_pairing
+from adapeff.service.reporting.costs import Cost, CostName, Pairing, costs_of, find_pairing, fitting_profiles
 from adapeff.service.reporting.numbers import format_value
 from adapeff.service.reporting.profiles import ProfileTable
 from adapeff.service.reporting.table import Row, Table
@@ -76,6 +76,8 @@ class Decision:
     """Best by evidence first."""
     sentences: tuple[str, ...]
     pairing: Pairing | None
+    profiles: tuple[ProfileTable, ...] = ()
+    """All that fit the table, for shapes that the pairing did not measure: its sweep's first, each newest first."""
 
     @property
     def metric_display(self) -> Display:
@@ -93,13 +95,14 @@ def decide(
     """Compare every method of a table with the reference.
 
     Args:
-        profiles: of the same report; the one that fits the table gives the ratios of times.
+        profiles: those preferred first; of those that fit the table, one gives the ratios of times.
         margin: of non-inferiority, in the stored unit of the metric; None: `MARGIN`.
     """
     trained = [row for row in table.rows if not row.variant]
     by_name = {row.method: row for row in trained}
     reference = next((row for row in trained if row.method == row.reference), None)
-    pairing = find_pairing(table, profiles)
+    fitting = fitting_profiles(table, profiles)
+    pairing = find_pairing(table, fitting)
     used = _margin(table, reference, margin)
     typical = typical_seed_variance([_values(row) for row in trained])
     differences = [
@@ -113,7 +116,7 @@ def decide(
         _line(row, found, p, table, pairing, used) for row, found, p in zip(trained, differences, adjusted, strict=True)
     ]
     ordered = tuple(sorted(lines, key=lambda line: _rank(line, table)))
-    return Decision(table, used, ordered, tuple(_sentences(ordered, table, used)), pairing)
+    return Decision(table, used, ordered, tuple(_sentences(ordered, table, used)), pairing, fitting)
 
 
 def _margin(table: Table, reference: Row | None, margin: float | None) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -123,9 +123,17 @@ class _Run:
         return list(dict.fromkeys((key.batch, key.length) for key in ratios))
 
 
-def build_profiles(session: Session, *, sweep_ids: Sequence[int] | None = None) -> tuple[ProfileTable, ...]:
-    """Build a table for each finished profile of some submissions, or of all; the newest of its repeats."""
-    selected = job_queries.list_jobs(session, sweep_ids=sweep_ids, states=("succeeded",), kinds=("profile",))
+def build_profiles(
+    session: Session, *, sweep_ids: Sequence[int] | None = None, models: Container[str] | None = None
+) -> tuple[ProfileTable, ...]:
+    """Build a table for each finished profile of some submissions, or of all; the newest of its repeats.
+
+    Args:
+        sweep_ids: only profiles of these submissions; None: all.
+        models: only profiles of these models; None: of every model.
+    """
+    found = job_queries.list_jobs(session, sweep_ids=sweep_ids, states=("succeeded",), kinds=("profile",))
+    selected = [job for job in found if models is None or job.model in models]
     if not selected:
         return ()
     profiled = list({job.train_hash for job in selected})

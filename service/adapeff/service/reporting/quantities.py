@@ -1,4 +1,4 @@
-"""Quantities as people write them: 20ms@8x128, 2GiB, 1e6/month, 2.5/h."""
+"""Quantities as people write them: 20ms@8x128, 2GiB, 1e6/month, 2.5/h, 0.02/GiB-month."""
 
 from __future__ import annotations
 
@@ -60,6 +60,19 @@ def read_price(flag: str, text: str) -> float:
     if found is None:
         raise SpecError(f"{flag} is '{text}'; expected a price per device hour, such as 2.5/h")
     return _positive(flag, text, float(found[1]))
+
+
+def read_storage_price(flag: str, text: str) -> float:
+    """The price of a GiB stored for a month, `0.02/GiB-month` (also per GB).
+
+    Raises:
+        SpecError: naming the flag and what was expected.
+    """
+    found = re.fullmatch(_NUMBER + r"\s*(?:/\s*(GiB|GB)(?:-|/\s*)month)?", text.strip())
+    if found is None:
+        raise SpecError(f"{flag} is '{text}'; expected a price per GiB and month, such as 0.02/GiB-month")
+    price = _positive(flag, text, float(found[1]))
+    return price * 2**30 / 1e9 if found[2] == "GB" else price
 
 
 def _positive(flag: str, text: str, value: float) -> float:

@@ -31,6 +31,7 @@ from adapeff.service.reporting.runs import (
 from adapeff.service.reporting.selection import Selection
 from adapeff.service.reporting.table import REFERENCE, Context, Table, build_table
 from adapeff.service.reporting.variation import varying_keys
+from adapeff.service.specs.profile import PROFILE
 from adapeff.service.store import job_queries, sweeps
 
 
@@ -95,15 +96,24 @@ def _build(session: Session, sweep_ids: Sequence[int] | None, options: Options) 
     )
     tables = tuple(build_table(group, repeats_of[key], context) for key, group in groups.items())
     profiles = build_profiles(session, sweep_ids=sweep_ids)
+    apart = _measured_apart(session, tables) if sweep_ids is not None else ()
     counts = job_queries.count_by_state(session, sweep_ids=sweep_ids)
     return Report(
         tables,
         build_overviews(tables),
         profiles,
         {state: count for state, count in counts.items() if state != "succeeded"},
-        _decide(session, tables, finished, profiles, options),
+        _decide(session, tables, finished, [*reversed(profiles), *reversed(apart)], options),
         {result.run.run_id: result.run for result in finished},
     )
+
+
+def _measured_apart(session: Session, tables: Sequence[Table]) -> tuple[ProfileTable, ...]:
+    """The profiles that `adapeff profile` made of the tables' models, in whatever sweep the runs are."""
+    submissions = sweeps.ids_of_name(session, PROFILE)
+    if not submissions:
+        return ()
+    return build_profiles(session, sweep_ids=submissions, models={table.model for table in tables})
 
 
 def _decide(

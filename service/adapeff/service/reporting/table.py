@@ -58,6 +58,8 @@ class Row:
     """For each seed, the number of the repeat shown."""
     run_ids: tuple[int, ...] = ()
     """For each seed, its run."""
+    job_ids: tuple[int, ...] = ()
+    """For each seed, its job."""
     variant: str = ""
     """The label of the inference variant; '' for the model as trained."""
     reference: str = ""
@@ -227,6 +229,7 @@ def _rows(
             plugin=results[0].spec.method,
             repeats=tuple(seeds[seed].spec.repeat for seed in sorted(seeds)),
             run_ids=tuple(seeds[seed].run.run_id for seed in sorted(seeds)),
+            job_ids=tuple(seeds[seed].run.job_id for seed in sorted(seeds)),
             reference=compared.get(key.tuning, compared.get("", "")),
         )
         yield row

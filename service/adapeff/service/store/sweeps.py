@@ -92,14 +92,18 @@ def find_sweep_ids(session: Session, reference: str | None) -> list[int]:
     if reference is None:
         newest = select(Sweep.name).order_by(Sweep.id.desc()).limit(1).scalar_subquery()
         return list(session.scalars(select(Sweep.id).where(Sweep.name == newest).order_by(Sweep.id)))
-    wanted = select(Sweep.id).where(Sweep.name == reference)
-    found = list(session.scalars(wanted.order_by(Sweep.id)))
+    found = ids_of_name(session, reference)
     if not found and reference.isdecimal():
         found = list(session.scalars(select(Sweep.id).where(Sweep.id == min(int(reference), 2**31 - 1))))
     if not found:
         names = session.scalars(select(Sweep.name).distinct().order_by(Sweep.name).limit(20)).all()
         raise JobError(f"there is no sweep '{reference}'; known: {', '.join(names) or 'none yet'}")
     return found
+
+
+def ids_of_name(session: Session, name: str) -> list[int]:
+    """The ids of the submissions under a sweep's name; none if there is no such sweep."""
+    return list(session.scalars(select(Sweep.id).where(Sweep.name == name).order_by(Sweep.id)))
 
 
 def find_sweeps(session: Session, references: Sequence[str] | None) -> list[int]:
