@@ -65,10 +65,12 @@ def have_same_examples(first: Result, second: Result, scores: ExampleScores, lan
     are not known to be the same they may not.
     """
     ours, theirs = (scores.get((result.run.run_id, language)) for result in (first, second))
-    return ours is not None and theirs is not None and len(ours) == len(theirs) and _tested(first) == _tested(second)
+    return (
+        ours is not None and theirs is not None and len(ours) == len(theirs) and tested_on(first) == tested_on(second)
+    )
 
 
-def _tested(result: Result) -> tuple[Any, ...]:
+def tested_on(result: Result) -> tuple[Any, ...]:
     """What decides which examples a run was tested on, and what their scores are."""
     conditions = result.run.conditions
     resolved = conditions["resolved"]

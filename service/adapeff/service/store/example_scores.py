@@ -13,19 +13,11 @@ from adapeff.service.store.in_list import is_one_of
 from adapeff.service.store.tables import ExampleScores
 
 
-def load_example_scores(
-    session: Session, run_ids: Iterable[int], *, language: str | None = None
-) -> dict[tuple[int, str], numpy.ndarray]:
-    """(Run id, language) -> one score per test example, in the data's order.
-
-    Args:
-        language: only this one; None: all.
-    """
+def load_example_scores(session: Session, run_ids: Iterable[int]) -> dict[tuple[int, str], numpy.ndarray]:
+    """(Run id, language) -> one score per test example, in the data's order."""
     wanted = select(ExampleScores.run_id, ExampleScores.language, ExampleScores.packed).where(
         is_one_of(session, ExampleScores.run_id, run_ids)
     )
-    if language is not None:
-        wanted = wanted.where(ExampleScores.language == language)
     return {
         (row.run_id, row.language): numpy.asarray(unpack(row.packed), dtype=numpy.float64)
         for row in session.execute(wanted)
