@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from adapeff.service.reporting.decision import Decision
@@ -16,20 +16,21 @@ STEP_PARTS = ("forward", "backward", "optimizer")
 
 @dataclass(frozen=True)
 class LatencyLine:
-    """The latency of a method, or of one of its inference variants."""
+    """The latency of a method, or of one of its inference variants, over the length."""
 
     method: str
     variant: str
     """Its inference variant, such as merged; '' for the model as trained."""
     points: tuple[tuple[int, Estimate], ...]
-    """By tokens: ms."""
+    """By tokens."""
 
 
 @dataclass(frozen=True)
 class LatencyPanel(Panel):
-    """Latency over the length for one batch size."""
+    """Latency over the length for one batch size: times in ms, or paired ratios to the reference."""
 
-    batch: int
+    label: str
+    is_ratio: bool
     lines: tuple[LatencyLine, ...]
 
 
@@ -53,72 +54,78 @@ class StepsPanel(Panel):
 
 
 def latency_panels(report: Report) -> list[LatencyPanel]:
-    """A panel for each profile and batch size; without profiles, for each table of runs and batch size."""
+    """Two panels for each profile and batch size, times and ratios; without profiles, times of the runs."""
     profiled = [panel for profile in report.profiles for panel in _of_profile(profile)]
     return profiled or [panel for decision in report.decisions for panel in _of_runs(decision)]
 
 
 def _of_profile(profile: ProfileTable) -> Iterator[LatencyPanel]:
     shapes = [_shape(column) for column in profile.latency_columns if not column.endswith(" ratio")]
-    methods = [row.label for row in profile.training]
     for batch in sorted({batch for batch, _ in shapes}):
-        lengths = sorted(length for of_batch, length in shapes if of_batch == batch)
-        lines = [_line(row, methods, batch, lengths) for row in profile.latency]
-        if len(lengths) > 1:
+        for is_ratio in (False, True):
+            lines = [_line(row, profile, batch, is_ratio=is_ratio) for row in profile.latency]
+            what = "Paired ratios" if is_ratio else "Medians of interleaved measurements"
             yield LatencyPanel(
                 profile_heading(profile),
-                f"Medians of interleaved measurements, 95 % intervals. Batch {batch}.",
-                batch,
+                f"{what} with 95 % intervals. Batch {batch}.",
+                f"latency, x {profile.reference} (paired)" if is_ratio else "latency, ms",
+                is_ratio,
                 tuple(line for line in lines if line.points),
             )
 
 
-def _line(row: ProfileRow, methods: Sequence[str], batch: int, lengths: Sequence[int]) -> LatencyLine:
+def _line(row: ProfileRow, profile: ProfileTable, batch: int, *, is_ratio: bool) -> LatencyLine:
+    methods = [trained.label for trained in profile.training]
     method = next((name for name in methods if row.label == name or row.label.startswith(f"{name} (")), row.label)
-    points = tuple(
-        (length, _ms(figure))
-        for length in lengths
-        if (figure := row.figures.get(f"{batch}x{length}")) is not None and figure.value is not None
+    scale = 1.0 if is_ratio else 1000.0
+    points = [
+        (_shape(column)[1], _scaled(figure.value, figure, scale))
+        for column, figure in row.figures.items()
+        if column.endswith(" ratio") == is_ratio and _shape(column)[0] == batch and figure.value is not None
+    ]
+    return LatencyLine(
+        method, row.label.removeprefix(method).strip(" ()"), tuple(sorted(points, key=lambda point: point[0]))
     )
-    return LatencyLine(method, row.label.removeprefix(method).strip(" ()"), points)
 
 
-def _ms(figure: Figure) -> Estimate:
-    value, low, high = (None if part is None else 1000 * part for part in (figure.value, figure.low, figure.high))
-    return Estimate(value or 0.0, low, high)
+def _scaled(value: float, figure: Figure, scale: float) -> Estimate:
+    low, high = (None if bound is None else scale * bound for bound in (figure.low, figure.high))
+    return Estimate(scale * value, low, high)
 
 
 def _of_runs(decision: Decision) -> Iterator[LatencyPanel]:
     table = decision.table
     columns = {
-        _shape(column.heading.split()[1]): column.key for column in table.columns if column.key.startswith("latency_b")
+        column.key: _shape(column.heading.split()[1]) for column in table.columns if column.key.startswith("latency_b")
     }
-    for batch in sorted({batch for batch, _ in columns}):
-        keys = {length: key for (of_batch, length), key in sorted(columns.items()) if of_batch == batch}
-        if len(keys) < 2:
-            continue
+    for batch in sorted({batch for batch, _ in columns.values()}):
+        lengths = sorted((length, key) for key, (of_batch, length) in columns.items() if of_batch == batch)
         lines = [
             LatencyLine(
                 row.method.removesuffix(f" ({row.variant})"),
                 row.variant,
                 tuple(
                     (length, Estimate(1000 * found.mean))
-                    for length, key in keys.items()
+                    for length, key in lengths
                     if (found := row.cells[key].summary)
                 ),
             )
             for row in table.rows
         ]
-        yield LatencyPanel(
-            screen_title(table),
-            f"Medians of separate runs, unpaired. Batch {batch}.",
-            batch,
-            tuple(line for line in lines if line.points),
-        )
+        if any(line.points for line in lines):
+            is_doubtful = any(row.cells[key].doubt for row in table.rows for _, key in lengths)
+            yield LatencyPanel(
+                screen_title(table),
+                f"Medians of separate runs, unpaired{', some disturbed' if is_doubtful else ''}. Batch {batch}.",
+                "latency, ms",
+                is_ratio=False,
+                lines=tuple(line for line in lines if line.points),
+            )
 
 
-def _shape(text: str) -> tuple[int, int]:
-    batch, _, length = text.partition("x")
+def _shape(column: str) -> tuple[int, int]:
+    """Batch and tokens of `32x64` or `32x64 ratio`."""
+    batch, _, length = column.removesuffix(" ratio").partition("x")
     return int(batch), int(length)
 
 
@@ -128,7 +135,7 @@ def steps_panels(report: Report) -> list[StepsPanel]:
 
 
 def _steps(profile: ProfileTable) -> StepsPanel:
-    bars = [bar for row in profile.training if (bar := _bar(row)).parts]
+    bars = [bar for row in profile.training if (bar := _bar(row, profile.reference)).parts]
     shape = f"{profile.settings['batch']}x{profile.settings['length']}"
     return StepsPanel(
         profile_heading(profile),
@@ -138,14 +145,14 @@ def _steps(profile: ProfileTable) -> StepsPanel:
     )
 
 
-def _bar(row: ProfileRow) -> StepBar:
+def _bar(row: ProfileRow, reference: str) -> StepBar:
     parts = tuple(
         (part, 1000 * figure.value)
         for part in STEP_PARTS
         if (figure := row.figures.get(part)) is not None and figure.value is not None
     )
     ratio = row.figures.get("step ratio")
-    if ratio is None or ratio.value is None:
+    if ratio is None or ratio.value is None or row.label == reference:
         return StepBar(row.label, parts, "")
     interval = "" if ratio.low is None or ratio.high is None else f" [{ratio.low:.2f}, {ratio.high:.2f}]"
     return StepBar(row.label, parts, f"{ratio.value:.2f}x{interval}")

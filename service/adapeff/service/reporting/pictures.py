@@ -41,7 +41,7 @@ PICTURES: Mapping[str, Picture] = {
     "latency": Picture(
         "Latency by length",
         profiles.latency_panels,
-        "no profile and no run measured latency at several lengths; see `adapeff profile`",
+        "no profile and no run measured latency; see `adapeff profile`",
     ),
     "steps": Picture(
         "Parts of a training step",
@@ -52,3 +52,5 @@ PICTURES: Mapping[str, Picture] = {
         "Mean ranks over tasks", data.ranks_panels, "no model has finished two tasks with the same methods"
     ),
 }
+
+DEFAULT_PICTURE = "pareto"

@@ -9,11 +9,12 @@ from html import escape
 from pathlib import Path
 
 from adapeff.cli.render.grids import is_text
-from adapeff.cli.render.pictures.catalog import PICTURES, svg_of
+from adapeff.cli.render.pictures.catalog import svg_of
 from adapeff.cli.render.text import printable
 from adapeff.service.reporting.decision import Decision
 from adapeff.service.reporting.first_screen import first_screens
 from adapeff.service.reporting.grids import Grid, Value
+from adapeff.service.reporting.pictures import PICTURES
 from adapeff.service.reporting.report import Report
 from adapeff.service.reporting.runs import RunRecord
 from adapeff.service.reporting.views import VIEWS, build_view
