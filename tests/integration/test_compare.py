@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy
 import pytest
 from scipy import stats
 
 from adapeff.service.errors import JobError, SpecError
 from adapeff.service.reporting.compare import Side, compare, read_side
 from adapeff.service.reporting.grids import Grid, grid_documents
+from adapeff.service.statistics.packing import pack
+from adapeff.service.store import job_creation, results
 from adapeff.service.store.database import Database, now, upgrade
+from adapeff.service.store.jobs import RunOutcome
+from adapeff.service.store.results import RunResults
 from adapeff.service.store.tables import Sweep
+from tests.factories import claimer, spec
 from tests.integration.test_report import store
 
 
@@ -95,3 +101,26 @@ def test_what_cannot_be_compared_is_said_in_a_line(
     store(database, "houlsby", 1, 0.8, 100)
     with database.session(read_only=True) as session, pytest.raises(error, match=said):
         compare(session, read_side(session, first), read_side(session, second))
+
+
+def test_runs_on_different_test_data_are_not_paired_by_example(database: Database) -> None:
+    draw = numpy.random.default_rng(0)
+    for method, data, share in (("full", {}, 0.6), ("lora", {"test_fingerprint": "f" * 64}, 0.75)):
+        wanted = spec(0, methods=[method])
+        wanted = wanted.model_copy(update={"data": wanted.data.model_copy(update=data)})
+        with database.session() as session:
+            (job_id,), _ = job_creation.create_jobs(session, [wanted], priority=5, max_failures=3)
+        claim = claimer(database)(job_id)
+        assert claim is not None
+        values = (draw.random(400) < share).astype(float)
+        found = RunResults(environment={"device_name": "Test CPU"})
+        score = {"event": "measurement", "name": "accuracy", "unit": "1", "language": "en", "split": "test"}
+        found.take({**score, "value": float(values.mean())})
+        found.take({"event": "example_scores", "language": "en", "metric": "accuracy", "values": pack(values)})
+        ending = RunOutcome("succeeded", resolved={"metric": "accuracy", "source_language": "en"})
+        with database.session() as session:
+            results.finish(session, claim, ending, found)
+
+    quality, *_ = grid_documents(compared(database, Side("method", "full"), Side("method", "lora")))
+
+    assert (quality["rows"][0]["basis"], quality["rows"][0]["verdict"]) == ("1 pairs", "undecided: too few runs")

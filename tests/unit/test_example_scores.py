@@ -16,7 +16,19 @@ from adapeff.service.plugins.example_scores import score_examples
 from adapeff.service.statistics.differences import paired_difference
 from adapeff.service.statistics.packing import pack, packed_bytes, unpack
 from adapeff.service.statistics.pseudo_values import pseudo_values, pseudo_values_of
+from adapeff.worker.metrics.multi_label import LabelScores
 
+LABELS = (
+    [[0], [1, 2], [], [2], [0, 1], [1]],
+    [
+        LabelScores((0,), (0.9, 0.2, 0.1)),
+        LabelScores((1,), (0.3, 0.8, 0.4)),
+        LabelScores((2,), (0.1, 0.1, 0.6)),
+        LabelScores((2,), (0.2, 0.5, 0.7)),
+        LabelScores((0, 2), (0.6, 0.4, 0.8)),
+        LabelScores((), (0.4, 0.3, 0.2)),
+    ],
+)
 GOLD: dict[str, tuple[list[Any], list[Any]]] = {
     "accuracy": ([0, 1, 1, 2, 0, 1], [0, 1, 2, 2, 1, 1]),
     "macro_f1": ([0, 1, 1, 2, 0, 1], [0, 1, 2, 2, 1, 1]),
@@ -26,10 +38,16 @@ GOLD: dict[str, tuple[list[Any], list[Any]]] = {
     ),
     "spearman": ([0.1, 0.4, 0.2, 0.9, 0.5, 0.7], [0.2, 0.3, 0.1, 0.8, 0.9, 0.4]),
     "mse": ([0.1, 0.4, 0.2, 0.9], [0.2, 0.3, 0.1, 0.8]),
+    "squad_f1": ([["the red cat"], ["a dog", "dogs"], [], ["no"]], ["red cat sat", "dogs", "", "yes"]),
+    "has_answer_f1": ([["the red cat"], ["a dog", "dogs"], [], ["no"]], ["red cat sat", "dogs", "", "yes"]),
+    "matthews_correlation": ([0, 1, 1, 0, 0, 1], [0, 1, 0, 0, 1, 1]),
+    "micro_f1": LABELS,
+    "multi_label_macro_f1": LABELS,
+    "mean_average_precision": LABELS,
 }
 
 
-@pytest.mark.parametrize("name", [name for name in GOLD if name in catalog.metrics()])
+@pytest.mark.parametrize("name", GOLD)
 def test_mean_of_the_scores_by_example_is_the_score(name: str) -> None:
     metric = catalog.get_metric(name)
     gold, predicted = GOLD[name]
@@ -38,6 +56,31 @@ def test_mean_of_the_scores_by_example_is_the_score(name: str) -> None:
 
     assert len(values) == len(gold)
     assert values.mean() == pytest.approx(metric.compute(gold, predicted))
+
+
+def test_values_of_a_rank_correlation_over_groups_have_its_score_as_mean() -> None:
+    draw = numpy.random.default_rng(1)
+    gold = draw.normal(size=1003)
+    predicted = gold + draw.normal(size=1003)
+
+    values = score_examples(catalog.get_metric("spearman"), gold.tolist(), predicted.tolist())
+
+    assert len(values) == 200
+    assert values.mean() == pytest.approx(stats.spearmanr(gold, predicted).statistic)
+
+
+def test_values_of_f1_vary_as_the_scores_of_samples_do() -> None:
+    """The spread of the values over the root of their number is the standard error that a bootstrap finds."""
+    draw = numpy.random.default_rng(2)
+    gold = draw.integers(0, 3, 600)
+    predicted = numpy.where(draw.random(600) < 0.7, gold, draw.integers(0, 3, 600))
+    metric = catalog.get_metric("macro_f1")
+    samples = [draw.integers(600, size=600) for _ in range(500)]
+    resampled = [metric.compute(gold[at].tolist(), predicted[at].tolist()) for at in samples]
+
+    values = score_examples(metric, gold.tolist(), predicted.tolist())
+
+    assert values.std(ddof=1) / 600**0.5 == pytest.approx(numpy.std(resampled, ddof=1), rel=0.15)
 
 
 def test_shares_are_zeros_and_ones() -> None:

@@ -103,6 +103,7 @@ COMMANDS = {
         *("--requests", "--serve-at", "--months", "--price", "--storage-price", "--pscp", "--format", "--json"),
     },
     "compare": {"--sweep", "--all", "--format", "--json"},
+    "import": {"--dry-run", "--json"},
     "export": {"--all", "--format", "--out", "--what"},
     "config": {"--json"},
     "doctor": {"--bench", "--json"},

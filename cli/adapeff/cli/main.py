@@ -31,6 +31,7 @@ COMMANDS = {
     "compare": "compare:compare",
     "recommend": "recommend:recommend",
     "export": "export:export",
+    "import": "import_:import_archives",
     "config": "config:config",
     "doctor": "doctor:doctor",
     "db": "database:app",

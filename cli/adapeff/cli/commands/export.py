@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from adapeff.service.errors import SpecError
 from adapeff.service.reporting.export import Export, What, open_export
 from adapeff.service.reporting.garbage import without_garbage_collection
 from adapeff.service.store import sweeps
+from adapeff.service.store.archive import archive_lines
 
 ExportFormat = Literal["json", "csv", "parquet"]
 _FORMATS: dict[str, ExportFormat] = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
@@ -40,11 +42,11 @@ def export(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")] = None,
     what: Annotated[
-        What,
+        Literal["measurements", "jobs", "curves", "environments", "archive"],
         typer.Option(
             "--what",
-            help="Measurements, jobs with their specifications and states, curves of (step, value), or the environment "
-            "of each run.",
+            help="Measurements, jobs with their specifications and states, curves of (step, value), the environment of "
+            "each run, or an archive of all of it for `adapeff import` (a .gz file).",
         ),
     ] = "measurements",
 ) -> None:
@@ -55,15 +57,40 @@ def export(
         adapeff export demo --format csv > demo.csv
 
         adapeff export --all --what jobs --format parquet -o jobs.parquet
+
+        adapeff export demo --what archive -o demo.gz
     """
     check_exclusive("a sweep", sweep is not None, "--all", all_jobs)
-    chosen = _choose_format(form, out)
     if out is not None:
         check_folder("--out", out)
+    if what == "archive":
+        _write_archive(context, sweep, all_jobs, form, out)
+        return
+    chosen = _choose_format(form, out)
     with Invocation.of(context).database() as database, database.session(read_only=True) as session:
         sweep_ids = None if all_jobs else sweeps.find_sweep_ids(session, sweep)
         count = write_export(open_export(session, what, sweep_ids=sweep_ids), chosen, out)
     note(f"exported {count} {_ROWS[what]}{f' to {out}' if out else ''}")
+
+
+def _write_archive(
+    context: typer.Context, sweep: str | None, all_jobs: bool, form: ExportFormat | None, out: Path | None
+) -> None:
+    """Write an archive for `adapeff import`.
+
+    Raises:
+        SpecError: if it has a format, or no file ending in .gz.
+    """
+    if form is not None or out is None or out.suffix != ".gz":
+        raise SpecError("an archive is a .gz file without a --format; add --out FILE.gz")
+    with Invocation.of(context).database() as database, database.session(read_only=True) as session:
+        sweep_ids = None if all_jobs else sweeps.find_sweep_ids(session, sweep)
+        count = 0
+        with _replacing(out) as file, gzip.open(file, "wt", encoding="utf-8") as stream:
+            for line in archive_lines(session, sweep_ids):
+                stream.write(f"{line}\n")
+                count += 1
+    note(f"exported {count - 1} finished jobs to {out}")
 
 
 def write_export(export: Export, form: ExportFormat, out: Path | None) -> int:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from adapeff.service.errors import JobError, SpecError, suggest
 from adapeff.service.reporting.columns import Column, MetricView, choose_columns, find_doubts, metric_view
-from adapeff.service.reporting.examples import ExampleScores, example_scores_of
+from adapeff.service.reporting.examples import ExampleScores, example_scores_of, have_same_examples
 from adapeff.service.reporting.grids import MISSING, Grid, Heading, Value, number, ratio, signed, words
 from adapeff.service.reporting.runs import Result, comparable_settings, conditions_of, find_side_by_side, load_results
 from adapeff.service.reporting.titles import task_name
@@ -194,12 +194,12 @@ def _scores(results: Sequence[Result], metric: MetricView, language: str) -> lis
 def _difference(cell: Cell, language: str, scores: ExampleScores) -> Difference:
     """The second side minus the first, as measured: positive if the second's score is higher."""
     ours, theirs = (_scores(side, cell.metric, language) for side in (cell.first, cell.second))
-    pairs = [
-        (scores.get((a.run.run_id, language)), scores.get((b.run.run_id, language)))
+    known = [
+        scores[b.run.run_id, language] - scores[a.run.run_id, language]
         for a, b in zip(cell.first, cell.second, strict=True)
+        if have_same_examples(a, b, scores, language)
     ]
-    known = [b - a for a, b in pairs if a is not None and b is not None and len(a) == len(b)]
-    is_complete = len(known) == len(pairs) and len({len(each) for each in known}) == 1
+    is_complete = len(known) == len(cell.first) and len({len(each) for each in known}) == 1
     return paired_difference(theirs, ours, examples=numpy.stack(known) if is_complete else None)
 
 

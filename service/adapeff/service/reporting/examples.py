@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,12 @@ MOST_FILES = 300
 ExampleScores = Mapping[tuple[int, str], numpy.ndarray]
 """(Run id, language) -> one number per test example whose mean is the run's score."""
 
+_UNREADABLE = (
+    *(AdapeffError, OSError, EOFError, zlib.error),
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+)
+"""What a damaged file raises when it is read, and answers of another shape than its metric scores."""
+
 
 def example_scores_of(session: Session, results: Sequence[Result]) -> ExampleScores:
     """The scores by example of these runs.
@@ -51,6 +58,26 @@ def example_scores_of(session: Session, results: Sequence[Result]) -> ExampleSco
     return found
 
 
+def have_same_examples(first: Result, second: Result, scores: ExampleScores, language: str) -> bool:
+    """Whether the scores by example of two runs may be subtracted from each other.
+
+    They may if both are of the same task, metric and data, whose order is fixed, and equal in number. Where the data
+    are not known to be the same they may not.
+    """
+    ours, theirs = (scores.get((result.run.run_id, language)) for result in (first, second))
+    return (
+        ours is not None and theirs is not None and len(ours) == len(theirs) and tested_on(first) == tested_on(second)
+    )
+
+
+def tested_on(result: Result) -> tuple[Any, ...]:
+    """What decides which examples a run was tested on, and what their scores are."""
+    conditions = result.run.conditions
+    resolved = conditions["resolved"]
+    revisions = {name: commit for name, commit in resolved.items() if name.startswith("data_revision")}
+    return conditions["task"], conditions["data"], conditions["test_data"], revisions, resolved.get("metric")
+
+
 def _from_predictions(path: Path, sha256: str, metric: Metric) -> dict[str, numpy.ndarray]:
     """Language -> scores by example; empty if the file is missing or is not the one that the run stored."""
     try:
@@ -64,5 +91,5 @@ def _from_predictions(path: Path, sha256: str, metric: Metric) -> dict[str, nump
             gold.append(row["gold"])
             predicted.append(row["predicted"])
         return {language: score_examples(metric, *both) for language, both in answers.items()}
-    except (AdapeffError, OSError, EOFError, ValueError, KeyError, TypeError):
+    except _UNREADABLE:
         return {}

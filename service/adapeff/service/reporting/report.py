@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from adapeff.service.reporting.columns import Price
 from adapeff.service.reporting.decision import Decision, decide
-from adapeff.service.reporting.examples import example_scores_of
+from adapeff.service.reporting.examples import example_scores_of, tested_on
 from adapeff.service.reporting.garbage import without_garbage_collection
 from adapeff.service.reporting.overview import Overview, build_overviews
 from adapeff.service.reporting.profiles import ProfileTable, build_profiles
@@ -124,9 +124,12 @@ def _decide(
     options: Options,
 ) -> tuple[Decision, ...]:
     scores = {} if options.metric else example_scores_of(session, finished)
+    examples = {result.run.run_id: tested_on(result) for result in finished}
 
     def of_run(table: Table, run_id: int) -> ndarray | None:
-        return scores.get((run_id, table.source_language))
+        """Scores of the examples that the table's first run was tested on; mixed tables may have runs on others."""
+        is_alike = examples[run_id] == examples[table.rows[0].run_ids[0]]
+        return scores.get((run_id, table.source_language)) if is_alike else None
 
     return tuple(decide(table, profiles, partial(of_run, table), margin=options.margin) for table in tables)
 

@@ -88,11 +88,23 @@ def finish(session: Session, claim: jobs.Claim, ending: jobs.RunOutcome, run_res
     """
     run_results = storable(run_results)
     ending = storable(ending)
-    environment_id = _store_environment(session, run_results.environment) if run_results.environment else None
+    environment_id = store_environment(session, run_results.environment)
     state = jobs.finish_run(session, claim, ending, environment_id=environment_id)
+    store_rows(session, claim.run_id, claim.folder, run_results)
+    if state == "succeeded":
+        store_summary(session, claim.run_id, claim.spec, ending.resolved, run_results)
+    return state
+
+
+def store_rows(session: Session, run_id: int, folder: str, run_results: RunResults) -> None:
+    """Store the measurements, curves, scores and artifacts of a run.
+
+    Args:
+        folder: of the run; the paths of artifacts are relative to it.
+    """
     rows = [
         {
-            "run_id": claim.run_id,
+            "run_id": run_id,
             **measured.key._asdict(),
             "value": measured.value,
             "unit": measured.unit,
@@ -103,17 +115,14 @@ def finish(session: Session, claim: jobs.Claim, ending: jobs.RunOutcome, run_res
     for start in range(0, len(rows), _CHUNK):
         session.execute(insert(Measurement), rows[start : start + _CHUNK])
     for name, points in run_results.curves.items():
-        session.execute(insert(Curve).values(run_id=claim.run_id, name=name, points=points))
+        session.execute(insert(Curve).values(run_id=run_id, name=name, points=points))
     for language, (metric, packed) in run_results.example_scores.items():
-        row = {"run_id": claim.run_id, "language": language, "metric": metric, "packed": packed}
+        row = {"run_id": run_id, "language": language, "metric": metric, "packed": packed}
         session.execute(insert(ExampleScores).values(row))
     for artifact in run_results.artifacts:
-        uri = str(PurePath(claim.folder) / artifact["path"])
+        uri = str(PurePath(folder) / artifact["path"])
         values = {"name": artifact["name"], "uri": uri, "sha256": artifact["sha256"], "bytes": artifact["bytes"]}
-        session.execute(insert(Artifact).values(run_id=claim.run_id, **values))
-    if state == "succeeded":
-        _store_summary(session, claim, ending, run_results)
-    return state
+        session.execute(insert(Artifact).values(run_id=run_id, **values))
 
 
 _Stored = TypeVar("_Stored")
@@ -138,7 +147,10 @@ def storable(value: _Stored) -> _Stored:
     return cast("_Stored", stored)
 
 
-def _store_environment(session: Session, values: Mapping[str, Any]) -> int:
+def store_environment(session: Session, values: Mapping[str, Any]) -> int | None:
+    """The id of the environment with these values, which is stored if it is new; None for an empty one."""
+    if not values:
+        return None
     fingerprint = hashlib.sha256(canonical_json(values).encode()).hexdigest()
     return _store_once(session, Environment, fingerprint, values)
 
@@ -155,17 +167,20 @@ def _store_once(
     return session.scalars(select(table.id).where(table.fingerprint == fingerprint)).one()
 
 
-def _store_summary(session: Session, claim: jobs.Claim, ending: jobs.RunOutcome, run_results: RunResults) -> None:
-    summarised = summarise_run(claim.spec, ending.resolved, run_results.environment, run_results.measurements)
+def store_summary(
+    session: Session, run_id: int, spec: Mapping[str, Any], resolved: Mapping[str, Any], run_results: RunResults
+) -> None:
+    """Store the summary of a succeeded run whose results are stored."""
+    summarised = summarise_run(spec, resolved, run_results.environment, run_results.measurements)
     if summarised is None:
         return
     summary, conditions = summarised
-    finished_at = session.scalar(select(Run.finished_at).where(Run.id == claim.run_id))
+    run = session.execute(select(Run.job_id, Run.finished_at).where(Run.id == run_id)).one()
     about = {
-        "run_id": claim.run_id,
-        "job_id": claim.job_id,
+        "run_id": run_id,
+        "job_id": run.job_id,
         "conditions_id": _store_once(session, RunConditions, conditions.fingerprint, conditions.recorded),
-        "finished_at": finished_at,
+        "finished_at": run.finished_at,
     }
     session.execute(insert(StoredSummary).values(**about, **asdict(summary)))
 

@@ -21,8 +21,8 @@ Golds = Sequence[Sequence[int]]
 def _set_counts(golds: Golds, predicted: Sequence[LabelScores]) -> Counts:
     """Labels that are right, gold and predicted in each example."""
     return [
-        (float(len(set(gold) & set(answer.labels))), float(len(gold)), float(len(answer.labels)))
-        for gold, answer in zip(golds, predicted, strict=True)
+        (float(len(set(gold) & set(labels))), float(len(gold)), float(len(labels)))
+        for gold, (labels, _) in zip(golds, predicted, strict=True)
     ]
 
 
@@ -33,14 +33,14 @@ def _f1(sums: Sequence[float]) -> float:
 
 def _label_counts(golds: Golds, predicted: Sequence[LabelScores]) -> Counts:
     """For each label whether it is right, gold, predicted: 3 x labels numbers of each example."""
-    labels = range(len(predicted[0].scores))
+    every_label = range(len(predicted[0][1]))
     return [
         tuple(
             float(number)
-            for label in labels
-            for number in (label in gold and label in answer.labels, label in gold, label in answer.labels)
+            for label in every_label
+            for number in (label in gold and label in labels, label in gold, label in labels)
         )
-        for gold, answer in zip(golds, predicted, strict=True)
+        for gold, (labels, _) in zip(golds, predicted, strict=True)
     ]
 
 
@@ -54,7 +54,7 @@ def _mean_average_precision(golds: Golds, predicted: Sequence[LabelScores]) -> f
     """Average precision of each label that is gold at all, averaged; examples of equal score are taken together."""
     import numpy
 
-    scores = numpy.array([answer.scores for answer in predicted], dtype=numpy.float64)
+    scores = numpy.array([scores for _, scores in predicted], dtype=numpy.float64)
     is_gold = numpy.zeros(scores.shape, dtype=bool)
     for row, gold in enumerate(golds):
         is_gold[row, list(gold)] = True
