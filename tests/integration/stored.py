@@ -25,12 +25,14 @@ def store_profile(
     shape: tuple[int, int] = (1, 64),
     latency_of: Mapping[str, tuple[float, float]] | None = None,
     forward_flops: Mapping[str, float] | None = None,
+    parts: Mapping[str, float] | None = None,
     **settings: Any,
 ) -> int:
     """A finished profile of `full` and the methods with these ratios of a training step and of a forward pass.
 
     Args:
         latency_of: the interval of a method's forward pass, which takes 1 s.
+        parts: phase -> seconds of it in a training step of every method.
 
     Returns:
         Its job id.
@@ -47,6 +49,15 @@ def store_profile(
         for name, where in (("step_latency_s", {}), ("latency_s", {"batch": batch, "length": length})):
             event = {"event": "measurement", "name": name, "value": 1.0, "unit": "s", "statistic": "p50"}
             found.take({**event, "variant": variant, **where})
+        for phase, seconds in (parts or {}).items():
+            event = {
+                "event": "measurement",
+                "name": "step_latency_s",
+                "value": seconds,
+                "unit": "s",
+                "statistic": "p50",
+            }
+            found.take({**event, "variant": variant, "phase": phase})
         for side, seconds in zip(("low", "high"), (latency_of or {}).get(method, ()), strict=False):
             event = {"event": "measurement", "name": "latency_s", "value": seconds, "unit": "s"}
             at = {"statistic": f"p50_{side}", "batch": batch, "length": length}

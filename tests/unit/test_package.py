@@ -225,11 +225,10 @@ def test_modules_of_the_command_line_import_at_the_top() -> None:
     ]
 
     assert sorted(inside) == [
+        *("catalog.py: from adapeff.cli.render.pictures import drawing",) * 3,
         "export_files.py: from pyarrow import parquet",
         "export_files.py: import pyarrow",
         "serve.py: from adapeff.cli.serve.server import run_server",
-        *("style.py: from matplotlib import pyplot",) * 2,
-        "style.py: import matplotlib",
     ]
 
 

@@ -9,6 +9,7 @@ import typer
 
 from adapeff.cli.invocation import Invocation
 from adapeff.service.plugins import catalog
+from adapeff.service.reporting.picture_names import PICTURE_NAMES
 from adapeff.service.specs.sweep_file import ready_made_sweeps
 from adapeff.service.store import job_queries, sweeps
 
@@ -61,6 +62,11 @@ def suite_names(incomplete: str) -> list[str]:
     with suppress(Exception):
         return _matching(catalog.suites(), incomplete)
     return []
+
+
+def picture_names(incomplete: str) -> list[str]:
+    """Pictures of a report, and `all`; the shell itself adds files."""
+    return _matching((*PICTURE_NAMES, "all"), incomplete)
 
 
 def _last_item(known: Iterable[str], incomplete: str) -> list[str]:

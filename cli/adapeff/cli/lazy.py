@@ -54,14 +54,15 @@ class CommandEntry(TyperCommand):
         """Ignore the value set by the base class."""
 
     def load(self) -> Any:
-        """Import the module and create the command from its function or Typer app."""
+        """Import the module and create the command from its function or Typer app, parsed by the module's `Parser`."""
         module, _, attribute = self._target.partition(":")
-        command = getattr(importlib.import_module(module), attribute)
+        source = importlib.import_module(module)
+        command = getattr(source, attribute)
         parent = typer.Typer(rich_markup_mode="markdown", pretty_exceptions_enable=False)
         if isinstance(command, typer.Typer):
             parent.add_typer(command, name=self.name)
         else:
-            parent.command(self.name)(command)
+            parent.command(self.name, cls=getattr(source, "Parser", None))(command)
         return typer.main.get_group(parent).commands[str(self.name)]
 
 

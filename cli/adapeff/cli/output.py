@@ -17,7 +17,7 @@ from adapeff.cli.render.grids import markdown_grids, print_first_screen, print_g
 from adapeff.cli.render.latex import latex_grids
 from adapeff.cli.render.markdown import report_markdown
 from adapeff.cli.render.page.page import report_page
-from adapeff.cli.render.pictures.catalog import PICTURES, save_picture
+from adapeff.cli.render.pictures.catalog import save_picture
 from adapeff.cli.render.profiles import profile_grids, profile_title
 from adapeff.cli.render.report_tables import print_report_tables
 from adapeff.cli.render.tables import print_table, stdout
@@ -25,6 +25,7 @@ from adapeff.cli.render.text import spreadsheet_cell
 from adapeff.service.errors import ConfigError, SpecError, suggest
 from adapeff.service.reporting.grids import Grid, grid_documents, grid_rows
 from adapeff.service.reporting.notes import profile_notes
+from adapeff.service.reporting.pictures import DEFAULT_PICTURE, PICTURES
 from adapeff.service.reporting.profiles import ProfileTable, profile_rows
 from adapeff.service.reporting.report import Report
 from adapeff.service.reporting.rows import report_rows
@@ -128,22 +129,29 @@ def check_folder(flag: str, path: Path) -> None:
         raise SpecError(f"{flag} is '{path}', but the folder {path.parent} does not exist; create it or choose another")
 
 
-def check_plot(path: Path) -> None:
-    """Refuse a plot that cannot be drawn or saved, before any work.
+def check_plot(path: Path, name: str = DEFAULT_PICTURE) -> None:
+    """Refuse a picture that is unknown, or that cannot be drawn or saved, before any work.
 
     Raises:
-        SpecError: if its folder does not exist, or its suffix is not a supported image format.
+        SpecError: if the picture or its folder does not exist, or the suffix is not a supported image format.
         ConfigError: if matplotlib is not installed.
     """
+    names = (*PICTURES, ALL_PICTURES)
+    if name not in names:
+        raise SpecError(f"there is no picture '{name}'; {suggest(name, names)}")
     check_folder("--plot", path)
-    if path.suffix.lower() not in _PLOT_SUFFIXES:
-        raise SpecError(f"--plot is '{path}'; expected a file name ending in .png, .svg or .pdf")
+    is_folder_of_all = name == ALL_PICTURES and path.is_dir()
+    if path.suffix.lower() not in _PLOT_SUFFIXES and not is_folder_of_all:
+        folder = ", or a folder that exists" if name == ALL_PICTURES else ""
+        raise SpecError(f"--plot is '{path}'; expected a file name ending in .png, .svg or .pdf{folder}")
     if find_spec("matplotlib") is None:
         raise ConfigError("--plot needs matplotlib, which is not installed; run pip install 'adapeff[plot]'")
 
 
 def save_plot(report: Report, name: str, path: Path) -> None:
-    """Save a picture of the report; `all` saves each that has content, with its name before the file's.
+    """Save a picture of the report; `all` saves each that has content.
+
+    All go to a folder as SVG, or beside each other with their names before the file's.
 
     Raises:
         SpecError: if there is nothing to draw.
@@ -153,19 +161,9 @@ def save_plot(report: Report, name: str, path: Path) -> None:
         note(f"saved {path}")
         return
     for each in PICTURES:
-        file = path.with_name(f"{each}-{path.name}")
+        file = path / f"{each}.svg" if path.is_dir() else path.with_name(f"{each}-{path.name}")
         try:
             save_picture(report, each, file)
             note(f"saved {file}")
         except SpecError as error:
             note(str(error))
-
-
-def check_picture(name: str) -> None:
-    """Refuse an unknown picture, before any work.
-
-    Raises:
-        SpecError: with the known names.
-    """
-    if name not in (*PICTURES, ALL_PICTURES):
-        raise SpecError(f"there is no picture '{name}'; {suggest(name, [*PICTURES, ALL_PICTURES])}")

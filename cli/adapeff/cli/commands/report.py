@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from adapeff.cli import completion
 from adapeff.cli.invocation import Invocation
@@ -14,7 +15,6 @@ from adapeff.cli.output import (
     ALL_PICTURES,
     PageFormat,
     check_folder,
-    check_picture,
     check_plot,
     print_grids_as,
     print_report,
@@ -22,11 +22,11 @@ from adapeff.cli.output import (
     save_plot,
     write_page,
 )
-from adapeff.cli.render.pictures.catalog import PICTURES
 from adapeff.cli.report_options import price_of, read_margin
 from adapeff.service.errors import SpecError, suggest
 from adapeff.service.reporting.index import build_index
 from adapeff.service.reporting.index_grid import MOST_TABLES, index_grid
+from adapeff.service.reporting.pictures import DEFAULT_PICTURE, PICTURES
 from adapeff.service.reporting.report import Options, build_report
 from adapeff.service.reporting.selection import Selection
 from adapeff.service.reporting.table import REFERENCE
@@ -35,6 +35,17 @@ from adapeff.service.store import sweeps
 
 FULL = "full"
 _VIEWS = "; ".join(f"{name}: {view.summary}" for name, view in VIEWS.items())
+
+
+class Parser(TyperCommand):
+    """Reads `--plot FILE` as `--plot pareto FILE`: a file has a suffix or a folder, and no picture's name has."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments of the command."""
+        for at in reversed([at for at, word in enumerate(args[:-1]) if word == "--plot"]):
+            if set(args[at + 1]) & {".", "/"}:
+                args.insert(at + 1, DEFAULT_PICTURE)
+        return super().parse_args(ctx, args)
 
 
 def report(
@@ -73,7 +84,9 @@ def report(
         tuple[str, Path] | None,
         typer.Option(
             metavar="NAME FILE",
-            help=f"Save a picture: {', '.join(PICTURES)}, or {ALL_PICTURES}; FILE ends in .png, .svg or .pdf.",
+            help=f"Save a picture: {', '.join(PICTURES)}, or {ALL_PICTURES}; FILE ends in .png, .svg or .pdf "
+            f"(or is a folder, for {ALL_PICTURES}); without NAME: {DEFAULT_PICTURE}.",
+            autocompletion=completion.picture_names,
         ),
     ] = None,
     allow_mixed: Annotated[
@@ -106,8 +119,7 @@ def report(
         adapeff report demo --json | jq '.[] | select(.figure == "quality")'
     """
     if plot is not None:
-        check_picture(plot[0])
-        check_plot(plot[1])
+        check_plot(plot[1], plot[0])
     check_exclusive("a sweep", bool(chosen_sweeps), "--all", all_jobs)
     check_exclusive("--json", as_json, f"--format {form}", form not in ("table", "json"))
     if view is not None and view not in (*VIEWS, FULL):

@@ -16,6 +16,7 @@ from adapeff.cli.progress import raise_for_failures
 from adapeff.cli.report_options import price_of
 from adapeff.cli.submission import describe, expand_sweep, store
 from adapeff.service.errors import AdapeffError, JobsFailedError, UnreachableError
+from adapeff.service.reporting.pictures import DEFAULT_PICTURE
 from adapeff.service.reporting.report import Options, build_report
 from adapeff.service.store import job_queries
 from adapeff.service.store.database import Database
@@ -36,7 +37,7 @@ def run(
     ] = None,
     with_queue: Annotated[bool, typer.Option("--with-queue", help="Also run the other jobs in the queue.")] = False,
     plot: Annotated[
-        Path | None, typer.Option(help="Save a plot of quality against training time to this file.")
+        Path | None, typer.Option(help="Save a picture of quality against training cost to this file.")
     ] = None,
     force: Force = False,
     as_json: Json = False,
@@ -78,7 +79,7 @@ def run(
             print_view(report, "summary", "table")
             note(f"more: adapeff report {spec.name} --view quality, languages, training, inference, ..., full")
         if plot is not None:
-            save_plot(report, "pareto", plot)
+            save_plot(report, DEFAULT_PICTURE, plot)
         raise_for_failures(database, submission.job_ids)
         if failure is not None:
             raise failure

@@ -9,11 +9,12 @@ from html import escape
 from pathlib import Path
 
 from adapeff.cli.render.grids import is_text
-from adapeff.cli.render.pictures.catalog import PICTURES, svg_of
+from adapeff.cli.render.pictures.catalog import svg_of
 from adapeff.cli.render.text import printable
 from adapeff.service.reporting.decision import Decision
 from adapeff.service.reporting.first_screen import first_screens
 from adapeff.service.reporting.grids import Grid, Value
+from adapeff.service.reporting.pictures import PICTURES
 from adapeff.service.reporting.report import Report
 from adapeff.service.reporting.runs import RunRecord
 from adapeff.service.reporting.views import VIEWS, build_view
@@ -69,14 +70,13 @@ def _summary(report: Report) -> Iterator[str]:
 
 
 def _pictures(report: Report) -> Iterator[str]:
-    """Every picture that has content; as images, so that their styles stay their own."""
+    """Every picture that has content; its marks have tips and lead to their runs."""
     drawn = {name: svg for name in PICTURES if (svg := svg_of(report, name)) is not None}
     yield '<h2 id="pictures">pictures</h2>'
     if not drawn:
         yield '<p class="note">None: nothing to draw, or matplotlib is not installed.</p>'
     for name, svg in drawn.items():
-        data = base64.b64encode(svg.encode()).decode()
-        yield f'<h3>{name}</h3><img class="picture" alt="{name}" src="data:image/svg+xml;base64,{data}">'
+        yield f'<h3>{name}</h3><div class="scroll">{svg}</div>'
 
 
 def _view(name: str, grids: Sequence[Grid]) -> Iterator[str]:

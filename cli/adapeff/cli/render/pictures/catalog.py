@@ -1,33 +1,35 @@
-"""The pictures by name, and how to save them."""
+"""The pictures of a report by name, and how to save them."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapeff.cli.render.pictures.costs import draw_latency, draw_steps
-from adapeff.cli.render.pictures.pareto import draw_pareto
-from adapeff.cli.render.pictures.quality import draw_curves, draw_forest, draw_languages
-from adapeff.cli.render.pictures.ranks import draw_critical_difference
-from adapeff.cli.render.pictures.style import save
+from adapeff.cli.render.pictures.inline import inline_svg
 from adapeff.service.errors import SpecError
+from adapeff.service.reporting.picture_data import methods_of
+from adapeff.service.reporting.pictures import PICTURES
 from adapeff.service.reporting.report import Report
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from adapeff.cli.render.pictures.sheet import Sheet
 
-PICTURES: Mapping[str, Callable[[Report], Figure]] = {
-    "pareto": draw_pareto,
-    "forest": draw_forest,
-    "curves": draw_curves,
-    "languages": draw_languages,
-    "latency": draw_latency,
-    "steps": draw_steps,
-    "critical-difference": draw_critical_difference,
-}
+
+def draw_picture(report: Report, name: str) -> Sheet:
+    """Draw a picture.
+
+    Raises:
+        SpecError: if there is nothing to draw.
+    """
+    from adapeff.cli.render.pictures import drawing
+
+    picture = PICTURES[name]
+    panels = picture.panels(report)
+    if not panels:
+        raise SpecError(f"the picture '{name}' would be empty: {picture.needs}")
+    return drawing.draw_panels(name, picture.summary, panels, methods_of(report))
 
 
 def save_picture(report: Report, name: str, path: Path) -> None:
@@ -36,18 +38,25 @@ def save_picture(report: Report, name: str, path: Path) -> None:
     Raises:
         SpecError: if there is nothing to draw.
     """
-    save(PICTURES[name](report), path, path.suffix.lower().removeprefix("."))
+    from adapeff.cli.render.pictures import drawing
+
+    drawing.write(draw_picture(report, name), path, path.suffix.lower().removeprefix("."))
 
 
 def svg_of(report: Report, name: str) -> str | None:
-    """A picture as an SVG element for a page; None if it would be empty, or matplotlib is not installed."""
+    """A picture as an SVG element for a page; None if it would be empty, or matplotlib is not installed.
+
+    It stands in a page inline: it has no styles of its own, its text has the page's colour, and its ids begin with the
+    picture's name. Its marks have tips, and lead to `#run-ID` where they stand for runs.
+    """
     if find_spec("matplotlib") is None:
         return None
+    from adapeff.cli.render.pictures import drawing
+
     try:
-        figure = PICTURES[name](report)
+        sheet = draw_picture(report, name)
     except SpecError:
         return None
-    buffer = io.StringIO()
-    save(figure, buffer, "svg")
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    text = io.StringIO()
+    drawing.write(sheet, text, "svg")
+    return inline_svg(text.getvalue(), name, PICTURES[name].summary, sheet.tips)

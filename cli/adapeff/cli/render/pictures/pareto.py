@@ -2,71 +2,71 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from itertools import pairwise
 
-from adapeff.cli.render.pictures.style import all_methods, legend_below, nothing, panel_title, panels, style_of
-from adapeff.service.reporting.decision import Decision, Line
-from adapeff.service.reporting.pareto import front, training_cost
-from adapeff.service.reporting.report import Report
+from matplotlib.axes import Axes
+from matplotlib.transforms import Bbox
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-def draw_pareto(report: Report) -> Figure:
-    """A panel per model and task.
-
-    Raises:
-        SpecError: if no finished job has a score.
-    """
-    decisions = [decision for decision in report.decisions if any(line.quality for line in decision.lines)]
-    if not decisions:
-        raise nothing("pareto", "no finished job has a score")
-    styles = style_of(all_methods(report.decisions))
-    figure, axes = panels(len(decisions))
-    for axis, decision in zip(axes, decisions, strict=True):
-        _draw(axis, decision, styles)
-    legend_below(figure, 4)
-    return figure
+from adapeff.cli.render.pictures.inline import INK
+from adapeff.cli.render.pictures.labels import place_labels
+from adapeff.cli.render.pictures.sheet import Sheet, add_legend, new_sheet
+from adapeff.cli.render.pictures.style import Look, bars_of, log_axis, plain, short
+from adapeff.service.reporting.picture_data import ParetoPanel
 
 
-def _draw(axis, decision: Decision, styles) -> None:  # type: ignore[no-untyped-def]
-    table = decision.table
-    is_paired = sum(training_cost(line) is not None for line in decision.lines) > 1
+def draw(heading: str, panels: Sequence[ParetoPanel], looks: dict[str, Look]) -> Sheet:
+    """A panel per model and task; each method is named beside its point."""
+    most = max(len(panel.points) for panel in panels)
+    heights = [4.2 + 0.08 * max(0, most - 8)] * len(panels)
+    sheet = new_sheet(heading, panels, looks, width=5.6, heights=heights, columns=2)
+    shown = list(zip(sheet.axes, panels, strict=False))
+    for axes, panel in shown:
+        _draw_points(sheet, axes, panel)
+    sheet.settle()
+    for axes, panel in shown:
+        points = [(point.cost.value, point.quality.value, short(point.method)) for point in panel.points]
+        if place_labels(axes, points, _bars(axes, panel)):
+            sheet.figure.set_layout_engine("constrained")
+            add_legend(sheet, looks)
+            break
+    return sheet
 
-    def cost(line: Line) -> float | None:
-        return training_cost(line) if is_paired else line.costs["train"].value
 
-    points = [(line, value) for line in decision.lines if line.quality and (value := cost(line)) is not None]
-    sign = 1.0 if table.metric.higher_is_better else -1.0
-    is_front = front([(value, sign * line.quality.mean) for line, value in points if line.quality])
-    for line, value in points:
-        quality = line.quality
-        assert quality is not None
-        shown = table.metric.shown(quality.mean)
-        low, high = (table.metric.shown(bound) if bound is not None else shown for bound in (quality.low, quality.high))
-        train = line.costs["train"]
-        across = [[value - (train.low or value)], [(train.high or value) - value]] if is_paired else None
-        axis.errorbar(
-            value, shown, xerr=across, yerr=[[shown - low], [high - shown]], label=line.method,
-            markersize=6, elinewidth=1, linestyle="none", **styles[line.method],
+def _draw_points(sheet: Sheet, axes: Axes, panel: ParetoPanel) -> None:
+    for point in panel.points:
+        axes.errorbar(
+            [point.cost.value], [point.quality.value], xerr=bars_of([point.cost]), yerr=bars_of([point.quality]),
+            elinewidth=0.8, linestyle="none", color=sheet.looks[point.method].color, alpha=0.6,
         )  # fmt: skip
-    edge = sorted(
-        (value, table.metric.shown(line.quality.mean))
-        for (line, value), is_on in zip(points, is_front, strict=True)
-        if is_on and line.quality
-    )
-    axis.step([x for x, _ in edge], [y for _, y in edge], where="post", color="grey", linewidth=1, linestyle="--")
-    if table.score_ceiling is not None:
-        axis.axhline(table.metric.shown(table.score_ceiling), linestyle=":", color="grey", linewidth=1)
-    axis.set_xscale("log")
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.xaxis.set_minor_formatter("{x:g}")
-    axis.tick_params(axis="x", which="minor", labelsize=7)
-    axis.margins(0.12)
-    axis.set_title(panel_title(decision))
-    axis.set_xlabel(
-        f"time of a training step, x {table.reference} (paired, log)" if is_paired
-        else "training compute time, s (separate runs, unpaired, log)"
-    )  # fmt: skip
-    axis.set_ylabel(f"{table.metric.name} in {table.source_language}{', %' if table.metric.unit == '%' else ''}")
+        (mark,) = axes.plot(
+            [point.cost.value], [point.quality.value], linestyle="none", markersize=6,
+            **sheet.looks[point.method].options(),
+        )  # fmt: skip
+        sheet.tip(mark, f"{point.method}: {point.quality.value:.1f} at {plain(point.cost.value)}", point.run_id)
+    front_x, front_y = zip(*panel.front, strict=True)
+    axes.plot(front_x, front_y, color=INK, linewidth=0.9, linestyle="--", drawstyle="steps-post", zorder=1)
+    if panel.ceiling is not None:
+        axes.axhline(panel.ceiling, color=INK, linewidth=0.9, linestyle=":")
+        axes.annotate(
+            "score ceiling", (1, panel.ceiling), xytext=(-2, 2), xycoords=("axes fraction", "data"),
+            textcoords="offset points", fontsize=7, ha="right",
+        )  # fmt: skip
+    axes.margins(0.16)
+    log_axis(axes.xaxis)
+    axes.set_xlabel(f"{panel.cost_label}, log")
+    axes.set_ylabel(panel.quality_label)
+
+
+def _bars(axes: Axes, panel: ParetoPanel) -> list[Bbox]:
+    """Where error bars and the front are, in pixels."""
+    corners = [corner for left, right in pairwise(panel.front) for corner in (left, (right[0], left[1]))]
+    corners += panel.front[-1:]
+    lines = [(one, other) for one, other in pairwise(corners)]
+    for point in panel.points:
+        cost, quality = point.cost, point.quality
+        if quality.low is not None and quality.high is not None:
+            lines.append(((cost.value, quality.low), (cost.value, quality.high)))
+        if cost.low is not None and cost.high is not None:
+            lines.append(((cost.low, quality.value), (cost.high, quality.value)))
+    return [Bbox(axes.transData.transform(line)).padded(1) for line in lines]
