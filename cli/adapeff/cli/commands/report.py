@@ -22,10 +22,13 @@ from adapeff.cli.output import (
     save_plot,
     write_page,
 )
+from adapeff.cli.render.page.page import report_page
+from adapeff.cli.render.templates import check_jinja
 from adapeff.cli.report_options import price_of, read_margin
 from adapeff.service.errors import SpecError, suggest
 from adapeff.service.reporting.index import build_index
 from adapeff.service.reporting.index_grid import MOST_TABLES, index_grid
+from adapeff.service.reporting.page_data import load_page
 from adapeff.service.reporting.pictures import DEFAULT_PICTURE, PICTURES
 from adapeff.service.reporting.report import Options, build_report
 from adapeff.service.reporting.selection import Selection
@@ -34,6 +37,7 @@ from adapeff.service.reporting.views import VIEWS
 from adapeff.service.store import sweeps
 
 FULL = "full"
+MOST_TABLES_OF_A_PAGE = 100
 _VIEWS = "; ".join(f"{name}: {view.summary}" for name, view in VIEWS.items())
 
 
@@ -128,21 +132,28 @@ def report(
         check_folder("--out", out)
         if form != "html":
             raise SpecError("--out writes a page; add --format html, or redirect the output with >")
+    if form == "html":
+        check_jinja("--format html", "html")
     invocation = Invocation.of(context)
     price = price_of(invocation.settings)
     options = Options(allow_mixed, price, reference, metric, read_margin(margin), Selection.parse(where or ()))
-    may_be_index = (
-        view in (None, "summary") and form in ("table", "markdown", "latex") and not (as_json or plot or where)
-    )
+    is_for_reading = form in ("table", "markdown", "latex") and view in (None, "summary") and plot is None
+    may_be_index = (form == "html" or is_for_reading) and not (as_json or where)
     with invocation.database() as database, database.session(read_only=True) as session:
         sweep_ids = None if all_jobs else sweeps.find_sweeps(session, chosen_sweeps)
         index = build_index(session, sweep_ids=sweep_ids) if may_be_index else None
-        if index is not None and len(index.lines) > MOST_TABLES and form != "html":
+        if index is not None and form == "html" and len(index.lines) > MOST_TABLES_OF_A_PAGE:
+            raise SpecError(
+                f"{len(index.lines):,} tables are too many for a page; name a sweep, or choose with --where task=NAME"
+            )
+        if index is not None and form != "html" and len(index.lines) > MOST_TABLES:
             print_grids_as([index_grid(index)], form)
             return
         built = build_report(session, sweep_ids=sweep_ids, options=options)
-    if form == "html":
-        write_page(built, ", ".join(chosen_sweeps or ["all jobs" if all_jobs else "latest sweep"]), out)
+        page = load_page(session, built, views=None if view in (None, FULL) else [view]) if form == "html" else None
+    if page is not None:
+        title = ", ".join(chosen_sweeps or ["all jobs" if all_jobs else "latest sweep"])
+        write_page(report_page(built, page, f"adapeff report: {title}"), out)
     elif view == FULL or (view is None and (as_json or form in ("json", "csv"))):
         print_report(built, "json" if as_json else form)
     else:
