@@ -55,7 +55,7 @@ def _draw_curves(sheet: Sheet, axes: Axes, panel: CurvesPanel) -> list[Annotatio
 
 def _move_apart(axes: Axes, panel: CurvesPanel, labels: Sequence[Annotation]) -> None:
     """Move the labels of targets that lie close together."""
-    scale = axes.figure.dpi / 72  # type: ignore[union-attr]
+    scale = axes.figure.dpi / 72
     places = [axes.transData.transform((0, score))[1] / scale for _, score in panel.targets]
     low, high = axes.bbox.y0 / scale, axes.bbox.y1 / scale
     for label, place, moved in zip(labels, places, spread(places, _TARGET_SIZE * 1.35, low, high), strict=True):

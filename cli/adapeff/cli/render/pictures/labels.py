@@ -28,7 +28,7 @@ def place_labels(axes: Axes, points: Sequence[tuple[float, float, str]], bars: S
     Returns:
         The texts that found no place.
     """
-    scale = axes.figure.dpi / 72  # type: ignore[union-attr]
+    scale = axes.figure.dpi / 72
     middles = [tuple(axes.transData.transform((x, y))) for x, y, _ in points]
     reach = _MARKER * scale
     taken = [Bbox.from_extents(x - reach, y - reach, x + reach, y + reach) for x, y in middles]

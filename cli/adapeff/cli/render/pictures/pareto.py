@@ -65,10 +65,8 @@ def _bars(axes: Axes, panel: ParetoPanel) -> list[Bbox]:
     lines = [(one, other) for one, other in pairwise(corners)]
     for point in panel.points:
         cost, quality = point.cost, point.quality
-        for low, high in (
-            ((cost.value, quality.low), (cost.value, quality.high)),
-            ((cost.low, quality.value), (cost.high, quality.value)),
-        ):
-            if None not in (*low, *high):
-                lines.append((low, high))
+        if quality.low is not None and quality.high is not None:
+            lines.append(((cost.value, quality.low), (cost.value, quality.high)))
+        if cost.low is not None and cost.high is not None:
+            lines.append(((cost.low, quality.value), (cost.high, quality.value)))
     return [Bbox(axes.transData.transform(line)).padded(1) for line in lines]

@@ -116,6 +116,6 @@ def name_rows(axes: Axes, methods: Sequence[str], looks: dict[str, Look]) -> Non
     axes.set_ylim(len(methods) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0, pad=14)
     axes.grid(visible=False, axis="y")
-    beside = axes.get_yaxis_transform() + ScaledTranslation(-8 / 72, 0, axes.figure.dpi_scale_trans)  # type: ignore[union-attr]
+    beside = axes.get_yaxis_transform() + ScaledTranslation(-8 / 72, 0, axes.figure.dpi_scale_trans)
     for at, method in enumerate(methods):
         axes.plot([0], [at], transform=beside, clip_on=False, markersize=5, linestyle="none", **looks[method].options())
