@@ -103,6 +103,18 @@ def test_figures_are_those_of_the_json(database: Database) -> None:
     assert expected <= numbers and len(expected) > 5
 
 
+def test_an_interval_may_have_one_bound(database: Database) -> None:
+    """The claims say `at least` where a method never reached the quality it is compared at."""
+    for method, scores in (("full", (0.5, 0.8)), ("lora", (0.5, 0.6))):
+        for seed in range(3):
+            store(database, method, seed, 0.8 + seed / 100, 100, curves=curves(*scores))
+    store_profile(database, {"lora": (0.7, 0.68, 0.72)})
+
+    text, page = page_of(database)
+
+    assert page.open == [] and "never reached" in text
+
+
 def test_hostile_names_are_text(database: Database) -> None:
     hostile = "<script>alert(1)</script>\x1b[31m\"'&"
     for method in ("full", "lora"):

@@ -104,6 +104,7 @@ COMMANDS = {
     },
     "compare": {"--sweep", "--all", "--format", "--json"},
     "import": {"--dry-run", "--json"},
+    "serve": {"--host", "--port", "--token-file"},
     "export": {"--all", "--format", "--out", "--what"},
     "config": {"--json"},
     "doctor": {"--bench", "--json"},
@@ -227,6 +228,7 @@ def test_modules_of_the_command_line_import_at_the_top() -> None:
         *("catalog.py: from adapeff.cli.render.pictures import drawing",) * 3,
         "export_files.py: from pyarrow import parquet",
         "export_files.py: import pyarrow",
+        "serve.py: from adapeff.cli.serve.server import run_server",
     ]
 
 

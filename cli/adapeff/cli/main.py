@@ -30,6 +30,7 @@ COMMANDS = {
     "report": "report:report",
     "compare": "compare:compare",
     "recommend": "recommend:recommend",
+    "serve": "serve:serve",
     "export": "export:export",
     "import": "import_:import_archives",
     "config": "config:config",

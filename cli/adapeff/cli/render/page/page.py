@@ -27,7 +27,6 @@ _HERE = Path(__file__).parent
 def report_page(report: Report, title: str) -> str:
     """The page of a report."""
     style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    policy = f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:"
     views = {name: build_view(report, name) for name in VIEWS if name != "summary"}
     shown = {name: grids for name, grids in views.items() if grids}
     links = "".join(f'<a href="#{name}">{name}</a>' for name in ("summary", "pictures", *shown, "runs"))
@@ -35,13 +34,18 @@ def report_page(report: Report, title: str) -> str:
     body = "\n".join((*_summary(report), *_pictures(report), *shown_views, *_runs(report)))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{content_policy(style, script)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{_text(title)}</title>\n<style>{style}</style></head>\n<body><main>\n<h1>{_text(title)}</h1>\n"
         f'<nav aria-label="views">{links}</nav>\n'
         '<label>Filter rows <input id="filter" type="search" autocomplete="off"></label>\n'
         f"{body}\n</main>\n<script>{script}</script></body></html>\n"
     )
+
+
+def content_policy(style: str, script: str) -> str:
+    """A policy that allows this style and script, images of the page's own, and nothing from elsewhere."""
+    return f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:"
 
 
 def _hash(text: str) -> str:
@@ -103,7 +107,8 @@ def _table(grid: Grid, decision: Decision | None = None) -> Iterator[str]:
 def _cell(value: Value, kind: str, target: str) -> str:
     """A cell; in the summary, method and numbers lead to the first of the runs behind them."""
     data = "" if value.number is None else f' data-number="{value.number!r}"'
-    interval = "" if value.low is None else f' title="95 % interval {value.low:.6g} to {value.high:.6g}"'
+    bounds = ("?" if bound is None else f"{bound:.6g}" for bound in (value.low, value.high))
+    interval = "" if value.low is None and value.high is None else f' title="95 % interval {" to ".join(bounds)}"'
     text = _text(value.text)
     shown = f'<a href="#{target}">{text}</a>' if target and value.text not in ("–", "") else text
     return f"<td {kind}{data}{interval}>{shown}</td>"
