@@ -17,7 +17,7 @@ from adapeff.cli.render.pictures.inline import INK, inline_svg
 from adapeff.cli.render.pictures.labels import spread
 from adapeff.cli.render.pictures.sheet import MOST_PANELS, Sheet, Tip
 from adapeff.cli.render.pictures.style import log_ticks, looks_of, plain
-from adapeff.service.reporting.picture_panels import PANELS
+from adapeff.service.reporting.picture_names import PICTURE_NAMES
 from adapeff.service.reporting.pictures import PICTURES
 from tests.picture_panels import NAMES, panels_of
 
@@ -67,10 +67,6 @@ def test_methods_have_a_look_of_their_own_that_does_not_depend_on_the_order() ->
 
     assert len(set(looks_of(names).values())) == 66
     assert looks_of(reversed(names)) == looks_of(names)
-
-
-def test_every_picture_has_panels_and_a_heading() -> None:
-    assert list(PANELS) == list(PICTURES)
 
 
 def test_a_method_looks_the_same_in_all_pictures() -> None:
@@ -127,3 +123,7 @@ def test_svg_for_a_page_has_no_styles_and_marks_with_tips_and_links() -> None:
         "fill": "currentColor",
     }
     assert 'id="forest-other"' in svg and "url(#forest-clip)" in svg and '"#forest-shape"' in svg
+
+
+def test_names_for_completion_are_those_of_the_pictures() -> None:
+    assert tuple(PICTURES) == PICTURE_NAMES

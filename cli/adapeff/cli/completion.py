@@ -9,7 +9,7 @@ import typer
 
 from adapeff.cli.invocation import Invocation
 from adapeff.service.plugins import catalog
-from adapeff.service.reporting.pictures import PICTURES
+from adapeff.service.reporting.picture_names import PICTURE_NAMES
 from adapeff.service.specs.sweep_file import ready_made_sweeps
 from adapeff.service.store import job_queries, sweeps
 
@@ -66,7 +66,7 @@ def suite_names(incomplete: str) -> list[str]:
 
 def picture_names(incomplete: str) -> list[str]:
     """Pictures of a report, and `all`; the shell itself adds files."""
-    return _matching((*PICTURES, "all"), incomplete)
+    return _matching((*PICTURE_NAMES, "all"), incomplete)
 
 
 def _last_item(known: Iterable[str], incomplete: str) -> list[str]:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from adapeff.cli import completion
 from adapeff.cli.invocation import Invocation
+from adapeff.cli.job_views import job_view
 from adapeff.cli.messages import note
 from adapeff.cli.options import JobId, JobIds, Json
 from adapeff.cli.render.tables import print_job
 from adapeff.cli.submission import send
 from adapeff.service.errors import JobError
-from adapeff.service.store import job_queries, jobs, results, sweeps
-from adapeff.service.store.database import Database
+from adapeff.service.store import job_queries, jobs, sweeps
 from adapeff.service.store.tables import Run
 
 FOLLOW_SECONDS = 0.3
@@ -38,56 +38,6 @@ def show(context: typer.Context, job: JobId, as_json: Json = False) -> None:
         print(json.dumps(view, indent=1))
         return
     print_job(view)
-
-
-def job_view(database: Database, job_id: int) -> dict[str, Any]:
-    """Everything stored about a job, as plain data."""
-    with database.session(read_only=True) as session:
-        job = job_queries.get_job(session, job_id)
-        runs = job_queries.list_runs(session, [job_id])[job_id]
-        counted = next((run for run in reversed(runs) if run.outcome == "succeeded"), None)
-        measured = results.list_measurements(session, [counted.id])[counted.id] if counted else []
-        environments = results.list_environments(session, [run.environment_id for run in runs if run.environment_id])
-        artifacts = results.list_artifacts(session, counted.id) if counted else []
-        curves = results.list_curves(session, counted.id) if counted else {}
-    return {
-        "id": job.id,
-        "state": job.state,
-        "cause": job.cause,
-        "job_hash": job.job_hash,
-        "train_hash": job.train_hash,
-        "failures": job.failures,
-        "max_failures": job.max_failures,
-        "spec": job.spec,
-        "runs": [
-            {
-                "token": run.token,
-                "outcome": run.outcome,
-                "message": run.message,
-                "worker": run.worker,
-                "slot": run.slot,
-                "exit_code": run.exit_code,
-                "signal": run.signal,
-                "started_at": run.started_at.isoformat(),
-                "finished_at": run.finished_at.isoformat() if run.finished_at else None,
-                "folder": run.folder,
-                "resolved": run.resolved,
-                "environment": environments.get(run.environment_id or 0),
-            }
-            for run in runs
-        ],
-        "measurements": [
-            {
-                **{key: value for key, value in measurement.key._asdict().items() if value},
-                "value": measurement.value,
-                "unit": measurement.unit,
-                **({"reason": measurement.reason} if measurement.reason else {}),
-            }
-            for measurement in measured
-        ],
-        "curves": curves,
-        "artifacts": [{"name": a.name, "uri": a.uri, "bytes": a.bytes, "sha256": a.sha256} for a in artifacts],
-    }
 
 
 def logs(

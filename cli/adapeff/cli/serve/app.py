@@ -19,8 +19,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from adapeff.cli.commands.jobs import job_view
-from adapeff.cli.commands.status import snapshot
+from adapeff.cli.job_views import job_view, snapshot
 from adapeff.cli.render.page.page import report_page
 from adapeff.cli.serve.live import live_page
 from adapeff.service.errors import AdapeffError, JobError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from adapeff.service.measurements import TRAIN_COMPUTE_S
 from adapeff.service.reporting.decision import Decision, Line
@@ -45,7 +45,8 @@ class ParetoFront:
 
 def pareto_front(decision: Decision) -> ParetoFront:
     """Quality against the best kind of cost that two methods have: paired times, else FLOPs, else compute seconds."""
-    by_kind = {kind: _costs(decision.lines, kind) for kind in get_args(CostKind)}
+    kinds: tuple[CostKind, ...] = ("paired", "flops", "seconds")
+    by_kind = {kind: _costs(decision.lines, kind) for kind in kinds}
     kind: CostKind = next((kind for kind, costs in by_kind.items() if len(costs) > 1), "flops")
     costs = by_kind[kind]
     sign = 1.0 if decision.table.metric.higher_is_better else -1.0

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from adapeff.cli.render.pictures.inline import inline_svg
 from adapeff.service.errors import SpecError
 from adapeff.service.reporting.picture_data import methods_of
-from adapeff.service.reporting.picture_panels import PANELS
 from adapeff.service.reporting.pictures import PICTURES
 from adapeff.service.reporting.report import Report
 
@@ -27,7 +26,7 @@ def draw_picture(report: Report, name: str) -> Sheet:
     from adapeff.cli.render.pictures import drawing
 
     picture = PICTURES[name]
-    panels = PANELS[name](report)
+    panels = picture.panels(report)
     if not panels:
         raise SpecError(f"the picture '{name}' would be empty: {picture.needs}")
     return drawing.draw_panels(name, picture.summary, panels, methods_of(report))

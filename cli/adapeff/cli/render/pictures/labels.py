@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
@@ -74,8 +75,9 @@ def _offsets(width: float, height: float) -> Iterator[tuple[float, float]]:
 def _move(label: Annotation, offset: tuple[float, float], width: float) -> None:
     label.set_position(offset)
     edge = max(0.0, abs(offset[0]) - width / 2)
+    axes: Any = label.axes
     if math.hypot(edge, offset[1]) > _NEAR:
-        label.axes.annotate(  # type: ignore[union-attr]
+        axes.annotate(
             "", label.xy, xytext=offset, textcoords="offset points", zorder=1,
             arrowprops={"arrowstyle": "-", "color": label.get_color(), "linewidth": 0.5, "shrinkB": 3, "shrinkA": 5},
         ).set_in_layout(False)  # fmt: skip

@@ -5,11 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from adapeff.cli.render.pictures.style import Look, short
@@ -76,7 +76,9 @@ def new_sheet(
     shown = panels[:MOST_PANELS]
     across = min(columns, len(shown))
     rows = [max(heights[at : min(at + across, len(shown))]) for at in range(0, len(shown), across)]
-    figure = Figure(figsize=(width * across, sum(rows) + 0.4), layout=ConstrainedLayoutEngine(hspace=0.06, wspace=0.04))
+    figure = Figure(figsize=(width * across, sum(rows) + 0.4), layout="constrained")
+    engine: Any = figure.get_layout_engine()
+    engine.set(hspace=0.06, wspace=0.04)
     rest = "" if len(panels) <= MOST_PANELS else f" (the first {MOST_PANELS} of {len(panels)}; --where selects others)"
     figure.suptitle(f"{heading}{rest}", x=0.01, ha="left", fontsize=11, fontweight="bold")
     grid = figure.add_gridspec(len(rows), across, height_ratios=rows)
