@@ -20,7 +20,6 @@ from adapeff.service.store.database import Database
 from adapeff.service.store.job_watch import JobWatch
 from adapeff.service.store.tables import JOB_STATES
 
-
 WATCH_SECONDS = 1.0
 
 
