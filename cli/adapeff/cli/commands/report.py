@@ -34,6 +34,7 @@ from adapeff.service.reporting.views import VIEWS
 from adapeff.service.store import sweeps
 
 FULL = "full"
+MOST_TABLES_OF_A_PAGE = 100
 _VIEWS = "; ".join(f"{name}: {view.summary}" for name, view in VIEWS.items())
 
 
@@ -131,13 +132,16 @@ def report(
     invocation = Invocation.of(context)
     price = price_of(invocation.settings)
     options = Options(allow_mixed, price, reference, metric, read_margin(margin), Selection.parse(where or ()))
-    may_be_index = (
-        view in (None, "summary") and form in ("table", "markdown", "latex") and not (as_json or plot or where)
-    )
+    is_for_reading = form in ("table", "markdown", "latex") and view in (None, "summary") and plot is None
+    may_be_index = (form == "html" or is_for_reading) and not (as_json or where)
     with invocation.database() as database, database.session(read_only=True) as session:
         sweep_ids = None if all_jobs else sweeps.find_sweeps(session, chosen_sweeps)
         index = build_index(session, sweep_ids=sweep_ids) if may_be_index else None
-        if index is not None and len(index.lines) > MOST_TABLES and form != "html":
+        if index is not None and form == "html" and len(index.lines) > MOST_TABLES_OF_A_PAGE:
+            raise SpecError(
+                f"{len(index.lines):,} tables are too many for a page; name a sweep, or choose with --where task=NAME"
+            )
+        if index is not None and form != "html" and len(index.lines) > MOST_TABLES:
             print_grids_as([index_grid(index)], form)
             return
         built = build_report(session, sweep_ids=sweep_ids, options=options)
