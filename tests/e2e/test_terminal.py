@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from adapeff.service.store.database import Database, upgrade
 from tests.conftest import adapeff_program
 from tests.e2e.conftest import Adapeff
+from tests.integration.test_report import store
 
 
 def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -132,3 +134,19 @@ def test_second_upgrade_says_that_there_is_nothing_to_do(adapeff: Adapeff, tmp_p
     adapeff("db", "upgrade", ADAPEFF_DATABASE_URL=url)
 
     assert "already at" in adapeff("db", "upgrade", ADAPEFF_DATABASE_URL=url).stdout
+
+
+def test_many_tables_start_with_their_index_and_are_too_many_for_a_page(adapeff: Adapeff, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'many.db'}"
+    database = Database(url)
+    upgrade(database)
+    for size in range(101):
+        settings = {"test_languages": ["en", "de"], "train_size": 10 + size}
+        store(database, "full", 0, 0.8, 100, settings=settings)
+    database.close()
+
+    shown = adapeff("report", "--all", ADAPEFF_DATABASE_URL=url)
+    page = adapeff("report", "--all", "--format", "html", ADAPEFF_DATABASE_URL=url)
+
+    assert shown.returncode == 0 and shown.stdout.lstrip().startswith("101 tables") and "--where" in shown.stdout
+    assert page.returncode == 1 and "101 tables are too many for a page" in page.stderr

@@ -123,4 +123,4 @@ def test_runs_on_different_test_data_are_not_paired_by_example(database: Databas
 
     quality, *_ = grid_documents(compared(database, Side("method", "full"), Side("method", "lora")))
 
-    assert (quality["rows"][0]["basis"], quality["rows"][0]["verdict"]) == ("1 pairs", "undecided: too few runs")
+    assert (quality["rows"][0]["basis"], quality["rows"][0]["verdict"]) == ("1 pair", "undecided: too few runs")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,14 @@ def test_svg_of_a_picture_leads_to_its_runs(report: Report) -> None:
     linked = set(map(int, re.findall(r'href="#run-(\d+)"', svg)))
     assert linked == {line.row.run_ids[0] for decision in report.decisions for line in decision.lines}
     assert "<title>lora: 75.5 at 0.7</title>" in svg
+
+
+def test_pictures_drawn_in_several_threads_are_the_same(report: Report) -> None:
+    names = ["forest", "steps", "languages"] * 2
+    with ThreadPoolExecutor(4) as threads:
+        drawn = list(threads.map(lambda name: svg_of(report, name), names))
+
+    assert drawn == [svg_of(report, name) for name in names]
 
 
 def test_all_pictures_go_to_a_folder(database: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.live import Live
@@ -19,10 +19,6 @@ from adapeff.service.store import job_queries, sweeps
 from adapeff.service.store.database import Database
 from adapeff.service.store.job_watch import JobWatch
 from adapeff.service.store.tables import JOB_STATES
-
-if TYPE_CHECKING:
-    pass
-
 
 WATCH_SECONDS = 1.0
 

@@ -212,7 +212,10 @@ def _quality_row(
         *(number(mean, cell.metric.unit) for mean in means),
         signed(found.value, cell.metric.unit, found.low, found.high),
         MISSING if p is None else Value(f"{p:.3g}", p),
-        words(f"{found.seeds} pairs" + (f" x {found.examples:,} examples" if found.examples else "")),
+        words(
+            f"{found.seeds} pair{'' if found.seeds == 1 else 's'}"
+            + (f" x {found.examples:,} examples" if found.examples else "")
+        ),
         words(_verdict(found, p, cell.metric, first, second)),
     )
 

@@ -12,6 +12,7 @@ from adapeff.service.reporting.profiles import Figure, ProfileRow, ProfileTable
 from adapeff.service.reporting.report import Report
 
 STEP_PARTS = ("forward", "backward", "optimizer")
+_DISTURBED = ", some disturbed"
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,10 @@ def _of_profile(profile: ProfileTable) -> Iterator[LatencyPanel]:
         for is_ratio in (False, True):
             lines = [_line(row, profile, batch, is_ratio=is_ratio) for row in profile.latency]
             what = "Paired ratios" if is_ratio else "Medians of interleaved measurements"
+            doubts = any(figure.problems for row in profile.latency for figure in row.figures.values())
             yield LatencyPanel(
                 profile_heading(profile),
-                f"{what} with 95 % intervals. Batch {batch}.",
+                f"{what} with 95 % intervals{_DISTURBED if doubts else ''}. Batch {batch}.",
                 f"latency, x {profile.reference} (paired)" if is_ratio else "latency, ms",
                 is_ratio,
                 tuple(line for line in lines if line.points),
@@ -116,7 +118,7 @@ def _of_runs(decision: Decision) -> Iterator[LatencyPanel]:
             is_doubtful = any(row.cells[key].doubt for row in table.rows for _, key in lengths)
             yield LatencyPanel(
                 screen_title(table),
-                f"Medians of separate runs, unpaired{', some disturbed' if is_doubtful else ''}. Batch {batch}.",
+                f"Medians of separate runs, unpaired{_DISTURBED if is_doubtful else ''}. Batch {batch}.",
                 "latency, ms",
                 is_ratio=False,
                 lines=tuple(line for line in lines if line.points),
@@ -136,10 +138,11 @@ def steps_panels(report: Report) -> list[StepsPanel]:
 
 def _steps(profile: ProfileTable) -> StepsPanel:
     bars = [bar for row in profile.training if (bar := _bar(row, profile.reference)).parts]
+    doubts = _DISTURBED if any(row.problems for row in profile.training) else ""
     shape = f"{profile.settings['batch']}x{profile.settings['length']}"
     return StepsPanel(
         profile_heading(profile),
-        f"Medians of the parts; x: paired ratio of the whole step to {profile.reference}, with its 95 % interval.",
+        f"Medians of the parts{doubts}; x: paired ratio of the whole step to {profile.reference}, 95 % interval.",
         f"time of a training step of {shape} tokens, ms",
         tuple(sorted(bars, key=lambda bar: sum(width for _, width in bar.parts))),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import IO, Any
 
 import matplotlib
@@ -22,6 +23,8 @@ _DRAW: Mapping[str, Callable[[str, Any, Any], Sheet]] = {
     "steps": steps.draw,
     "critical-difference": critical_difference.draw,
 }
+_ONE_AT_A_TIME = Lock()
+"""Matplotlib's settings are global, and a server draws in several threads."""
 _WITHOUT_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
@@ -32,11 +35,11 @@ def draw_panels(name: str, heading: str, panels: Sequence[Panel], methods: Seque
         panels: at least one, of the picture's own kind.
         methods: all of the report, so that each looks the same in all pictures.
     """
-    with matplotlib.rc_context(SETTINGS):
+    with _ONE_AT_A_TIME, matplotlib.rc_context(SETTINGS):
         return _DRAW[name](heading, panels, looks_of(methods))
 
 
 def write(sheet: Sheet, out: Path | IO[str], form: str) -> None:
     """Write a picture as `png`, `svg` or `pdf`; the same picture gives the same bytes."""
-    with matplotlib.rc_context(SETTINGS):
+    with _ONE_AT_A_TIME, matplotlib.rc_context(SETTINGS):
         sheet.figure.savefig(out, format=form, dpi=150, metadata=_WITHOUT_DATE.get(form))
