@@ -91,6 +91,9 @@ class PageData:
     runs: int = 0
     """All runs of the report, with those whose details are left out."""
 
+    is_complete: bool = True
+    """Whether it has all views."""
+
     @property
     def runs_shown(self) -> int:
         """The runs with details."""
@@ -130,12 +133,11 @@ def load_page(session: Session, report: Report, *, views: Sequence[str] | None =
         _groups_of(found.screens, lines),
         report.unfinished,
         len({run_id for _, _, line in lines for run_id in line.row.run_ids}),
+        views is None,
     )
 
 
-def _groups_of(
-    screens: Iterable[Screen], lines: Sequence[tuple[str, Decision, Line]]
-) -> dict[tuple[Any, str], str]:
+def _groups_of(screens: Iterable[Screen], lines: Sequence[tuple[str, Decision, Line]]) -> dict[tuple[Any, str], str]:
     """The group of each method under what its grid is about; none where two tables are about the same."""
     about = {at: screen.grid.about for at, screen in enumerate(screens, start=1)}
     named = [((about[int(key.partition("-")[0])], line.method), key) for key, _, line in lines]

@@ -11,6 +11,7 @@ from adapeff.service.reporting.page_data import PageData
 from adapeff.service.reporting.pictures import PICTURES
 from adapeff.service.reporting.report import Report
 
+MOST_TABLES_OF_A_PAGE = 100
 _HERE = Path(__file__).parent
 STYLE = _HERE / "page.css"
 TABLES = _HERE / "tables.js"
@@ -30,7 +31,7 @@ def report_page(report: Report, data: PageData, title: str, *, home: str = "") -
         title=title,
         home=home,
         page=data,
-        pictures=list(_pictures(report)),
+        pictures=list(_pictures(report)) if data.is_complete else [],
     )
 
 
