@@ -34,6 +34,7 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.numbers: list[float] = []
         self.words: list[str] = []
+        self.policy = ""
         self.feed(text)
         self.close()
 
@@ -42,6 +43,9 @@ class Page(HTMLParser):
         assert not any(name.startswith("on") for name in given), f"{tag} has a handler"
         if tag not in VOID:
             self.open.append(tag)
+        if given.get("http-equiv") == "Content-Security-Policy":
+            self.policy = str(given["content"])
+        assert "style" not in given, f"{tag} has a style, which the policy forbids"
         if given.get("id"):
             self.ids.append(str(given["id"]))
         if given.get("href"):
@@ -84,7 +88,7 @@ def test_page_is_whole_and_asks_nobody(database: Database) -> None:
     assert page.open == [] and len(set(page.ids)) == len(page.ids)
     assert set(page.links) <= {"data:,", *(f"#{one}" for one in page.ids)}
     assert not re.search(r"(src|href|action)=.?(https?:|//)|@import|url\((?!#)", text)
-    assert "default-src 'none'" in text
+    assert "default-src 'none'" in page.policy and "unsafe" not in page.policy
     assert {f"run-{at}" for at in range(1, 7)} <= set(page.ids)
     assert "learning rate" in page.words and text.count("<polyline") == 6
 

@@ -21,9 +21,10 @@ from adapeff.cli.lazy import CommandEntry
 from adapeff.cli.main import COMMANDS as TABLE
 from adapeff.cli.main import app
 from adapeff.cli.output import check_plot
+from adapeff.cli.render.templates import check_jinja
 from adapeff.service.errors import ConfigError
 from adapeff.service.plugins import catalog
-from adapeff.service.settings import PREFIX, Settings
+from adapeff.service.settings import NO_SETTINGS, PREFIX, Settings
 from adapeff.service.specs.sweep_file import ready_made_sweeps
 from adapeff.service.store.database import head_revision
 from tests.conftest import ROOT, adapeff_program
@@ -229,6 +230,7 @@ def test_modules_of_the_command_line_import_at_the_top() -> None:
         "export_files.py: from pyarrow import parquet",
         "export_files.py: import pyarrow",
         "serve.py: from adapeff.cli.serve.server import run_server",
+        "templates.py: import jinja2",
     ]
 
 
@@ -400,6 +402,13 @@ def test_picture_without_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPa
         check_plot(tmp_path / "report.png")
 
 
+def test_page_without_jinja_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+
+    with pytest.raises(ConfigError, match=r"--format html needs Jinja2, .* pip install 'adapeff\[html\]'"):
+        check_jinja("--format html", "html")
+
+
 def test_no_dependency_asks_for_a_prerelease() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
@@ -441,6 +450,6 @@ def test_readme_and_docs_name_only_settings_and_sweeps_that_exist() -> None:
         text = page.read_text()
         for variable in re.findall(r"\bADAPEFF_[A-Z_]+[A-Z]", text):
             name = variable.removeprefix(PREFIX).lower()
-            assert name in Settings.model_fields or name.startswith("test_"), (page, variable)
+            assert name in (*Settings.model_fields, *NO_SETTINGS) or name.startswith("test_"), (page, variable)
         for link in re.findall(r"\]\(([^)#:]+\.md)[^)]*\)", text):
             assert (page.parent / link).is_file(), (page, link)

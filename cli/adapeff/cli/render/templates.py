@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from adapeff.cli.render.grids import is_text
 from adapeff.cli.render.text import printable
 from adapeff.service.errors import ConfigError
+from adapeff.service.reporting.numbers import format_value
 
 if TYPE_CHECKING:
     import jinja2
@@ -101,8 +102,6 @@ def _interval(value: Any) -> str:
 
 
 def _bytes(count: int) -> str:
-    from adapeff.service.reporting.numbers import format_value
-
     return format_value(float(count), "B")
 
 

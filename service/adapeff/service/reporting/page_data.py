@@ -162,7 +162,7 @@ def _details(record: RunRecord, run: Run, artifacts: Sequence[Artifact]) -> RunD
     seconds = (record.finished_at - record.started_at).total_seconds() if record.finished_at else None
     facts = {
         "job": str(record.job_id),
-        "model": spec.model.identity,
+        "model": spec.model.name,
         "host": f"{record.host} ({run.slot})",
         "started": f"{record.started_at:%Y-%m-%d %H:%M:%S} UTC",
         "took": format_value(seconds, "s") if seconds is not None else "",
