@@ -21,7 +21,6 @@ from adapeff.cli.lazy import CommandEntry
 from adapeff.cli.main import COMMANDS as TABLE
 from adapeff.cli.main import app
 from adapeff.cli.output import check_plot
-from adapeff.cli.render.templates import check_jinja
 from adapeff.service.errors import ConfigError
 from adapeff.service.plugins import catalog
 from adapeff.service.settings import NO_SETTINGS, PREFIX, Settings
@@ -230,7 +229,6 @@ def test_modules_of_the_command_line_import_at_the_top() -> None:
         "export_files.py: from pyarrow import parquet",
         "export_files.py: import pyarrow",
         "serve.py: from adapeff.cli.serve.server import run_server",
-        "templates.py: import jinja2",
     ]
 
 
@@ -400,13 +398,6 @@ def test_picture_without_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPa
 
     with pytest.raises(ConfigError, match=r"pip install 'adapeff\[plot\]'"):
         check_plot(tmp_path / "report.png")
-
-
-def test_page_without_jinja_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-
-    with pytest.raises(ConfigError, match=r"--format html needs Jinja2, .* pip install 'adapeff\[html\]'"):
-        check_jinja("--format html", "html")
 
 
 def test_no_dependency_asks_for_a_prerelease() -> None:

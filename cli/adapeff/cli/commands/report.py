@@ -23,7 +23,6 @@ from adapeff.cli.output import (
     write_page,
 )
 from adapeff.cli.render.page.page import MOST_TABLES_OF_A_PAGE, report_page
-from adapeff.cli.render.templates import check_jinja
 from adapeff.cli.report_options import price_of, read_margin
 from adapeff.service.errors import SpecError, suggest
 from adapeff.service.reporting.index import build_index
@@ -134,8 +133,6 @@ def report(
         check_folder("--out", out)
         if form != "html":
             raise SpecError("--out writes a page; add --format html, or redirect the output with >")
-    if form == "html":
-        check_jinja("--format html", "html")
     invocation = Invocation.of(context)
     price = price_of(invocation.settings)
     options = Options(allow_mixed, price, reference, metric, read_margin(margin), Selection.parse(where or ()))

@@ -6,17 +6,14 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import jinja2
 
 from adapeff.cli.render.grids import is_text
 from adapeff.cli.render.text import printable
-from adapeff.service.errors import ConfigError
 from adapeff.service.reporting.numbers import format_value
-
-if TYPE_CHECKING:
-    import jinja2
 
 _FOLDERS = [str(Path(__file__).parent / "page"), str(Path(__file__).parent.parent / "serve")]
 _NONE = "'none'"
@@ -29,20 +26,6 @@ class Inline(str):
 
     def __html__(self) -> str:
         return str(self)
-
-
-def check_jinja(what: str, extra: str) -> None:
-    """Refuse to make a page without Jinja2, before any work.
-
-    Args:
-        what: is asked for.
-        extra: of adapeff that installs it.
-
-    Raises:
-        ConfigError: if it is not installed.
-    """
-    if find_spec("jinja2") is None:
-        raise ConfigError(f"{what} needs Jinja2, which is not installed; run pip install 'adapeff[{extra}]'")
 
 
 def render_page(template: str, *, style: Path, scripts: Sequence[Path], policy: str = "", **values: Any) -> str:
@@ -73,8 +56,6 @@ def _hash(text: str) -> str:
 
 @cache
 def _environment() -> jinja2.Environment:
-    import jinja2
-
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDERS),
         autoescape=True,
