@@ -22,6 +22,8 @@ from adapeff.cli.render.report_tables import print_report_tables
 from adapeff.cli.render.tables import print_table, stdout
 from adapeff.cli.render.text import spreadsheet_cell
 from adapeff.service.errors import ConfigError, SpecError, suggest
+from adapeff.service.reporting.arrange import AS_BUILT, Arrangement
+from adapeff.service.reporting.first_screen import first_screens
 from adapeff.service.reporting.grids import Grid, grid_documents, grid_rows
 from adapeff.service.reporting.notes import profile_notes
 from adapeff.service.reporting.pictures import DEFAULT_PICTURE, PICTURES
@@ -52,14 +54,16 @@ def print_report(report: Report, form: ReportFormat) -> None:
     _note_what_is_missing(report)
 
 
-def print_view(report: Report, view: str, form: ReportFormat) -> None:
+def print_view(report: Report, view: str, form: ReportFormat, shape: Arrangement = AS_BUILT) -> None:
     """Print a view of a report to stdout, and the number of jobs it does not include to stderr."""
-    if view == "summary" and form == "table":
-        print_first_screen(report)
+    if view == "summary" and form == "table" and not shape.group_by:
+        print_first_screen(report, shape)
         if not report.tables:
             print_profiles(report.profiles)
+    elif view == "summary" and shape.group_by:
+        print_grids_as(shape.apply(screen.noted_grid() for screen in first_screens(report.decisions).screens), form)
     else:
-        print_grids_as(build_view(report, view), form)
+        print_grids_as(shape.apply(build_view(report, view)), form)
     _note_what_is_missing(report)
 
 

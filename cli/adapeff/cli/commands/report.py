@@ -25,6 +25,7 @@ from adapeff.cli.output import (
 from adapeff.cli.render.page.page import MOST_TABLES_OF_A_PAGE, report_page
 from adapeff.cli.report_options import price_of, read_margin
 from adapeff.service.errors import SpecError, suggest
+from adapeff.service.reporting.arrange import AS_BUILT, DIMENSIONS, Arrangement
 from adapeff.service.reporting.index import build_index
 from adapeff.service.reporting.index_grid import MOST_TABLES, index_grid
 from adapeff.service.reporting.page_data import load_page
@@ -85,6 +86,18 @@ def report(
         str | None,
         typer.Option(help="How far below the reference still counts as equal: 1pt (points), or 0.005; default: 1pt."),
     ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEYS",
+            help=f"A table for each of these instead of each model and task: {', '.join(DIMENSIONS)}; "
+            "several with commas.",
+        ),
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Sort the rows by this column, lowest first; -COLUMN: highest first."),
+    ] = None,
     plot: Annotated[
         tuple[str, Path] | None,
         typer.Option(
@@ -121,6 +134,8 @@ def report(
 
         adapeff report demo --margin 2pt --reference lora
 
+        adapeff report demo --group-by method --sort latency
+
         adapeff report demo --json | jq '.[] | select(.figure == "quality")'
     """
     if plot is not None:
@@ -133,11 +148,18 @@ def report(
         check_folder("--out", out)
         if form != "html":
             raise SpecError("--out writes a page; add --format html, or redirect the output with >")
+    shape = Arrangement.parse(group_by, sort)
+    if shape != AS_BUILT:
+        if form == "html" or view == FULL:
+            raise SpecError(
+                "--group-by and --sort arrange the tables of a view; leave out --format html and --view full"
+            )
+        view = view or "summary"
     invocation = Invocation.of(context)
     price = price_of(invocation.settings)
     options = Options(allow_mixed, price, reference, metric, read_margin(margin), Selection.parse(where or ()))
     is_for_reading = form in ("table", "markdown", "latex") and view in (None, "summary") and plot is None
-    may_be_index = (form == "html" or is_for_reading) and not (as_json or where)
+    may_be_index = (form == "html" or is_for_reading) and not (as_json or where or shape != AS_BUILT)
     with invocation.database() as database, database.session(read_only=True) as session:
         sweep_ids = None if all_jobs else sweeps.find_sweeps(session, chosen_sweeps)
         index = build_index(session, sweep_ids=sweep_ids) if may_be_index else None
@@ -156,7 +178,7 @@ def report(
     elif view == FULL or (view is None and (as_json or form in ("json", "csv"))):
         print_report(built, "json" if as_json else form)
     else:
-        print_view(built, view or "summary", "json" if as_json else form)
+        print_view(built, view or "summary", "json" if as_json else form, shape)
     if plot is not None:
         save_plot(built, *plot)
 

@@ -10,6 +10,7 @@ from rich.table import Table as RichTable
 
 from adapeff.cli.render.tables import shown, stdout
 from adapeff.cli.render.text import markdown_cell, one_line
+from adapeff.service.reporting.arrange import Arrangement
 from adapeff.service.reporting.first_screen import first_screens
 from adapeff.service.reporting.grids import Grid
 from adapeff.service.reporting.report import Report
@@ -20,14 +21,14 @@ WIDE = 90
 """Terminals of this width have room for two spaces between columns."""
 
 
-def print_first_screen(report: Report) -> None:
+def print_first_screen(report: Report, shape: Arrangement) -> None:
     """The compact grid of every model and task, its sentences, and the notes of all of them."""
     found = first_screens(report.decisions)
     console = stdout()
-    for screen in found.screens:
+    for screen, grid in zip(found.screens, shape.apply(screen.grid for screen in found.screens), strict=True):
         numbers = ", ".join(map(str, found.numbers_of(screen)))
-        console.print(f"\n[bold]{shown(screen.grid.title)}[/]" + (f" [dim]\\[{numbers}][/]" if numbers else ""))
-        console.print(_drawn(screen.grid))
+        console.print(f"\n[bold]{shown(grid.title)}[/]" + (f" [dim]\\[{numbers}][/]" if numbers else ""))
+        console.print(_drawn(grid))
         for sentence in screen.sentences:
             console.print(shown(sentence))
     if found.notes:

@@ -225,7 +225,7 @@ _ONLY_IF_SEVERAL = ("model", "device", "target")
 def _grid(claim: str, judgements: Sequence[Judgement]) -> Grid:
     """The columns that tell rows apart, and the verdicts; what all rows share stands in a note."""
     if not judgements:
-        return Grid(f"claim: {claim}", (), (), ("No adapter method in this report.",))
+        return Grid(f"claim: {claim}", (), (), ("No adapter method in this report.",), aspect=f"claim: {claim}")
     cells = {heading: [read(each) for each in judgements] for heading, read in _COLUMNS.items()}
     shown = {
         heading: of_column
@@ -241,7 +241,8 @@ def _grid(claim: str, judgements: Sequence[Judgement]) -> Grid:
     if claim == DEARER:
         notes.append("Intervals: steps over all pairs of seeds, known to one validation, x paired time of a step.")
     rows = tuple(zip(*shown.values(), strict=True))
-    return Grid(f"claim: {claim}", tuple(shown), rows, tuple(notes))
+    about = tuple((heading.key, cells[heading][0].text) for heading in cells.keys() - shown.keys())
+    return Grid(f"claim: {claim}", tuple(shown), rows, tuple(notes), tuple(sorted(about)), f"claim: {claim}")
 
 
 def _families(judgements: Sequence[Judgement]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from adapeff.service.reporting.costs import Cost, CostName
+from adapeff.service.reporting.costs import CostName
 from adapeff.service.reporting.decision import Decision, Line, margin_words
 from adapeff.service.reporting.grids import MISSING, Grid, Heading, Value, number, ratio, signed, words
 from adapeff.service.reporting.table import Table
@@ -29,6 +29,10 @@ class Screen:
     def complete_grid(self) -> Grid:
         """The grid with the sentences and notes as its footnotes, for renderings without numbered notes."""
         return replace(self.grid, notes=(*self.sentences, *self.notes))
+
+    def noted_grid(self) -> Grid:
+        """The grid with the notes only, for groupings in which the sentences are about no table."""
+        return replace(self.grid, notes=self.notes)
 
 
 @dataclass(frozen=True)
@@ -73,13 +77,17 @@ def summary_grid(decision: Decision) -> Grid:
             words(line.method),
             number(line.quality.mean, table.metric.unit) if line.quality else MISSING,
             _difference(line, decision),
-            *(_cost(line.costs[name], is_reference=line.verdict.kind == "reference") for name, _, _ in _SHOWN),
+            *(_cost(line, name, decision) for name, _, _ in _SHOWN),
             words(line.verdict.text),
         )
         for line in decision.lines
     )
-    about = (("model", table.model), ("task", table.task), ("device", str(table.environment.get("device_name"))))
-    return Grid(screen_title(table), tuple(headings), rows, about=about)
+    return Grid(screen_title(table), tuple(headings), rows, about=about(table))
+
+
+def about(table: Table) -> tuple[tuple[str, str], ...]:
+    """What all methods of a table share, as grids name it."""
+    return (("model", table.model), ("task", table.task), ("device", str(table.environment.get("device_name"))))
 
 
 def screen_title(table: Table) -> str:
@@ -114,13 +122,14 @@ def _difference(line: Line, decision: Decision) -> Value:
     return signed(found.value, decision.metric_display, found.low, found.high)
 
 
-def _cost(cost: Cost, *, is_reference: bool) -> Value:
+def _cost(line: Line, name: CostName, decision: Decision) -> Value:
     """The reference's absolute cost, a ratio to it for others, or the absolute cost where a ratio is not a fact."""
-    mark = "disturbed" if cost.doubt else ""
-    if is_reference or cost.ratio is None:
+    cost = line.costs[name]
+    if _shows_absolute(line, name):
         if cost.value is None:
             return MISSING
-        return number(cost.value, cost.display, mark=mark or ("unpaired" if cost.basis == "unpaired" else ""))
+        mark = "disturbed" if cost.doubt else "unpaired" if _is_unpaired(line, name, decision) else ""
+        return number(cost.value, cost.display, mark=mark)
     return ratio(cost.ratio) if cost.low is None else Value(f"{cost.ratio:.2f}x", cost.ratio, cost.low, cost.high, "x")
 
 

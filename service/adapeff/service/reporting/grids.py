@@ -43,6 +43,8 @@ class Grid:
     notes: tuple[str, ...] = ()
     about: tuple[tuple[str, str], ...] = ()
     """What all its rows share, such as the model and the task, by name."""
+    aspect: str = ""
+    """What it shows of them, such as `training`; '' for the summary."""
 
 
 MISSING = Value("–")

@@ -8,7 +8,7 @@ from typing import Literal
 
 from adapeff.service.measurements import TRAIN_COMPUTE_S
 from adapeff.service.reporting.decision import Decision, Line
-from adapeff.service.reporting.first_screen import screen_title
+from adapeff.service.reporting.first_screen import about, screen_title
 from adapeff.service.reporting.grids import MISSING, Grid, Heading, number, ratio, words
 
 CostKind = Literal["paired", "flops", "seconds"]
@@ -120,5 +120,6 @@ def pareto_grid(decision: Decision) -> Iterator[Grid]:
             for point in found.points
         ),
         ("By means alone: neighbours on the front may not differ significantly; see the verdicts.",),
-        (("model", table.model), ("task", table.task)),
+        about(table),
+        "Pareto front",
     )

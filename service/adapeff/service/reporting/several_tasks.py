@@ -125,7 +125,7 @@ def _grid(found: SeveralTasks) -> Grid:
             f"that takes {ranking.tasks_needed}."
         )
     title = f"over {len(found.tasks)} tasks ({', '.join(found.tasks)}) · {short_model(found.model)}"
-    return Grid(title, headings, rows, tuple(notes), (("model", found.model),))
+    return Grid(title, headings, rows, tuple(notes), (("model", found.model),), "over several tasks")
 
 
 def _over(found: OverTasks) -> Value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from adapeff.service.measurements import STORED_BYTES, TRAIN_COMPUTE_S, TRAIN_FLOPS, TUNING_COMPUTE_S
@@ -11,7 +11,7 @@ from adapeff.service.reporting.columns import Column
 from adapeff.service.reporting.convergence import DECOMPOSED, TargetCell, TimeFactors
 from adapeff.service.reporting.costs import Cost
 from adapeff.service.reporting.decision import Decision, Line
-from adapeff.service.reporting.first_screen import first_screens, screen_title
+from adapeff.service.reporting.first_screen import about, first_screens, screen_title
 from adapeff.service.reporting.grids import MISSING, Grid, Heading, Value, number, ratio, signed, summary, words
 from adapeff.service.reporting.numbers import format_value
 from adapeff.service.reporting.pareto import pareto_grid
@@ -34,10 +34,6 @@ def _by_decision(build: Callable[[Decision], Iterator[Grid]]) -> Callable[[Repor
     return lambda report: [grid for decision in report.decisions for grid in build(decision)]
 
 
-def _about(table: Table) -> tuple[tuple[str, str], ...]:
-    return (("model", table.model), ("task", table.task), ("device", str(table.environment.get("device_name"))))
-
-
 def _grid(decision: Decision, aspect: str, columns: Mapping[Heading, Callable[[Row], Value]], *notes: str) -> Grid:
     """A line per method and inference variant, in the order of the first screen."""
     table = decision.table
@@ -46,14 +42,21 @@ def _grid(decision: Decision, aspect: str, columns: Mapping[Heading, Callable[[R
     kept = {heading: cells for heading, read in columns.items() if any(cells := [read(row) for row in rows])}
     filled = {heading: cells for heading, cells in kept.items() if any(cell != MISSING for cell in cells)}
     if not filled:
-        return Grid(f"{aspect} · {screen_title(table)}", (), (), ("Not measured.", *filter(None, notes)), _about(table))
-    return Grid(
-        f"{aspect} · {screen_title(table)}",
+        return _titled(aspect, table, (), (), "Not measured.", *notes)
+    return _titled(
+        aspect,
+        table,
         (Heading("method", "method"), *filled),
-        tuple((words(row.method), *(cells[at] for cells in filled.values())) for at, row in enumerate(rows)),
-        tuple(filter(None, notes)),
-        _about(table),
+        ((words(row.method), *(cells[at] for cells in filled.values())) for at, row in enumerate(rows)),
+        *notes,
     )
+
+
+def _titled(
+    aspect: str, table: Table, headings: Iterable[Heading], rows: Iterable[tuple[Value, ...]], *notes: str
+) -> Grid:
+    title = f"{aspect} · {screen_title(table)}"
+    return Grid(title, tuple(headings), tuple(rows), tuple(filter(None, notes)), about(table), aspect)
 
 
 def _figure(column: Column, *, has_ratio: bool, reference: str) -> dict[Heading, Callable[[Row], Value]]:
@@ -183,20 +186,21 @@ def _targets(table: Table) -> Grid:
         Heading(f"{cell.target:.0%} ({format_value(cell.score, table.metric.unit)})", f"target_{cell.target:g}")
         for cell in some
     )
-    return Grid(
-        f"steps to a share of {table.reference}'s best validation {table.metric.name} · {screen_title(table)}",
+    return _titled(
+        f"steps to a share of {table.reference}'s best validation {table.metric.name}",
+        table,
         (Heading("method", "method"), *headings),
-        tuple((words(method), *map(_reached, cells)) for method, cells in table.targets.items()),
-        ("Of several seeds: the mean over those that reach it.",),
-        _about(table),
+        ((words(method), *map(_reached, cells)) for method, cells in table.targets.items()),
+        "Of several seeds: the mean over those that reach it.",
     )
 
 
 def _time_factors(decision: Decision, costs: Mapping[str, Cost]) -> Grid:
     """What the time to a target consists of: steps x FLOPs of a step / FLOP/s, relative to the reference."""
     table = decision.table
-    return Grid(
-        f"time to {DECOMPOSED:.0%} of {table.reference}'s best, x {table.reference} · {screen_title(table)}",
+    return _titled(
+        f"time to {DECOMPOSED:.0%} of {table.reference}'s best, x {table.reference}",
+        table,
         (
             Heading("method", "method"),
             Heading("steps", "steps_ratio"),
@@ -204,9 +208,8 @@ def _time_factors(decision: Decision, costs: Mapping[str, Cost]) -> Grid:
             Heading("FLOP/s (paired)", "achieved_flops_ratio"),
             Heading("time (paired)", "time_ratio"),
         ),
-        tuple((words(method), *_factors(factors, costs.get(method))) for method, factors in table.time_factors.items()),
-        ("time = steps x FLOPs of a step / FLOP/s; FLOP/s and time need a profile that paired the methods.",),
-        _about(table),
+        ((words(method), *_factors(factors, costs.get(method))) for method, factors in table.time_factors.items()),
+        "time = steps x FLOPs of a step / FLOP/s; FLOP/s and time need a profile that paired the methods.",
     )
 
 
@@ -234,12 +237,12 @@ def _inference(decision: Decision) -> Iterator[Grid]:
         return
     profile = decision.pairing.profile
     shapes = decision.pairing.latency_shapes
-    yield Grid(
-        f"forward pass, x {profile.reference} (paired) · {screen_title(table)}",
+    yield _titled(
+        f"forward pass, x {profile.reference} (paired)",
+        table,
         (Heading("method", "method"), *(Heading(shape, f"latency_{shape}_ratio") for shape in shapes)),
-        tuple((words(row.label), *(_profiled(row, f"{shape} ratio") for shape in shapes)) for row in profile.latency),
-        _pairing_notes(decision),
-        _about(table),
+        ((words(row.label), *(_profiled(row, f"{shape} ratio") for shape in shapes)) for row in profile.latency),
+        *_pairing_notes(decision),
     )
 
 
