@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -27,11 +27,10 @@ def database(any_database_url: str) -> Iterator[Database]:
     opened.close()
 
 
-def submit(database: Database, name: str, *seeds: int) -> None:
+def submit(database: Database, name: str, *seeds: int, languages: Sequence[str] = ("en", "de")) -> None:
     """A sweep of finished jobs that `store` has made, or of new ones."""
-    tested = {"test_languages": ["en", "de"]}
     raw = {"name": name, "models": ["org/model"], "tasks": ["offline_sentiment"], "methods": ["full"]}
-    specs = [spec(seed, settings=tested) for seed in seeds]
+    specs = [spec(seed, settings={"test_languages": list(languages)}) for seed in seeds]
     with database.session() as session:
         sweeps.submit(session, parse_sweep(raw), specs, max_failures=3)
 
@@ -70,9 +69,9 @@ def test_active_jobs_are_refused(database: Database) -> None:
 
 
 def build_on(database: Database, *pairs: tuple[int, int]) -> None:
-    """Make jobs build on others: (seed, seed of the source)."""
+    """Make jobs of `full` build on others: (seed, seed of the source)."""
     with database.session() as session:
-        ids = {row.seed: row.id for row in session.execute(select(Job.seed, Job.id))}
+        ids = {row.seed: row.id for row in session.execute(select(Job.seed, Job.id).where(Job.method == "full"))}
         rows = [{"job_id": ids[job], "source_id": ids[source]} for job, source in pairs]
         session.execute(insert(JobSource), rows)
 

@@ -15,7 +15,7 @@ from adapeff.service.store.database import take_turn
 from adapeff.service.store.in_list import is_one_of
 from adapeff.service.store.job_creation import SUBMITTING
 from adapeff.service.store.sweeps import ids_of_name
-from adapeff.service.store.tables import Artifact, Job, JobSource, Run, Sweep, SweepJob
+from adapeff.service.store.tables import IMPORTED, Artifact, Job, JobSource, Run, Sweep, SweepJob
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,9 @@ class Removal:
     kept_jobs: int
     runs: int
     folders: tuple[str, ...]
-    """Of the runs."""
+    """Of the runs, without those that are another database's."""
     artifact_bytes: int
+    """Of the files in these folders."""
 
 
 def plan_removal(session: Session, sweep_ids: Sequence[int]) -> Removal:
@@ -50,12 +51,13 @@ def plan_removal(session: Session, sweep_ids: Sequence[int]) -> Removal:
             f"{len(active)} of its jobs are queued or running, such as job {active[0]}; cancel them first: "
             f"adapeff cancel --sweep {_reference(session, sweep_ids)}"
         )
-    runs = session.execute(select(Run.id, Run.folder).where(is_one_of(session, Run.job_id, ids))).all()
-    size = session.scalar(
-        select(func.sum(Artifact.bytes)).where(is_one_of(session, Artifact.run_id, [run.id for run in runs]))
-    )
+    of_runs = is_one_of(session, Run.job_id, ids)
+    runs = session.execute(select(Run.folder, Run.stage).where(of_runs)).all()
+    is_inside = func.substr(Artifact.uri, 1, func.length(Run.folder)) == Run.folder
+    files = select(func.sum(Artifact.bytes)).join(Run, Run.id == Artifact.run_id)
+    size = session.scalar(files.where(of_runs, Run.stage != IMPORTED, is_inside))
     total = session.scalar(select(func.count(func.distinct(SweepJob.job_id))).where(SweepJob.sweep_id.in_(sweep_ids)))
-    folders = tuple(sorted({run.folder for run in runs if run.folder}))
+    folders = tuple(sorted({run.folder for run in runs if run.folder and run.stage != IMPORTED}))
     return Removal(tuple(sweep_ids), tuple(ids), (total or 0) - len(ids), len(runs), folders, int(size or 0))
 
 
