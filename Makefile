@@ -23,10 +23,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: venv
 	ADAPEFF_STATE_DIR=.adapeff $(BIN)/adapeff run demo --plot adapeff-demo.png
 
-# Servers for the tests, which start their own on free ports and never touch running ones.
+# Servers for the tests, which start their own on free ports and never touch running ones; a browser for those of the page.
 servers:
 	@missing=""; \
 	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
+	command -v chromedriver >/dev/null || missing="$$missing chromium chromium-driver"; \
 	{ command -v postgres || ls /usr/lib/postgresql/*/bin/postgres; } >/dev/null 2>&1 || missing="$$missing postgresql"; \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from adapeff.cli.render.page.page import report_page
+from adapeff.service.reporting.page_data import load_page
 from adapeff.service.reporting.report import build_report
 from adapeff.service.store.database import Database, upgrade
 from tests.integration.test_report import store
@@ -51,7 +52,8 @@ def page(tmp_path: Path) -> Path:
         for seed in range(3):
             store(database, method, seed, score + seed / 1000, 100)
     with database.session(read_only=True) as session:
-        text = report_page(build_report(session), "test")
+        report = build_report(session)
+        text = report_page(report, load_page(session, report), "test")
     database.close()
     file = tmp_path / "report.html"
     file.write_text(text, encoding="utf-8")
@@ -60,10 +62,8 @@ def page(tmp_path: Path) -> Path:
 
 def methods(browser: Any) -> list[str]:
     """The visible methods of the first table, from the top."""
-    rows = browser.find_elements("css selector", "#summary ~ .scroll table")[0].find_elements(
-        "css selector", "tbody tr"
-    )
-    return [row.find_element("css selector", "td").text for row in rows if row.is_displayed()]
+    rows = browser.find_element("css selector", "table").find_elements("css selector", "tbody tr")
+    return [row.find_element("css selector", "th").text for row in rows if row.is_displayed()]
 
 
 def test_page_sorts_filters_and_leads_to_runs_without_any_request(browser: Any, page: Path) -> None:
@@ -73,24 +73,34 @@ def test_page_sorts_filters_and_leads_to_runs_without_any_request(browser: Any, 
 
     quality.click()
     assert methods(browser) == ["head", "lora", "full"]
-    quality.click()
+    quality.send_keys(" ")  # the keyboard sorts too
     assert methods(browser) == ["full", "lora", "head"]
     assert quality.find_element("xpath", "..").get_attribute("aria-sort") == "descending"
+    assert browser.execute_script("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    difference = browser.find_elements("css selector", "th button")[2]
+    difference.click()
+    assert methods(browser) == ["head", "lora", "full"]  # the reference has no difference to itself: last
+    difference.click()
+    assert methods(browser) == ["lora", "head", "full"]
 
     search = browser.find_element("id", "filter")
     search.send_keys("lora")
     assert methods(browser) == ["lora"]
+    assert browser.find_element("id", "filtered").text.endswith(" rows")
     search.clear()
     search.send_keys(" ")
 
     browser.find_elements("css selector", "td[data-number] a")[0].click()
-    run = browser.find_element("css selector", "details:target")
-    assert run.get_attribute("open") and "learning rate" in run.text and "full" in run.text
+    group = browser.find_element("css selector", ".group:target")
+    assert group.text.startswith("lora ·") and len(group.find_elements("css selector", "details.run")) == 3
+    run = group.find_element("css selector", "details.run")
+    assert run.get_attribute("open") and "learning rate" in run.text and run.is_displayed()
 
     assert browser.get_log("browser") == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = {event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"}
-    assert {url for url in asked if url.startswith(("http", "ws", "ftp"))} == set()
+    own = {"file", "data", "chrome", "chrome-untrusted"}  # the browser's first tab loads pages of its own
+    assert page.as_uri() in asked and {url.partition(":")[0] for url in asked} <= own
 
 
 def test_page_fits_a_narrow_dark_screen(browser: Any, page: Path) -> None:
@@ -103,3 +113,12 @@ def test_page_fits_a_narrow_dark_screen(browser: Any, page: Path) -> None:
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 400
     back = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert sum(int(part) for part in back.removeprefix("rgb(").removesuffix(")").split(",")) < 150
+
+
+def test_page_prints_tables_without_controls(browser: Any, page: Path) -> None:
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    browser.get(page.as_uri())
+
+    assert not browser.find_element("id", "filter").is_displayed()
+    assert browser.find_element("css selector", "table").is_displayed()
+    assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import subprocess
@@ -15,8 +14,10 @@ from typing import Any
 
 import pytest
 
-from adapeff.service.store import job_creation, job_queries, jobs
+from adapeff.service.store import job_creation, job_queries, jobs, results
 from adapeff.service.store.database import Database, upgrade
+from adapeff.service.store.jobs import RunOutcome
+from adapeff.service.store.results import RunResults
 from tests.conftest import adapeff_program, eventually
 from tests.e2e.conftest import Adapeff
 from tests.e2e.test_browser import browser
@@ -24,6 +25,7 @@ from tests.factories import claimer, spec
 from tests.integration.test_report import store
 from tests.integration.test_sweep_removal import submit
 
+pytest.importorskip("fastapi", reason="fastapi is not installed")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed")
 __all__ = ["browser"]
 TOKEN = "a-token-of-some-length"
@@ -77,44 +79,6 @@ def state_of(database: Database, job_id: int) -> str:
         return job_queries.get_job(session, job_id).state
 
 
-def test_pages_and_json_show_what_the_database_has(serve: Callable[..., str]) -> None:
-    address = serve()
-
-    status, text = ask(address, "/api/status")
-    assert status == 200 and json.loads(text)["counts"] == {"queued": 2, "succeeded": 1}
-    assert json.loads(ask(address, "/api/sweeps")[1])[0]["name"] == "mine"
-    assert json.loads(ask(address, "/api/report/mine?view=storage")[1])[0]["rows"][0]["method"] == "full"
-    assert json.loads(ask(address, "/api/jobs/1")[1])["state"] == "succeeded"
-    status, page = ask(address, "/report/mine")
-    assert status == 200 and page.startswith("<!doctype html>") and "full" in page
-    assert ask(address, "/")[0] == 200
-    assert ask(address, "/report/nope") == (404, ask(address, "/report/nope")[1])
-    assert ask(address, "/api/report/mine?view=nope")[0] == 404 and ask(address, "/api/jobs/99")[0] == 404
-
-
-def test_nothing_can_be_changed_without_the_token(serve: Callable[..., str], database: Database) -> None:
-    Path("token").write_text(f"{TOKEN}\n")
-    closed, open_to_holders = serve(), serve("--token-file", "token")
-
-    for address, headers in (
-        (closed, {}),
-        (closed, {"Authorization": f"Bearer {TOKEN}"}),
-        (open_to_holders, {}),
-        (open_to_holders, {"Authorization": "Bearer another-token-here"}),
-    ):
-        assert ask(address, "/api/jobs/2/cancel", "POST", **headers)[0] == 403
-    assert (
-        ask(open_to_holders, "/api/jobs/2/cancel", Authorization=f"Bearer {TOKEN}")[0] == 405
-    )  # a GET changes nothing
-    assert state_of(database, 2) == "queued"
-
-    status, text = ask(open_to_holders, "/api/jobs/2/cancel", "POST", Authorization=f"Bearer {TOKEN}")
-    assert (status, json.loads(text)) == (200, {"job": 2, "state": "cancelled"})
-    assert state_of(database, 2) == "cancelled"
-    assert ask(open_to_holders, "/api/jobs/2/retry", "POST", Authorization=f"Bearer {TOKEN}")[0] == 200
-    assert state_of(database, 2) == "queued"
-
-
 def test_other_names_and_other_addresses_are_refused(serve: Callable[..., str], adapeff: Adapeff) -> None:
     address = serve()
 
@@ -124,6 +88,8 @@ def test_other_names_and_other_addresses_are_refused(serve: Callable[..., str], 
     Path("short").write_text("short")
     short = adapeff("serve", "--token-file", "short")
     assert short.returncode == 1 and "the token in short has 5 characters, expected at least 16" in short.stderr
+    named = adapeff("serve", "--host", "0.0.0.0", ADAPEFF_SERVE_TOKEN="short")
+    assert named.returncode == 1 and "the token in ADAPEFF_SERVE_TOKEN has 5 characters" in named.stderr
     taken = adapeff("serve", "--port", address.rpartition(":")[2])
     assert taken.returncode == 1 and "cannot listen on" in taken.stderr
 
@@ -143,13 +109,46 @@ def test_progress_of_a_running_job_shows_without_a_reload(
     claim = claimer(database)(2)
     assert claim is not None
     browser.get(f"http://{serve()}/")
+    browser.execute_script("window.sameDocument = true")
 
-    def shows(text: str) -> bool:
-        return text in browser.execute_script("return document.getElementById('jobs').textContent")
+    def shows(text: str, part: str = "#job-2") -> bool:
+        return text in browser.execute_script(f"return document.querySelector('{part}').textContent")
 
     for step in (10, 20):
         progress = {"step": step, "steps": 40, "eta_s": 9.0}
         with database.session() as session:
             jobs.heartbeat(session, claim, lease_seconds=60, stage="train", progress=progress)
-        eventually(partial(shows, f"step {step} of 40"), "the progress of a running job")
-    assert not [entry for entry in browser.get_log("browser") if "favicon" not in entry["message"]]
+        eventually(partial(shows, f"step {step} of 40, 9 s left"), "the progress of a running job")
+    assert shows("1 running", "#counts") and shows("w1", "#workers")
+    with database.session() as session:
+        results.finish(session, claim, RunOutcome("error", message="it broke"), RunResults())
+    eventually(partial(shows, "it broke"), "the end of a job")
+
+    assert shows("failed") and shows("1 failed", "#counts")
+    assert browser.execute_script("return window.sameDocument")
+    assert browser.find_elements("css selector", "form") == []
+    assert browser.get_log("browser") == []
+
+
+def test_a_browser_that_logs_in_can_cancel_and_retry(
+    serve: Callable[..., str], database: Database, browser: Any
+) -> None:
+    Path("token").write_text(TOKEN)
+    address = serve("--token-file", "token")
+
+    def log_in(token: str) -> None:
+        browser.get(f"http://{address}/login")
+        browser.find_element("name", "token").send_keys(token, "\n")
+
+    log_in("not-the-token-of-this")
+    eventually(lambda: "not the token" in browser.page_source, "a refusal")
+    browser.get(f"http://{address}/jobs/2")
+    assert browser.find_elements("css selector", "main form") == []
+
+    log_in(TOKEN)
+    eventually(lambda: "log out" in browser.page_source, "the queue")
+    browser.get(f"http://{address}/jobs/2")
+    browser.find_element("id", "cancel-2").click()
+    eventually(lambda: state_of(database, 2) == "cancelled", "a cancelled job")
+    eventually(lambda: browser.find_elements("id", "retry-2"), "the page after it")[0].click()
+    eventually(lambda: state_of(database, 2) == "queued", "a queued job")

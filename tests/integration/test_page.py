@@ -5,19 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from adapeff.cli.render.page.page import report_page
 from adapeff.service.reporting.grids import grid_documents
+from adapeff.service.reporting.page_data import MOST_RUNS, load_page
 from adapeff.service.reporting.report import build_report
 from adapeff.service.reporting.views import build_view
 from adapeff.service.store.database import Database, upgrade
+from adapeff.service.store.run_logs import log_tail
+from adapeff.service.store.tables import Artifact, Run
 from tests.integration.stored import store_profile
 from tests.integration.test_claims import curves
 from tests.integration.test_report import store
 
-VOID = {"meta", "input", "br", "img"}
+VOID = {"meta", "input", "br", "img", "link"}
 
 
 class Page(HTMLParser):
@@ -30,6 +34,7 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.numbers: list[float] = []
         self.words: list[str] = []
+        self.policy = ""
         self.feed(text)
         self.close()
 
@@ -38,6 +43,9 @@ class Page(HTMLParser):
         assert not any(name.startswith("on") for name in given), f"{tag} has a handler"
         if tag not in VOID:
             self.open.append(tag)
+        if given.get("http-equiv") == "Content-Security-Policy":
+            self.policy = str(given["content"])
+        assert "style" not in given, f"{tag} has a style, which the policy forbids"
         if given.get("id"):
             self.ids.append(str(given["id"]))
         if given.get("href"):
@@ -64,7 +72,8 @@ def database() -> Iterator[Database]:
 
 def page_of(database: Database) -> tuple[str, Page]:
     with database.session(read_only=True) as session:
-        text = report_page(build_report(session), "test")
+        report = build_report(session)
+        text = report_page(report, load_page(session, report), "test")
     return text, Page(text)
 
 
@@ -77,11 +86,61 @@ def test_page_is_whole_and_asks_nobody(database: Database) -> None:
     text, page = page_of(database)
 
     assert page.open == [] and len(set(page.ids)) == len(page.ids)
-    assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
+    assert set(page.links) <= {"data:,", *(f"#{one}" for one in page.ids)}
     assert not re.search(r"(src|href|action)=.?(https?:|//)|@import|url\((?!#)", text)
-    assert "default-src 'none'" in text
+    assert "default-src 'none'" in page.policy and "unsafe" not in page.policy
     assert {f"run-{at}" for at in range(1, 7)} <= set(page.ids)
     assert "learning rate" in page.words and text.count("<polyline") == 6
+
+
+def test_each_line_leads_to_all_its_runs(database: Database) -> None:
+    for method in ("full", "lora"):
+        for seed in range(2):
+            store(database, method, seed, 0.8 + seed / 100, 100)
+    with database.session(read_only=True) as session:
+        data = load_page(session, build_report(session))
+
+    assert [group.title.partition(" · ")[0] for group in data.groups] == ["full", "lora"]
+    assert [[run.run_id for run in group.runs] for group in data.groups] == [[1, 2], [3, 4]]
+    assert data.screens[0].groups == tuple(group.key for group in data.groups)
+    assert data.groups[1].runs[1].title == "seed 1 · job 4 · accuracy 81.0 %"
+    about = data.views["quality"][0].about
+    assert {method: data.group_of[about, method] for method in ("full", "lora")} == {"full": "1-1", "lora": "1-2"}
+
+
+def test_a_run_is_shown_with_its_files_message_and_the_end_of_its_log(database: Database, tmp_path: Path) -> None:
+    store(database, "full", 0, 0.8, 100)
+    (tmp_path / "run.log").write_text("first line\n" * 500 + "loaded https://me:hunter2@hub.example/data\n")
+    with database.session() as session:
+        run = session.get(Run, 1)
+        assert run is not None
+        run.folder, run.message = str(tmp_path), "went well"
+        session.add(
+            Artifact(run_id=1, name="predictions", uri="/runs/1/predictions.jsonl", sha256="0" * 64, bytes=2048)
+        )
+    _, page = page_of(database)
+    words = " ".join(page.words)
+
+    assert "predictions, 2.0 KiB:" in words and "/runs/1/predictions.jsonl" in words and "went well" in words
+    assert "loaded https://me:***@hub.example/data" in words and "hunter2" not in words
+    assert 100 < words.count("first line") < 200  # only its end
+
+
+def test_a_log_that_is_out_of_reach_is_left_out(database: Database, tmp_path: Path) -> None:
+    store(database, "full", 0, 0.8, 100)
+
+    assert log_tail(str(tmp_path / "elsewhere"), 100) == ""
+    assert "end of the log" not in " ".join(page_of(database)[1].words)
+
+
+def test_one_view_can_be_a_page(database: Database) -> None:
+    for method in ("full", "lora"):
+        store(database, method, 0, 0.8, 100)
+    with database.session(read_only=True) as session:
+        report = build_report(session)
+        page = Page(report_page(report, load_page(session, report, views=["training"]), "test"))
+
+    assert {"training", "runs"} <= set(page.ids) and not {"summary", "quality", "pictures"} & set(page.ids)
 
 
 def test_figures_are_those_of_the_json(database: Database) -> None:
@@ -90,7 +149,7 @@ def test_figures_are_those_of_the_json(database: Database) -> None:
             store(database, method, seed, 0.8 + seed / 100, 100)
     with database.session(read_only=True) as session:
         report = build_report(session)
-    numbers = set(Page(report_page(report, "test")).numbers)
+        numbers = set(Page(report_page(report, load_page(session, report), "test")).numbers)
 
     rows = [
         row
@@ -124,7 +183,7 @@ def test_hostile_names_are_text(database: Database) -> None:
 
     text, page = page_of(database)
 
-    assert "<script>alert" not in text and "<img src=x" not in text and "\x1b" not in text
+    assert page.open == [] and "<script>alert" not in text and "<img src=x" not in text and "\x1b" not in text
     assert any("<script>alert(1)</script>" in words for words in page.words)
 
 
@@ -134,5 +193,6 @@ def test_a_large_report_stays_small(database: Database) -> None:
 
     text, page = page_of(database)
 
-    assert sum(one.startswith("run-") for one in page.ids) == 300 and "20 more runs" in text
+    assert text.count('<details class="run"') == MOST_RUNS and "The details of 300 of 320 runs" in text
+    assert sum(one.startswith("run-") for one in page.ids) == 320
     assert len(text) < 5_000_000

@@ -16,7 +16,6 @@ from adapeff.cli.messages import note
 from adapeff.cli.render.grids import markdown_grids, print_first_screen, print_grids
 from adapeff.cli.render.latex import latex_grids
 from adapeff.cli.render.markdown import report_markdown
-from adapeff.cli.render.page.page import report_page
 from adapeff.cli.render.pictures.catalog import save_picture
 from adapeff.cli.render.profiles import profile_grids, profile_title
 from adapeff.cli.render.report_tables import print_report_tables
@@ -78,13 +77,19 @@ def print_grids_as(grids: Sequence[Grid], form: ReportFormat) -> None:
         print_grids(grids)
 
 
-def write_page(report: Report, name: str, out: Path | None) -> None:
-    """Write a report as an HTML page to a file, or to stdout."""
-    page = report_page(report, f"adapeff report: {name}")
+def write_page(page: str, out: Path | None) -> None:
+    """Write an HTML page to a file, or to stdout.
+
+    Raises:
+        SpecError: if the file cannot be written.
+    """
     if out is None:
         print(page, end="")
         return
-    out.write_text(page, encoding="utf-8")
+    try:
+        out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"--out is '{out}', which cannot be written: {error.strerror}; choose another file") from error
     note(f"saved {out}")
 
 

@@ -233,11 +233,16 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> LoadedSettings:
     return LoadedSettings(values, origins)
 
 
+NO_SETTINGS = ("serve_token",)
+"""What commands read from the environment themselves: a secret is not printed with the settings."""
+
+
 def _environment() -> list[tuple[str, dict[str, Any]]]:
     names = Settings.model_fields
     for variable in os.environ:
         name = variable.removeprefix(PREFIX).lower()
-        if variable.startswith(PREFIX) and name not in names and not name.startswith("test_"):
+        is_other = name.startswith("test_") or name in NO_SETTINGS
+        if variable.startswith(PREFIX) and name not in names and not is_other:
             known = [PREFIX + field.upper() for field in names]
             raise ConfigError(f"unknown environment variable {variable}; {suggest(variable, known)}")
     prefixed = EnvSettingsSource(Settings)()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -22,19 +22,23 @@ from adapeff.cli.output import (
     save_plot,
     write_page,
 )
+from adapeff.cli.render.page.page import MOST_TABLES_OF_A_PAGE, report_page
 from adapeff.cli.report_options import price_of, read_margin
 from adapeff.service.errors import SpecError, suggest
 from adapeff.service.reporting.index import build_index
 from adapeff.service.reporting.index_grid import MOST_TABLES, index_grid
+from adapeff.service.reporting.page_data import load_page
 from adapeff.service.reporting.pictures import DEFAULT_PICTURE, PICTURES
-from adapeff.service.reporting.report import Options, build_report
+from adapeff.service.reporting.report import Options, Report, build_report
 from adapeff.service.reporting.selection import Selection
 from adapeff.service.reporting.table import REFERENCE
 from adapeff.service.reporting.views import VIEWS
 from adapeff.service.store import sweeps
 
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
 FULL = "full"
-MOST_TABLES_OF_A_PAGE = 100
 _VIEWS = "; ".join(f"{name}: {view.summary}" for name, view in VIEWS.items())
 
 
@@ -145,11 +149,18 @@ def report(
             print_grids_as([index_grid(index)], form)
             return
         built = build_report(session, sweep_ids=sweep_ids, options=options)
+        title = ", ".join(chosen_sweeps or ["all jobs" if all_jobs else "latest sweep"])
+        page = _page(session, built, title, view) if form == "html" else ""
     if form == "html":
-        write_page(built, ", ".join(chosen_sweeps or ["all jobs" if all_jobs else "latest sweep"]), out)
+        write_page(page, out)
     elif view == FULL or (view is None and (as_json or form in ("json", "csv"))):
         print_report(built, "json" if as_json else form)
     else:
         print_view(built, view or "summary", "json" if as_json else form)
     if plot is not None:
         save_plot(built, *plot)
+
+
+def _page(session: Session, built: Report, title: str, view: str | None) -> str:
+    data = load_page(session, built, views=None if view in (None, FULL) else [str(view)])
+    return report_page(built, data, f"adapeff report: {title}")

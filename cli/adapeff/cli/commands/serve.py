@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from adapeff.cli.invocation import Invocation
 from adapeff.service.errors import ConfigError
 
 SHORTEST_TOKEN = 16
+TOKEN_VARIABLE = "ADAPEFF_SERVE_TOKEN"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -25,8 +27,8 @@ def serve(
 ) -> None:
     """Show queue, running jobs and reports in a browser, live, until Ctrl-C.
 
-    Read-only without a token. With one, jobs can be cancelled and retried by requests that bear it, and it is required
-    for every request if the address is not loopback.
+    Read-only without a token, from a file or ADAPEFF_SERVE_TOKEN. With one, those who log in with it can cancel and
+    retry jobs, and if the address is not loopback, nobody else sees anything.
 
     Examples:
 
@@ -34,30 +36,38 @@ def serve(
 
         adapeff serve --port 9000 --token-file ~/.adapeff-token
     """
-    for name in ("starlette", "uvicorn"):
+    for name in ("fastapi", "uvicorn"):
         if find_spec(name) is None:
             raise ConfigError(f"serve needs {name}, which is not installed; run pip install 'adapeff[serve]'")
     token = _read_token(token_file)
     if host not in _LOOPBACK and token is None:
-        raise ConfigError(f"--host is {host}, which others can reach; set a token with --token-file")
+        raise ConfigError(
+            f"--host is {host}, which others can reach; set a token with --token-file or {TOKEN_VARIABLE}"
+        )
     from adapeff.cli.serve.server import run_server  # needs the optional dependencies
 
-    with Invocation.of(context).database() as database:
-        run_server(database, host, port, token)
+    invocation = Invocation.of(context)
+    with invocation.database() as database:
+        run_server(database, invocation.settings, host, port, token)
 
 
 def _read_token(file: Path | None) -> str | None:
-    """The token of the file; None without one.
+    """The token of the file, else of the environment; None without either.
 
     Raises:
         ConfigError: if the file cannot be read, or the token is too short.
     """
     if file is None:
-        return None
-    try:
-        token = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the token from {file}: {error}") from error
+        given, source = os.environ.get(TOKEN_VARIABLE), TOKEN_VARIABLE
+        if given is None:
+            return None
+    else:
+        source = str(file)
+        try:
+            given = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read the token from {file}: {error}") from error
+    token = given.strip()
     if len(token) < SHORTEST_TOKEN:
-        raise ConfigError(f"the token in {file} has {len(token)} characters, expected at least {SHORTEST_TOKEN}")
+        raise ConfigError(f"the token in {source} has {len(token)} characters, expected at least {SHORTEST_TOKEN}")
     return token

@@ -7,8 +7,10 @@ import socket
 import uvicorn
 
 from adapeff.cli.messages import note
-from adapeff.cli.serve.app import LOOPBACK, Access, make_app
+from adapeff.cli.serve.access import LOOPBACK, Access
+from adapeff.cli.serve.app import make_app
 from adapeff.service.errors import ConfigError
+from adapeff.service.settings import Settings
 from adapeff.service.store.database import Database
 
 
@@ -23,7 +25,7 @@ class _Server(uvicorn.Server):
                 note(f"serving at http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C stops)")
 
 
-def run_server(database: Database, host: str, port: int, token: str | None) -> None:
+def run_server(database: Database, settings: Settings, host: str, port: int, token: str | None) -> None:
     """Listen until interrupted.
 
     Raises:
@@ -31,7 +33,13 @@ def run_server(database: Database, host: str, port: int, token: str | None) -> N
     """
     hosts = LOOPBACK if host in LOOPBACK else ()
     config = uvicorn.Config(
-        make_app(database, Access(hosts, token)), host=host, port=port, log_level="critical", lifespan="off"
+        make_app(database, settings, Access(hosts, token)),
+        host=host,
+        port=port,
+        log_level="critical",
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=3,
     )
     try:
         listening = config.bind_socket()

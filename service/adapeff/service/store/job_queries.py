@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -81,6 +82,44 @@ def list_runs(session: Session, job_ids: Sequence[int]) -> dict[int, list[Run]]:
     for run in session.scalars(wanted):
         runs[run.job_id].append(run)
     return runs
+
+
+def runs_by_id(session: Session, run_ids: Sequence[int]) -> dict[int, Run]:
+    """The runs with these ids."""
+    return {run.id: run for run in session.scalars(select(Run).where(is_one_of(session, Run.id, run_ids)))}
+
+
+@dataclass(frozen=True)
+class HostRecord:
+    """A host that has run jobs."""
+
+    host: str
+    running: int
+    """Its runs that have not ended."""
+    runs: int
+    last_seen: datetime
+    """When one of its runs last began or ended; while one is running, now."""
+
+
+def list_hosts(session: Session) -> list[HostRecord]:
+    """Every host that has run jobs, the last seen first."""
+    is_running = case((Run.outcome == "running", 1), else_=0)
+    wanted = select(
+        Run.worker, func.sum(is_running), func.count(), func.max(Run.started_at), func.max(Run.finished_at)
+    ).group_by(Run.worker)
+    moment = now(session)
+    hosts: dict[str, HostRecord] = {}
+    for worker, running, count, started, finished in session.execute(wanted):
+        host = worker.rsplit("-", 2)[0]
+        seen = moment if running else max(filter(None, (started, finished)))
+        known = hosts.get(host, HostRecord(host, 0, 0, seen))
+        hosts[host] = HostRecord(host, known.running + running, known.runs + count, max(known.last_seen, seen))
+    return sorted(hosts.values(), key=lambda record: record.last_seen, reverse=True)
+
+
+def last_change(session: Session) -> datetime | None:
+    """When a job last changed its state; None without jobs."""
+    return session.scalar(select(func.max(Job.changed_at)))
 
 
 def states_by_hash(session: Session, hashes: Sequence[str]) -> dict[str, str]:

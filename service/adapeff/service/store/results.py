@@ -232,6 +232,15 @@ def list_artifacts(session: Session, run_id: int) -> list[Artifact]:
     return list(session.scalars(select(Artifact).where(Artifact.run_id == run_id).order_by(Artifact.name)))
 
 
+def list_artifacts_of(session: Session, run_ids: Sequence[int]) -> dict[int, list[Artifact]]:
+    """The files stored by each of many runs."""
+    found: dict[int, list[Artifact]] = {run_id: [] for run_id in run_ids}
+    wanted = select(Artifact).where(is_one_of(session, Artifact.run_id, run_ids)).order_by(Artifact.name)
+    for artifact in session.scalars(wanted):
+        found[artifact.run_id].append(artifact)
+    return found
+
+
 def source_folders(session: Session, job_id: int) -> dict[str, tuple[str, str]]:
     """The weights of a job's sources: job hash -> folder of the run that succeeded, and the weights' SHA-256."""
     wanted = (
