@@ -66,7 +66,7 @@ def test_others_can_write_while_a_terminal_is_asked(url: str, answer: str, left:
         seen = b""
         while b"Remove them?" not in seen and polling.select([terminal], [], [], 60)[0]:
             seen += os.read(terminal, 4096)
-        database = Database(f"{url}?timeout=1")
+        database = Database(url)
         store(database, "lora", 0, 0.8, 100)
         database.close()
         os.write(terminal, f"{answer}\n".encode())

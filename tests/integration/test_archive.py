@@ -198,6 +198,18 @@ def test_whatever_is_in_an_archive_it_is_stored_or_refused_in_one_line(source: D
     target.close()
 
 
+@pytest.mark.parametrize(
+    "points", [[3], [[]], [[1]], [["1", 0.5]], [[1, "0.5"]], [[1, None]], [[1, {}]], [[1, 2, 3]], [{}]]
+)
+def test_points_that_no_report_could_read_are_refused(source: Database, tmp_path: Path, points: list[Any]) -> None:
+    lines, target = lines_of(source, "mine"), sqlite(tmp_path / "target.db")
+    curve = {"event": "curve", "name": "validation_accuracy"}
+    (place,) = [at for at, one in enumerate(json.loads(lines[2])["events"]) if curve.items() <= one.items()]
+
+    with pytest.raises(DataError, match="line 3 is damaged"):
+        imported(target, [*lines[:2], with_value(lines[2], ("events", place, "points"), points), *lines[3:]])
+
+
 def test_an_archive_of_a_sweep_has_what_its_jobs_build_on_and_no_other_sweep(source: Database, tmp_path: Path) -> None:
     store(source, "houlsby", 7, 0.8, 100, settings={"test_languages": ["en", "de"], "keep_weights": True})
     with source.session() as session:

@@ -31,6 +31,9 @@ from adapeff.service.store.tables import IMPORTED, Job, Run, Sweep, SweepJob
 _DAMAGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What a value of a wrong kind raises when it is read or stored."""
 
+_COMPARED = ("validation_", "train_samples", "train_compute_s", "train_flops")
+"""Beginnings of the names of curves that reports read; the values of others may be missing."""
+
 
 @dataclass(frozen=True)
 class Imported:
@@ -197,6 +200,8 @@ def _store_job(session: Session, record: Mapping[str, Any], spec: AnySpec, files
             file = _store_predictions(files, spec.job_hash, event)
             event, folder, stage = {**event, "path": str(file)}, str(file.parent), ""
         found.take(event)
+    for name, points in found.curves.items():
+        _check_points(name, points)
     token = 1 + (session.scalar(select(func.max(Run.token)).where(Run.job_id == job_id)) or 0)
     moment = now(session)
     finished_at = datetime.fromisoformat(record["finished_at"]) if record["finished_at"] else moment
@@ -220,6 +225,15 @@ def _store_job(session: Session, record: Mapping[str, Any], spec: AnySpec, files
     cleared = dict.fromkeys(("sent_at", "not_before", "cancel_requested_at"))
     session.execute(update(Job).where(Job.id == job_id).values(**ended, **cleared))
     return job_id
+
+
+def _check_points(name: str, points: Iterable[Any]) -> None:
+    """Refuse points that would make every later report fail."""
+    for point in points:
+        step, value = point
+        is_missing = value is None and not name.startswith(_COMPARED)
+        if type(step) not in (int, float) or not (is_missing or type(value) in (int, float)):
+            raise TypeError(f"curve {name!r:.100} has the point {point!r:.100}")
 
 
 def _store_predictions(files: ImportedFiles, job_hash: str, event: Mapping[str, Any]) -> Path:
