@@ -105,7 +105,7 @@ COMMANDS = {
     "compare": {"--sweep", "--all", "--format", "--json"},
     "import": {"--dry-run", "--json"},
     "serve": {"--host", "--port", "--token-file"},
-    "export": {"--all", "--format", "--out", "--what"},
+    "export": {"--all", "--format", "--out", "--what", "--with-predictions"},
     "config": {"--json"},
     "doctor": {"--bench", "--json"},
     "db upgrade": {"--json"},

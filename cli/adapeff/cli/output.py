@@ -101,7 +101,9 @@ def _note_what_is_missing(report: Report) -> None:
     if report.unfinished:
         states = ", ".join(f"{count} {state}" for state, count in sorted(report.unfinished.items()))
         note(f"not in the report: {states}")
-    if not report.tables and not report.profiles:
+    if report.selects_nothing:
+        note("no finished run meets the conditions of --where")
+    elif not report.tables and not report.profiles:
         note("no job has finished yet; see `adapeff status`")
 
 

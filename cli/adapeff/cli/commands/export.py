@@ -21,7 +21,7 @@ from adapeff.service.errors import SpecError
 from adapeff.service.reporting.export import Export, What, open_export
 from adapeff.service.reporting.garbage import without_garbage_collection
 from adapeff.service.store import sweeps
-from adapeff.service.store.archive import archive_lines
+from adapeff.service.store.archive import write_archive
 
 ExportFormat = Literal["json", "csv", "parquet"]
 _FORMATS: dict[str, ExportFormat] = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
@@ -49,6 +49,9 @@ def export(
             "each run, or an archive of all of it for `adapeff import` (a .gz file).",
         ),
     ] = "measurements",
+    with_predictions: Annotated[
+        bool, typer.Option("--with-predictions", help="Include the runs' predictions in an archive.")
+    ] = False,
 ) -> None:
     """Export all measurements of finished jobs, one per row, or what else is stored.
 
@@ -58,14 +61,16 @@ def export(
 
         adapeff export --all --what jobs --format parquet -o jobs.parquet
 
-        adapeff export demo --what archive -o demo.gz
+        adapeff export demo --what archive --with-predictions -o demo.gz
     """
     check_exclusive("a sweep", sweep is not None, "--all", all_jobs)
     if out is not None:
         check_folder("--out", out)
     if what == "archive":
-        _write_archive(context, sweep, all_jobs, form, out)
+        _write_archive(context, sweep, all_jobs, form, out, with_predictions=with_predictions)
         return
+    if with_predictions:
+        raise SpecError(f"--with-predictions is for archives, not for {what}; add --what archive")
     chosen = _choose_format(form, out)
     with Invocation.of(context).database() as database, database.session(read_only=True) as session:
         sweep_ids = None if all_jobs else sweeps.find_sweep_ids(session, sweep)
@@ -74,7 +79,13 @@ def export(
 
 
 def _write_archive(
-    context: typer.Context, sweep: str | None, all_jobs: bool, form: ExportFormat | None, out: Path | None
+    context: typer.Context,
+    sweep: str | None,
+    all_jobs: bool,
+    form: ExportFormat | None,
+    out: Path | None,
+    *,
+    with_predictions: bool,
 ) -> None:
     """Write an archive for `adapeff import`.
 
@@ -85,12 +96,16 @@ def _write_archive(
         raise SpecError("an archive is a .gz file without a --format; add --out FILE.gz")
     with Invocation.of(context).database() as database, database.session(read_only=True) as session:
         sweep_ids = None if all_jobs else sweeps.find_sweep_ids(session, sweep)
-        count = 0
         with _replacing(out) as file, gzip.open(file, "wt", encoding="utf-8") as stream:
-            for line in archive_lines(session, sweep_ids):
-                stream.write(f"{line}\n")
-                count += 1
-    note(f"exported {count - 1} finished jobs to {out}")
+            written = write_archive(
+                session, sweep_ids, lambda line: stream.write(f"{line}\n"), with_predictions=with_predictions
+            )
+    note(f"exported {written.jobs} finished jobs to {out}")
+    if written.without_predictions:
+        note(
+            f"without the predictions of {written.without_predictions} runs, which are not on this host as they were "
+            "stored; export on the host that has them"
+        )
 
 
 def write_export(export: Export, form: ExportFormat, out: Path | None) -> int:

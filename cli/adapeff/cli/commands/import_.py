@@ -16,10 +16,8 @@ from adapeff.cli.invocation import Invocation
 from adapeff.cli.messages import note
 from adapeff.cli.options import Json
 from adapeff.service.errors import DataError
-from adapeff.service.store.archive import Imported, import_lines
-
-LONGEST_LINE = 2**28
-"""Characters of a job's line; a longer one is no job."""
+from adapeff.service.store.archive import LONGEST_LINE
+from adapeff.service.store.archive_import import Imported, ImportedFiles, import_lines
 
 
 def import_archives(
@@ -33,7 +31,7 @@ def import_archives(
     """Take over the finished jobs of archives, with all their results, from other databases.
 
     Jobs that have finished here already are left alone, so importing twice changes nothing. An archive is stored
-    completely or not at all.
+    completely or not at all. Sweeps come with their jobs.
 
     Examples:
 
@@ -42,12 +40,14 @@ def import_archives(
         adapeff import host1.gz host2.gz
     """
     total = Imported(0, 0, 0)
-    with Invocation.of(context).database() as database:
+    invocation = Invocation.of(context)
+    with invocation.database() as database:
         for file in files:
-            with database.session() as session:
-                found = import_lines(session, _lines(file), str(file))
+            with ImportedFiles(invocation.settings.artifacts) as stored, database.session() as session:
+                found = import_lines(session, _lines(file), str(file), stored)
                 if dry_run:
                     session.rollback()
+                    stored.discard()
             note(f"{file}: {_describe(found, dry_run=dry_run)}")
             total = Imported(total.new + found.new, total.known + found.known, total.busy + found.busy)
     if as_json:

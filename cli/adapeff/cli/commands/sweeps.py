@@ -120,12 +120,13 @@ def remove_sweep(
     """
     invocation = Invocation.of(context)
     with invocation.database() as database:
-        with database.session() as session:
+        with database.session(read_only=True) as session:
             removal = plan_removal(session, sweeps.find_sweep_ids(session, name))
-            note(_describe(name, removal, dry_run=dry_run))
-            if not dry_run and not yes:
-                _ask(name)
-            if not dry_run:
+        note(_describe(name, removal, dry_run=dry_run))
+        if not dry_run:
+            if not yes:
+                _ask(name)  # outside of any transaction: workers go on meanwhile
+            with database.session() as session:
                 remove(session, removal)
         folders = 0 if dry_run else remove_folders(removal.folders, invocation.settings.artifacts)
     if as_json:

@@ -48,6 +48,8 @@ class Report:
     """The first screen of each table, in the order of the tables."""
     runs: Mapping[int, RunRecord] = field(default_factory=dict)
     """Its runs by id."""
+    selects_nothing: bool = False
+    """Whether there are conditions on the runs, and no finished run or profile meets them."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def _build(session: Session, sweep_ids: Sequence[int] | None, options: Options) 
         metric=options.metric,
     )
     tables = tuple(build_table(group, repeats_of[key], context) for key, group in groups.items())
-    profiles = build_profiles(session, sweep_ids=sweep_ids)
+    profiles = tuple(filter(selection.matches_profile, build_profiles(session, sweep_ids=sweep_ids)))
     apart = _measured_apart(session, tables) if sweep_ids is not None else ()
     counts = job_queries.count_by_state(session, sweep_ids=sweep_ids)
     return Report(
@@ -105,6 +107,7 @@ def _build(session: Session, sweep_ids: Sequence[int] | None, options: Options) 
         {state: count for state, count in counts.items() if state != "succeeded"},
         _decide(session, tables, finished, [*reversed(profiles), *reversed(apart)], options),
         {result.run.run_id: result.run for result in finished},
+        selects_nothing=selection != Selection() and not finished and not profiles,
     )
 
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, or_
+from sqlalchemy import Select, not_, or_
 
 from adapeff.service.errors import SpecError, suggest
 from adapeff.service.plugins.plugin_reference import split_list
 from adapeff.service.reporting.first_screen import short_model
+from adapeff.service.reporting.profiles import ProfileTable
 from adapeff.service.reporting.runs import Result
 from adapeff.service.reporting.titles import task_name
 from adapeff.service.store.tables import Job, Run
@@ -26,9 +27,14 @@ _READ: Mapping[str, Callable[[Result], tuple[str, ...]]] = {
     "device": lambda result: (str(result.run.environment.get("device_name")),),
     "host": lambda result: (result.run.host,),
 }
+_READ_PROFILE: Mapping[str, Callable[[ProfileTable], tuple[str, ...]]] = {
+    "model": lambda profile: (profile.model, short_model(profile.model)),
+    "device": lambda profile: (str(profile.environment.get("device_name")),),
+}
 _COLUMNS = {"model": Job.model, "task": Job.task, "method": Job.method}
 """Columns that contain all that a condition on the key compares."""
 KEYS = (*_READ, "since")
+_SEED = re.compile(r"[0-9]{1,10}")
 _AGO = re.compile(r"(\d{1,5})([hdw])")
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
@@ -41,9 +47,8 @@ class Condition:
     patterns: tuple[str, ...]
     excludes: bool
 
-    def matches(self, result: Result) -> bool:
-        """Whether a run meets it."""
-        values = _READ[self.key](result)
+    def accepts(self, values: Iterable[str]) -> bool:
+        """Whether something with these names meets it."""
         found = any(fnmatch.fnmatchcase(value, _literal(pattern)) for pattern in self.patterns for value in values)
         return found != self.excludes
 
@@ -62,25 +67,33 @@ class Selection:
         Raises:
             SpecError: naming the condition and what was expected.
         """
-        conditions, since = [], None
+        conditions, moments = [], []
         for text in texts:
             key, sign, value = _split(text)
             if key == "since":
-                since = _moment(text, value, now or datetime.now(UTC))
+                moments.append(_moment(text, value, now or datetime.now(UTC)))
             else:
-                conditions.append(Condition(key, tuple(split_list(value)), excludes=sign == "!="))
-        return cls(tuple(conditions), since)
+                conditions.append(Condition(key, _patterns(text, key, value), excludes=sign == "!="))
+        return cls(tuple(conditions), max(moments, default=None))
 
     def matches(self, result: Result) -> bool:
         """Whether a run meets all conditions."""
         if self.since is not None and (result.run.finished_at is None or result.run.finished_at < self.since):
             return False
-        return all(condition.matches(result) for condition in self.conditions)
+        return all(condition.accepts(_READ[condition.key](result)) for condition in self.conditions)
+
+    def matches_profile(self, profile: ProfileTable) -> bool:
+        """Whether a profile meets the conditions on its model and device; it has no task, seed or single method."""
+        about = [condition for condition in self.conditions if condition.key in _READ_PROFILE]
+        return all(condition.accepts(_READ_PROFILE[condition.key](profile)) for condition in about)
 
     def narrowed(self, wanted: Select[Any]) -> Select[Any]:
         """A query of jobs and runs without most of those that do not match, so that few have to be read."""
         for condition in self.conditions:
             column = _COLUMNS.get(condition.key)
+            if condition.key == "seed":
+                is_one = Job.seed.in_([int(seed) for seed in condition.patterns])
+                wanted = wanted.where(not_(is_one) if condition.excludes else is_one)
             if column is not None and not condition.excludes:
                 parts = [max(re.split(r"[*?]+", pattern), key=len) for pattern in condition.patterns]
                 wanted = wanted.where(or_(*(column.contains(part, autoescape=True) for part in parts)))
@@ -98,14 +111,25 @@ def _split(text: str) -> tuple[str, str, str]:
     return key, sign, value.strip()
 
 
+def _patterns(text: str, key: str, value: str) -> tuple[str, ...]:
+    patterns = split_list(value)
+    if not patterns:
+        raise SpecError(f"--where is '{text}' without a value; expected KEY=VALUE, such as method=lora* or seed!=0")
+    if key == "seed":
+        if wrong := [seed for seed in patterns if not _SEED.fullmatch(seed)]:
+            raise SpecError(f"--where is '{text}': '{wrong[0]}' is no seed; expected whole numbers, such as seed=0,1")
+        return tuple(str(int(seed)) for seed in patterns)
+    return patterns
+
+
 def _moment(text: str, value: str, now: datetime) -> datetime:
     if ago := _AGO.fullmatch(value):
         return now - int(ago[1]) * _UNITS[ago[2]]
     try:
         moment = datetime.fromisoformat(value)
-    except ValueError as error:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
         raise SpecError(f"--where is '{text}'; expected a date such as 2026-01-31, or 12h, 7d, 2w") from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _literal(pattern: str) -> str:

@@ -18,6 +18,9 @@ from adapeff.service.store.in_list import is_one_of
 from adapeff.service.store.job_queries import ids_by_hash
 from adapeff.service.store.tables import Job, JobSource
 
+SUBMITTING = "adapeff submit"
+"""The lock of whatever adds jobs to sweeps, or removes them."""
+
 
 def create_jobs(
     session: Session, specs: Sequence[AnySpec], *, priority: int, max_failures: int
@@ -30,7 +33,7 @@ def create_jobs(
         The ids of all jobs in the order of the specs, and the ids of the new jobs.
     """
     hashes = [spec.job_hash for spec in specs]
-    take_turn(session, "adapeff submit")
+    take_turn(session, SUBMITTING)
     known = ids_by_hash(session, hashes)
     created_at = now(session)
     rows: list[dict[str, Any]] = [

@@ -92,13 +92,7 @@ def find_sweep_ids(session: Session, reference: str | None) -> list[int]:
     if reference is None:
         newest = select(Sweep.name).order_by(Sweep.id.desc()).limit(1).scalar_subquery()
         return list(session.scalars(select(Sweep.id).where(Sweep.name == newest).order_by(Sweep.id)))
-    found = ids_of_name(session, reference)
-    if not found and reference.isdecimal():
-        found = list(session.scalars(select(Sweep.id).where(Sweep.id == min(int(reference), 2**31 - 1))))
-    if not found:
-        names = session.scalars(select(Sweep.name).distinct().order_by(Sweep.name).limit(20)).all()
-        raise JobError(f"there is no sweep '{reference}'; known: {', '.join(names) or 'none yet'}")
-    return found
+    return find_sweeps(session, [reference])
 
 
 def ids_of_name(session: Session, name: str) -> list[int]:
@@ -110,10 +104,23 @@ def find_sweeps(session: Session, references: Sequence[str] | None) -> list[int]
     """The ids of the submissions of several sweeps, each by name or id; None or none: those of the latest sweep.
 
     Raises:
-        JobError: if there is no such sweep.
+        JobError: naming all that do not exist.
     """
-    found = [number for reference in references or (None,) for number in find_sweep_ids(session, reference)]
-    return list(dict.fromkeys(found))
+    if not references:
+        return find_sweep_ids(session, None)
+    found = {reference: _ids_of_reference(session, reference) for reference in references}
+    if unknown := [f"'{reference}'" for reference, ids in found.items() if not ids]:
+        names = session.scalars(select(Sweep.name).distinct().order_by(Sweep.name).limit(20)).all()
+        raise JobError(f"there is no sweep {' and no sweep '.join(unknown)}; known: {', '.join(names) or 'none yet'}")
+    return list(dict.fromkeys(number for ids in found.values() for number in ids))
+
+
+def _ids_of_reference(session: Session, reference: str) -> list[int]:
+    """The ids of the submissions under a name, or of the one with that id."""
+    found = ids_of_name(session, reference)
+    if not found and reference.isdecimal():
+        found = list(session.scalars(select(Sweep.id).where(Sweep.id == min(int(reference), 2**31 - 1))))
+    return found
 
 
 def names_of(session: Session, job_ids: Sequence[int]) -> dict[int, list[str]]:

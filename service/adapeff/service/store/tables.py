@@ -33,6 +33,8 @@ JOB_KINDS = ("train", "profile", "deploy")
 JOB_STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 FINAL_STATES = ("succeeded", "failed", "cancelled")
 RUN_OUTCOMES = ("running", "succeeded", "error", "oom", "killed", "timeout", "cancelled", "lost", "released")
+IMPORTED = "imported"
+"""The stage of a run whose folder belongs to the database that it was imported from."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
