@@ -87,6 +87,10 @@ def test_definition_of_a_metric_names_the_metric() -> None:
     assert measured == Measured(Key("majority_accuracy", split="test", language="en"), 0.5, "1")
 
 
+def test_a_metric_with_a_backslash_in_its_name_is_taken_literally() -> None:
+    assert MAJORITY.of(r"a\g<0>\1").name == r"majority_a\g<0>\1"
+
+
 def test_names_and_columns_are_unique_and_dimensions_exist() -> None:
     headings = [column.key or definition.name for definition, column in report_columns()]
 

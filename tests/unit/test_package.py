@@ -86,6 +86,8 @@ COMMANDS = {
             "--margin",
             "--plot",
             "--allow-mixed",
+            "--group-by",
+            "--sort",
         ),
         "--json",
     },

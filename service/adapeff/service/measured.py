@@ -124,7 +124,7 @@ class Definition:
 
     def of(self, name: str) -> Definition:
         """The definition for one metric or choice: `name` replaces the placeholder of `majority_<metric>`."""
-        return replace(self, name=_PLACEHOLDER.sub(name, self.name))
+        return replace(self, name=_PLACEHOLDER.sub(lambda _: name, self.name))
 
     def measured(self, value: float | None, *, reason: str = "", where: Dimensions) -> Measured:
         """Create a measurement of this definition.
