@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from adapeff.service.errors import SpecError
 from adapeff.service.specs.auto_profile import profiles_of
@@ -50,6 +52,23 @@ def test_longer_shapes_than_the_jobs_are_not_profiled() -> None:
     assert (profile.settings.length, profile.settings.batch) == (32, 8)
 
 
+@given(
+    max_length=st.integers(8, 512),
+    latency_lengths=st.lists(st.integers(1, 512), max_size=3, unique=True),
+    latency_batches=st.lists(st.integers(1, 64), max_size=3, unique=True),
+    batch_tokens=st.none() | st.integers(1, 4096),
+)
+def test_whatever_shapes_jobs_may_have_can_be_profiled(**settings: Any) -> None:
+    (profile,) = requested(settings=settings)
+
+    shape = profile.settings
+    assert 8 <= shape.length <= settings["max_length"]
+    if tokens := settings["batch_tokens"]:
+        assert shape.batch == 1 or shape.batch * shape.length <= tokens < (shape.batch + 1) * shape.length
+    assert shape.latency_batches == tuple(settings["latency_batches"])
+    assert shape.latency_lengths == (tuple(settings["latency_lengths"]) or (64,))
+
+
 def test_without_full_the_first_method_is_the_reference_and_one_method_has_nothing_to_compare() -> None:
     (profile,) = requested(methods=["lora", "houlsby"])
 
@@ -67,7 +86,7 @@ def test_off_requests_none_and_settings_replace_the_defaults(off: Any) -> None:
     ("profile", "said"),
     [
         ({"blocks": 3}, "'blocks' is 3"),
-        ({"block": 30}, "block"),
+        ({"block": 30}, "unknown setting 'block'; did you mean 'blocks'"),
         ("sometimes", "'profile' is 'sometimes': input should be 'auto' or 'off'"),
     ],
 )
