@@ -152,10 +152,13 @@ def test_a_new_release_alone_splits_no_table_but_a_changed_figure_does(database:
     assert table.revisions == ("0.1.0 at aaaaaaa", "0.2.0 at bbbbbbb with changes")
     assert not table.differs
 
-    store(database, "head", 0, 0.7, 50, resolved={"measurement_versions": {"train_compute_s": 2}})
+    versions = {"majority_<metric>": 2, "peak_memory_allocated_bytes": 2, "train_compute_s": 2}
+    store(database, "head", 0, 0.7, 50, resolved={"measurement_versions": versions})
+    store(database, "bitfit", 0, 0.7, 50, resolved={"measurement_versions": {**versions, "train_compute_s": 3}})
 
-    assert len(report(database).tables) == 2
-    assert report(database).tables[0].differs == ("measurement_versions: None / {'train_compute_s': 2}",)
+    apart = report(database).tables
+    assert [[row.method for row in table.rows] for table in apart] == [["full", "lora"], ["head"], ["bitfit"]]
+    assert "version of train_compute_s: None / 2 / 3" in apart[0].differs
 
 
 def test_tuned_runs_are_rows_of_their_own_held_against_the_untuned_reference(database: Database) -> None:
