@@ -13,6 +13,7 @@ from adapeff.cli.render.markdown import report_markdown, target_grids
 from adapeff.service.reporting.columns import Price
 from adapeff.service.reporting.export import open_export
 from adapeff.service.reporting.notes import table_notes
+from adapeff.service.reporting.profiles import build_profiles
 from adapeff.service.reporting.report import Options, Report, build_report
 from adapeff.service.reporting.rows import report_rows
 from adapeff.service.specs.expansion import expand
@@ -23,6 +24,7 @@ from adapeff.service.store.jobs import RunOutcome
 from adapeff.service.store.results import RunResults
 from adapeff.service.store.tables import Run
 from tests.factories import claimer, spec
+from tests.integration.stored import store_profile
 
 GOLDEN = Path(__file__).parent / "report.md"
 
@@ -304,6 +306,19 @@ def test_other_settings_make_another_table(database: Database) -> None:
     store(database, "full", 0, 0.8, 100, settings={"test_languages": ["en", "de"], "epochs": 1})
 
     assert len(report(database).tables) == 2
+
+
+def test_repeats_of_a_profile_are_held_against_each_other_while_the_meaning_of_its_figures_stays(
+    database: Database,
+) -> None:
+    store_profile(database, {"lora": (0.7, 0.6, 0.8)}, versions={"step_ratio": 2})
+    store_profile(database, {"lora": (0.5, 0.4, 0.6)})
+    store_profile(database, {"lora": (0.6, 0.5, 0.7)})
+
+    with database.session(read_only=True) as session:
+        (profile,) = build_profiles(session)
+
+    assert profile.reruns["lora"]["step ratio"].values == (0.5, 0.6)
 
 
 def test_newest_repeat_of_a_seed_counts(database: Database) -> None:

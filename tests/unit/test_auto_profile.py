@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapeff.cli.submission import counted
 from adapeff.service.errors import SpecError
 from adapeff.service.specs.auto_profile import profiles_of
 from adapeff.service.specs.expansion import expand
@@ -37,6 +38,21 @@ def test_a_sweep_requests_one_profile_of_its_methods_with_the_shapes_of_its_jobs
     shape = profile.settings
     assert (shape.batch, shape.length, shape.latency_batches, shape.latency_lengths) == (16, 32, (1, 8), (32,))
     assert (shape.device, shape.cpu_threads) == ("cpu", 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "12 jobs and 1 profile"),
+        ({"models": ["a/b", "a/c"]}, "24 jobs and 2 profiles"),
+        ({"profile": "off"}, "12 jobs"),
+    ],
+)
+def test_a_submission_counts_profiles_apart(changes: dict[str, Any], said: str) -> None:
+    sweep = parse_sweep({**RAW, **changes})
+    jobs = expand(sweep, data_root=None)
+
+    assert counted([*jobs, *profiles_of(sweep, jobs)]) == said
 
 
 def test_each_model_and_shape_has_its_own_and_seeds_tasks_and_rates_have_none() -> None:
