@@ -118,3 +118,13 @@ def test_run_profiles_the_methods_of_a_sweep_once_and_reports_paired_ratios(adap
     (head,) = [row for row in table["rows"] if row["method"] == "head"]
     assert head["train_time"]["unit"] == "x" and head["train_time"]["low"] <= head["train_time"]["value"]
     assert head["latency"]["unit"] == "x"
+
+
+@pytest.mark.slow
+def test_a_failed_profile_fails_the_sweep_and_its_report_is_printed_all_the_same(adapeff: Adapeff, sweep: Path) -> None:
+    done = adapeff("run", str(sweep), "--methods", "full,head", "-s", "profile={length: 100000}")
+
+    assert done.returncode == 4
+    assert "1 of 3 jobs did not succeed; job 3 (profile of full, head): " in done.stderr
+    assert "length is 100000" in done.stderr
+    assert "sst2" in done.stdout and "head" in done.stdout and "unpaired" in done.stdout

@@ -26,6 +26,7 @@ def store_profile(
     latency_of: Mapping[str, tuple[float, float]] | None = None,
     forward_flops: Mapping[str, float] | None = None,
     parts: Mapping[str, float] | None = None,
+    versions: Mapping[str, int] | None = None,
     **settings: Any,
 ) -> int:
     """A finished profile of `full` and the methods with these ratios of a training step and of a forward pass.
@@ -33,6 +34,7 @@ def store_profile(
     Args:
         latency_of: the interval of a method's forward pass, which takes 1 s.
         parts: phase -> seconds of it in a training step of every method.
+        versions: the versions of figures whose meaning has changed.
 
     Returns:
         Its job id.
@@ -73,6 +75,7 @@ def store_profile(
             for statistic, value in zip(("ratio", "low", "high"), interval, strict=True):
                 event = {"event": "measurement", "name": name, "value": value, "unit": "1", "statistic": statistic}
                 found.take({**event, "variant": {"method": method, "reference": "full"}, **where})
+    resolved = {"random_weights": False, **({"measurement_versions": dict(versions)} if versions else {})}
     with database.session() as session:
-        results.finish(session, claim, RunOutcome("succeeded", resolved={"random_weights": False}), found)
+        results.finish(session, claim, RunOutcome("succeeded", resolved=resolved), found)
     return job_id

@@ -13,6 +13,7 @@ from adapeff.cli.render.markdown import report_markdown, target_grids
 from adapeff.service.reporting.columns import Price
 from adapeff.service.reporting.export import open_export
 from adapeff.service.reporting.notes import table_notes
+from adapeff.service.reporting.profiles import build_profiles
 from adapeff.service.reporting.report import Options, Report, build_report
 from adapeff.service.reporting.rows import report_rows
 from adapeff.service.specs.expansion import expand
@@ -23,6 +24,7 @@ from adapeff.service.store.jobs import RunOutcome
 from adapeff.service.store.results import RunResults
 from adapeff.service.store.tables import Run
 from tests.factories import claimer, spec
+from tests.integration.stored import store_profile
 
 GOLDEN = Path(__file__).parent / "report.md"
 
@@ -152,10 +154,13 @@ def test_a_new_release_alone_splits_no_table_but_a_changed_figure_does(database:
     assert table.revisions == ("0.1.0 at aaaaaaa", "0.2.0 at bbbbbbb with changes")
     assert not table.differs
 
-    store(database, "head", 0, 0.7, 50, resolved={"measurement_versions": {"train_compute_s": 2}})
+    versions = {"majority_<metric>": 2, "peak_memory_allocated_bytes": 2, "train_compute_s": 2}
+    store(database, "head", 0, 0.7, 50, resolved={"measurement_versions": versions})
+    store(database, "bitfit", 0, 0.7, 50, resolved={"measurement_versions": {**versions, "train_compute_s": 3}})
 
-    assert len(report(database).tables) == 2
-    assert report(database).tables[0].differs == ("measurement_versions: None / {'train_compute_s': 2}",)
+    apart = report(database).tables
+    assert [[row.method for row in table.rows] for table in apart] == [["full", "lora"], ["head"], ["bitfit"]]
+    assert "version of train_compute_s: None / 2 / 3" in apart[0].differs
 
 
 def test_tuned_runs_are_rows_of_their_own_held_against_the_untuned_reference(database: Database) -> None:
@@ -301,6 +306,19 @@ def test_other_settings_make_another_table(database: Database) -> None:
     store(database, "full", 0, 0.8, 100, settings={"test_languages": ["en", "de"], "epochs": 1})
 
     assert len(report(database).tables) == 2
+
+
+def test_repeats_of_a_profile_are_held_against_each_other_while_the_meaning_of_its_figures_stays(
+    database: Database,
+) -> None:
+    store_profile(database, {"lora": (0.7, 0.6, 0.8)}, versions={"step_ratio": 2})
+    store_profile(database, {"lora": (0.5, 0.4, 0.6)})
+    store_profile(database, {"lora": (0.6, 0.5, 0.7)})
+
+    with database.session(read_only=True) as session:
+        (profile,) = build_profiles(session)
+
+    assert profile.reruns["lora"]["step ratio"].values == (0.5, 0.6)
 
 
 def test_newest_repeat_of_a_seed_counts(database: Database) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapeff.service import measurements
 from adapeff.service.measured import Dimensions, Key, Measured, canonical_variant
 from adapeff.service.measurements import (
     LATENCY_S,
     MAJORITY,
     MEASUREMENTS,
+    STEP_RATIO,
     TRAIN_COMPUTE_S,
+    changed_versions,
     measurement_table,
     report_columns,
 )
@@ -98,6 +102,17 @@ def test_names_and_columns_are_unique_and_dimensions_exist() -> None:
     for name, definition in MEASUREMENTS.items():
         assert definition.name == name
         assert set(definition.dimensions) < set(Key._fields), name
+
+
+def test_runs_record_the_new_versions_of_the_figures_they_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measurements, "MEASUREMENTS", {"latency_s": LATENCY_S})
+    assert changed_versions("train") == changed_versions("profile") == {}
+
+    changed = {"train_compute_s": replace(TRAIN_COMPUTE_S, version=2), "step_ratio": replace(STEP_RATIO, version=3)}
+    monkeypatch.setattr(measurements, "MEASUREMENTS", {"latency_s": LATENCY_S, **changed})
+
+    assert changed_versions("train") == {"measurement_versions": {"train_compute_s": 2}}
+    assert changed_versions("profile") == {"measurement_versions": {"train_compute_s": 2, "step_ratio": 3}}
 
 
 def test_table_of_the_docs_has_every_measurement_with_its_unit() -> None:

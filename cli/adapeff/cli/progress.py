@@ -67,9 +67,13 @@ def raise_for_failures(database: Database, job_ids: Sequence[int]) -> None:
     if failures:
         first = failures[0]
         raise JobsFailedError(
-            f"{len(failures)} of {len(job_ids)} jobs did not succeed; job {first.id} ({first.method} on {first.task}): "
+            f"{len(failures)} of {len(job_ids)} jobs did not succeed; job {first.id} ({_subject(first)}): "
             f"{first.cause}. See `adapeff logs {first.id}`; to run them again: `adapeff retry --failed`"
         )
+
+
+def _subject(job: Job) -> str:
+    return f"profile of {job.method}" if job.kind == "profile" else f"{job.method} on {job.task}"
 
 
 def _shortened(text: str, length: int) -> str:
@@ -91,9 +95,8 @@ class _Lines:
         for job in changed:
             if self._states.get(job.id) != job.state:
                 cause = f": {job.cause}" if job.cause else ""
-                label = f"{job.method} on {job.task}, seed {job.seed}"
-                label = f"profile of {job.method}" if job.kind == "profile" else label
-                note(f"[{done}/{total}] job {job.id} {job.state}: {label}{cause}")
+                seed = "" if job.kind == "profile" else f", seed {job.seed}"
+                note(f"[{done}/{total}] job {job.id} {job.state}: {_subject(job)}{seed}{cause}")
             self._states[job.id] = job.state
 
     def close(self) -> None:

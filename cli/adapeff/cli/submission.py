@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from adapeff.cli.messages import note
 from adapeff.service.broker.queue import make_app, send_unsent
 from adapeff.service.errors import UnreachableError
@@ -66,7 +68,12 @@ def send(database: Database, settings: Settings) -> None:
 def describe(spec: SweepSpec, jobs: list[AnySpec], submission: Submission) -> str:
     """Describe a submission in one line, with the number of new jobs."""
     new, total = len(submission.created), len(submission.job_ids)
-    profiles = sum(isinstance(job, ProfileSpec) for job in jobs)
-    counted = f"{total - profiles} jobs" + (f" and {profiles} profile{'s' if profiles > 1 else ''}" if profiles else "")
     parts = [f"{new} new" if new else "", f"{total - new} already submitted" if new < total else ""]
-    return f"sweep {submission.sweep_id} '{spec.name}': {counted} ({', '.join(filter(None, parts))})"
+    return f"sweep {submission.sweep_id} '{spec.name}': {counted(jobs)} ({', '.join(filter(None, parts))})"
+
+
+def counted(jobs: Sequence[AnySpec]) -> str:
+    """How many jobs and profiles there are, in words."""
+    profiles = sum(isinstance(job, ProfileSpec) for job in jobs)
+    trained = f"{len(jobs) - profiles} jobs"
+    return f"{trained} and {profiles} profile{'s' if profiles > 1 else ''}" if profiles else trained

@@ -120,6 +120,8 @@ class Definition:
     display: Display = ""
     version: int = 1
     """Incremented when the meaning changes; runs that measured different versions have separate tables."""
+    only_in_profiles: bool = False
+    """Whether training runs never measure it, so that a new version says nothing about them."""
     column: ReportColumn | None = None
 
     def of(self, name: str) -> Definition:

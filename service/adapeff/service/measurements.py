@@ -7,7 +7,8 @@ is generated from all definitions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from adapeff.service.measured import Definition, ReportColumn, Unit
 
@@ -21,6 +22,8 @@ def _define(name: str, unit: Unit, *dimensions: str, meaning: str, **more: Any) 
     _registry[name] = definition
     return definition
 
+
+_define_for_profiles = partial(_define, only_in_profiles=True)
 
 # fmt: off
 
@@ -218,30 +221,30 @@ THROUGHPUT = _define(
     display="1/s",
     meaning="batch / p50 of `latency_s`",
 )
-THROUGHPUT_SATURATED = _define(
+THROUGHPUT_SATURATED = _define_for_profiles(
     "throughput_saturated_samples_per_s", "1/s", "length", "variant", better="higher", display="1/s",
     meaning="the same at the batch size beyond which doubling gains less than 5 %",
 )
 
 # Profiles: several methods on one model, interleaved.
-STEP_RATIO = _define(
+STEP_RATIO = _define_for_profiles(
     "step_ratio", "1", "statistic", "phase", "batch", "length", "dtype", "variant", better="lower",
     meaning="statistics `ratio`, `low`, `high`: the paired ratio of a training step to that of the reference named in "
     "`variant`",
 )
-LATENCY_RATIO = _define(
+LATENCY_RATIO = _define_for_profiles(
     "latency_ratio", "1", "statistic", "phase", "batch", "length", "dtype", "variant", better="lower",
     meaning="the same for a forward pass",
 )
-ENERGY_RATIO = _define(
+ENERGY_RATIO = _define_for_profiles(
     "energy_ratio", "1", "statistic", "phase", "batch", "length", "dtype", "variant", better="lower",
     meaning="the same for the energy of a training step",
 )
-STEP_ENERGY_J = _define(
+STEP_ENERGY_J = _define_for_profiles(
     "step_energy_j", "J", "phase", "batch", "length", "dtype", "variant", better="lower", display="J",
     meaning="energy of a training step, measured as `train_energy_j`",
 )
-STEP_FLOPS = _define(
+STEP_FLOPS = _define_for_profiles(
     "step_flops", "1", "phase", "batch", "length", "dtype", "variant", better="lower", display="FLOPs",
     meaning="FLOPs of a training step, counted as `train_flops`; phases forward and backward",
 )
@@ -250,28 +253,28 @@ FLOPS_UNCOUNTED = _define(
     meaning="operations that may contain products the counter does not know, named in `reason`; a profile marks the "
     "row with `!`",
 )
-ACHIEVED_FLOPS = _define(
+ACHIEVED_FLOPS = _define_for_profiles(
     "achieved_flops_per_s", "1/s", "batch", "length", "dtype", "variant", better="higher",
     meaning="FLOPs of a step / its median time",
 )
-FLOPS_UTILISATION = _define(
+FLOPS_UTILISATION = _define_for_profiles(
     "flops_utilisation", "1", "batch", "length", "dtype", "variant", better="higher", display="%",
     meaning="`achieved_flops_per_s` / `ceiling_matmul_flops_per_s`",
 )
-PEAK_MATMUL = _define(
+PEAK_MATMUL = _define_for_profiles(
     "ceiling_matmul_flops_per_s", "1/s", "dtype", better="higher",
     meaning="the device's peak: the fastest of many products of square matrices, measured in the same run; `adapeff "
     "doctor --bench` prints it",
 )
-PEAK_COPY = _define(
+PEAK_COPY = _define_for_profiles(
     "ceiling_copy_bytes_per_s", "B/s", "dtype", better="higher",
     meaning="the same for many memory copies",
 )
-COMPILE_S = _define(
+COMPILE_S = _define_for_profiles(
     "compile_s", "s", "phase", "batch", "length", "dtype", "variant", better="lower", display="s",
     meaning="with `compile: true`: the first step or forward pass of a shape, in which torch.compile compiles it",
 )
-LARGEST_BATCH = _define(
+LARGEST_BATCH = _define_for_profiles(
     "largest_batch", "1", "length", "variant", better="higher",
     meaning="the largest batch, to an eighth, whose step stays below `memory_limit`, each try in a fresh process; on "
     "demand",
@@ -309,9 +312,17 @@ def report_columns() -> Iterator[tuple[Definition, ReportColumn]]:
             yield definition, definition.column
 
 
-def measurement_versions() -> dict[str, int]:
-    """The versions of the definitions that have changed since their first; runs record them."""
-    return {definition.name: definition.version for definition in MEASUREMENTS.values() if definition.version != 1}
+def changed_versions(kind: Literal["train", "profile"]) -> dict[str, dict[str, int]]:
+    """What a run of a kind records: under `measurement_versions`, its definitions changed since their first version.
+
+    Empty if there are none, so that a run of an earlier release is like one of today.
+    """
+    versions = {
+        definition.name: definition.version
+        for definition in MEASUREMENTS.values()
+        if definition.version != 1 and (kind == "profile" or not definition.only_in_profiles)
+    }
+    return {"measurement_versions": versions} if versions else {}
 
 
 def measurement_table() -> str:

@@ -127,7 +127,7 @@ def run_job(
         **prepared.task.model_dump(include={"metric", "source_language", "licence", "non_commercial"}),
         metric_unit=metric.unit,
         higher_is_better=metric.higher_is_better,
-        **({"measurement_versions": versions} if (versions := m.measurement_versions()) else {}),
+        **m.changed_versions("train"),
         **({"untested": "; ".join(left)} if (left := prepared.task.untested(data_root)) else {}),
     )
 

@@ -12,7 +12,7 @@ from adapeff.cli.messages import note
 from adapeff.cli.options import DataRoot, Force, Json, Methods, Models, Overrides, Seeds, SweepFile, Tasks, overrides
 from adapeff.cli.progress import raise_for_failures, wait_for
 from adapeff.cli.render.tables import print_table
-from adapeff.cli.submission import describe, expand_sweep, send, store
+from adapeff.cli.submission import counted, describe, expand_sweep, send, store
 from adapeff.service.reporting.variation import in_words, settings_of, varied_settings
 from adapeff.service.specs.hub import current_revisions
 from adapeff.service.specs.profile import AnySpec, ProfileSpec
@@ -93,7 +93,7 @@ def _print_plan(database: Database, spec: SweepSpec, jobs: list[AnySpec], *, for
         print(json.dumps(rows, indent=1))
         return
     print_table(
-        f"{spec.name}: {len(rows)} jobs, nothing stored",
+        f"{spec.name}: {counted(jobs)}, nothing stored",
         ["model", "task", "method", "settings", "seed", "repeat", "lr", "state", "estimate"],
         [
             [

@@ -59,6 +59,8 @@ class ProfileTable:
     latency_columns: tuple[str, ...]
     device_peaks: dict[str, float]
     """The device's peaks by measurement: FLOP/s of matrix products, bytes/s of copies."""
+    measurement_versions: Mapping[str, int] = field(default_factory=dict)
+    """The versions of the figures whose meaning has changed; others are of version 1."""
     reruns: dict[str, dict[str, Spread]] = field(default_factory=dict)
     """Row -> column -> values of all runs of this profile under the same conditions, if there are several."""
 
@@ -156,9 +158,7 @@ def build_profiles(
 
 
 def _reruns(table: ProfileTable, repeats: Sequence[ProfileTable]) -> dict[str, dict[str, Spread]]:
-    comparable = [
-        other for other in repeats if all(other.environment.get(key) == table.environment.get(key) for key in ALIKE)
-    ]
+    comparable = [other for other in repeats if _are_alike(other, table)]
     spreads: dict[str, dict[str, Spread]] = {}
     for kind in ("training", "latency"):
         rows = [{row.label: row for row in getattr(other, kind)} for other in comparable]
@@ -171,8 +171,15 @@ def _reruns(table: ProfileTable, repeats: Sequence[ProfileTable]) -> dict[str, d
     return spreads
 
 
+def _are_alike(first: ProfileTable, second: ProfileTable) -> bool:
+    return first.measurement_versions == second.measurement_versions and all(
+        first.environment.get(key) == second.environment.get(key) for key in ALIKE
+    )
+
+
 def _table(job: Job, run: Run, measured: Sequence[Measured], environment: dict[str, Any]) -> ProfileTable:
     spec = ProfileSpec.model_validate(job.spec, context=STORED)
+    resolved = run.resolved or {}
     measurements = _Run(measured)
     reference = str(spec.methods[0])
     training = [_training(measurements, str(method), reference) for method in spec.methods]
@@ -181,7 +188,7 @@ def _table(job: Job, run: Run, measured: Sequence[Measured], environment: dict[s
     return ProfileTable(
         job_id=job.id,
         model=str(spec.model),
-        random_weights=bool((run.resolved or {}).get("random_weights")),
+        random_weights=bool(resolved.get("random_weights")),
         reference=reference,
         settings=settings,
         environment=environment,
@@ -194,6 +201,7 @@ def _table(job: Job, run: Run, measured: Sequence[Measured], environment: dict[s
             for measurement in measured
             if measurement.key.name in (m.PEAK_MATMUL.name, m.PEAK_COPY.name) and measurement.value is not None
         },
+        measurement_versions=resolved.get("measurement_versions", {}),
     )
 
 

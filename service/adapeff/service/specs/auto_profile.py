@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
-from adapeff.service.errors import SpecError, first_problem
 from adapeff.service.plugins import catalog
 from adapeff.service.plugins.plugin_reference import PluginReference
 from adapeff.service.specs.job import JobSpec, canonical_json
-from adapeff.service.specs.profile import ProfileSettings, ProfileSpec
+from adapeff.service.specs.profile import SHORTEST, ProfileSettings, ProfileSpec
 from adapeff.service.specs.sweep_file import SweepSpec
 
 REFERENCE = "full"
@@ -24,9 +21,6 @@ def profiles_of(sweep: SweepSpec, jobs: Sequence[JobSpec]) -> list[ProfileSpec]:
 
     Its training shape is the jobs' batch size x `latency_length`, its latency grid theirs. Methods that build on
     trained sources cannot be profiled and are left out.
-
-    Raises:
-        SpecError: if a setting given under `profile:` is invalid.
     """
     if sweep.profile == "off":
         return []
@@ -42,7 +36,7 @@ def profiles_of(sweep: SweepSpec, jobs: Sequence[JobSpec]) -> list[ProfileSpec]:
 
 def _settings(job: JobSpec) -> dict[str, Any]:
     training, measuring = job.training, job.measuring
-    length = min(max(measuring.lengths), training.max_length)
+    length = max(SHORTEST, min(max(measuring.lengths), training.max_length))
     return {
         **_BRIEF,
         "batch": training.batch_size if training.batch_tokens is None else max(1, training.batch_tokens // length),
@@ -58,12 +52,9 @@ def _settings(job: JobSpec) -> dict[str, Any]:
 
 def _profile(job: JobSpec, methods: list[PluginReference], given: dict[str, Any]) -> ProfileSpec:
     ordered = sorted(methods, key=lambda method: str(method) != REFERENCE)
-    try:
-        return ProfileSpec(
-            model=job.model,
-            methods=tuple(ordered),
-            settings=ProfileSettings.model_validate({**_settings(job), **given}),
-            time_limit_minutes=job.time_limit_minutes,
-        )
-    except ValidationError as error:
-        raise SpecError(f"profile: {first_problem(error)}") from error
+    return ProfileSpec(
+        model=job.model,
+        methods=tuple(ordered),
+        settings=ProfileSettings.model_validate({**_settings(job), **given}),
+        time_limit_minutes=job.time_limit_minutes,
+    )

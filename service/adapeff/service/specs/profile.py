@@ -17,6 +17,8 @@ from adapeff.service.specs.model_reference import ModelReference, resolve_model
 
 PROFILE = "profile"
 """The sweep name that profiles are stored under."""
+SHORTEST = 8
+"""The fewest tokens of an example of a training step."""
 
 
 class ProfileSettings(Frozen):
@@ -24,7 +26,7 @@ class ProfileSettings(Frozen):
 
     batch: Count = 8
     """Examples of a training step."""
-    length: int = Field(default=64, ge=8, le=10**6, strict=True)
+    length: int = Field(default=64, ge=SHORTEST, le=10**6, strict=True)
     """Tokens of each example of a training step."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Device = ANY

@@ -17,6 +17,7 @@ from adapeff.service.errors import SpecError, UnknownNameError, first_line, firs
 from adapeff.service.plugins.contracts import Frozen
 from adapeff.service.plugins.plugin_reference import split_list
 from adapeff.service.specs.job import Measuring, Training
+from adapeff.service.specs.profile import ProfileSettings
 from adapeff.service.strict_yaml import load_yaml
 
 SWEEPS = Path(__file__).parent / "sweeps"
@@ -46,6 +47,19 @@ class SweepSpec(Frozen):
     @classmethod
     def _off_is_no_boolean(cls, value: Any) -> Any:
         return {True: "auto", False: "off"}[value] if isinstance(value, bool) else value
+
+    @field_validator("profile")
+    @classmethod
+    def _settings_of_a_profile(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
+        if isinstance(value, dict):
+            for key in value:
+                if key not in ProfileSettings.model_fields:
+                    raise ValueError(f"unknown setting '{key}'; {suggest(str(key), ProfileSettings.model_fields)}")
+            try:
+                ProfileSettings.model_validate(value)
+            except ValidationError as error:
+                raise ValueError(first_problem(error)) from error
+        return value
 
     @field_validator("name", "description")
     @classmethod

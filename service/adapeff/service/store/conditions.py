@@ -53,10 +53,13 @@ def likeness_of(recorded: Mapping[str, Any]) -> str:
 def by_readable_name(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """The comparable conditions but model and task, by the names a report gives them."""
     conditions = comparable(recorded)
+    resolved = dict(conditions["resolved"])
+    versions = resolved.pop("measurement_versions", {})
     return {
         "data": conditions["data"],
         "test data": conditions["test_data"],
-        **conditions["resolved"],
+        **resolved,
+        **{f"version of {name}": version for name, version in versions.items()},
         **conditions["settings"],
         **conditions["environment"],
     }

@@ -73,7 +73,12 @@ def run_profile(
     with clock.phase("load"):
         bare.encoder.to(device.torch_device)
         candidates = [make_candidate(method, bare, device=device, precision=precision) for method in spec.methods]
-    log.emit("resolved", model_revision=bare.revision, random_weights=not bare.has_weights)
+    log.emit(
+        "resolved",
+        model_revision=bare.revision,
+        random_weights=not bare.has_weights,
+        **m.changed_versions("profile"),
+    )
     bench = Bench(spec, device, precision, log, clock, sensor, bare, candidates)
     matmul_peak = _measure_device_peaks(bench)
     flops = count_flops(bench)
