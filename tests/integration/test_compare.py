@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import exp, hypot, log
+from typing import Any
 
 import numpy
 import pytest
 from scipy import stats
 
 from adapeff.service.errors import JobError, SpecError
-from adapeff.service.reporting.compare import Side, compare, read_side
+from adapeff.service.reporting.compare import compare
+from adapeff.service.reporting.compare_cells import Side, read_side
 from adapeff.service.reporting.grids import Grid, grid_documents
 from adapeff.service.statistics.packing import pack
 from adapeff.service.store import job_creation, results
@@ -18,6 +21,7 @@ from adapeff.service.store.jobs import RunOutcome
 from adapeff.service.store.results import RunResults
 from adapeff.service.store.tables import Sweep
 from tests.factories import claimer, spec
+from tests.integration.stored import store_profile
 from tests.integration.test_report import store
 
 
@@ -55,6 +59,59 @@ def test_methods_are_paired_by_seed_task_and_language(database: Database) -> Non
     assert by_cost["peak memory (process)"]["ratio"]["value"] == pytest.approx(0.5)
     assert by_cost["train compute"]["first"]["mark"] == "unpaired" and by_cost["train compute"]["ratio"] is None
     assert [row["condition"] for row in settings["rows"]] == ["learning_rate"]
+
+
+def costs_by_name(database: Database, first: str, second: str) -> dict[str, Any]:
+    for seed in range(2):
+        store(database, first, seed, 0.8, 100)
+        store(database, second, seed, 0.7, 100)
+    _, costs, *_ = grid_documents(compared(database, Side("method", first), Side("method", second)))
+    return {row["cost"]: row["ratio"] for row in costs["rows"]} | {"notes": costs["notes"]}
+
+
+def test_times_of_methods_have_the_ratio_of_a_profile_that_measured_both(database: Database) -> None:
+    store_profile(database, {"lora": (0.5, 0.4, 0.6)}, {"lora": (1.2, 1.1, 1.3)})
+
+    costs = costs_by_name(database, "full", "lora")
+    step, latency = costs["training step 32x64, paired"], costs["latency 1x64, paired"]
+
+    assert (step["value"], step["low"], step["high"]) == pytest.approx((0.5, 0.4, 0.6))
+    assert (latency["value"], latency["low"], latency["high"]) == pytest.approx((1.2, 1.1, 1.3))
+    assert costs["train compute"] is None
+    assert "measured interleaved by profile 1" in costs["notes"][0]
+
+
+def test_the_ratio_of_two_methods_that_were_paired_with_a_third_is_the_quotient(database: Database) -> None:
+    store_profile(database, {"lora": (0.5, 0.4, 0.6), "houlsby": (0.6, 0.55, 0.65)})
+
+    step = costs_by_name(database, "lora", "houlsby")["training step 32x64, paired"]
+
+    assert step["value"] == pytest.approx(1.2)
+    assert step["low"] == pytest.approx(1.2 * exp(-hypot(log(0.60 / 0.55), log(0.6 / 0.5))))
+    assert step["high"] == pytest.approx(1.2 * exp(hypot(log(0.65 / 0.60), log(0.5 / 0.4))))
+
+
+@pytest.mark.parametrize(
+    ("device", "profiled"), [("Other CPU", {"lora": (0.5, 0.4, 0.6)}), ("Test CPU", {"ia3": (0.5, 0.4, 0.6)})]
+)
+def test_a_profile_of_other_hardware_or_other_methods_gives_no_ratio(
+    database: Database, device: str, profiled: dict[str, tuple[float, float, float]]
+) -> None:
+    store_profile(database, profiled, device=device)
+
+    costs = costs_by_name(database, "full", "lora")
+
+    assert not [name for name in costs if name.endswith("paired")]
+    assert "`adapeff profile` measures methods in pairs" in costs["notes"][0]
+
+
+def test_the_profile_whose_batch_is_closest_to_training_gives_the_ratio(database: Database) -> None:
+    for batch, value in ((16, 0.3), (32, 0.5), (128, 0.9)):
+        store_profile(database, {"lora": (value, value - 0.1, value + 0.1)}, batch=batch)
+
+    costs = costs_by_name(database, "full", "lora")
+
+    assert [name for name in costs if name.startswith("training step")] == ["training step 32x64, paired"]
 
 
 def test_hosts_are_compared_method_by_method_and_say_what_differs(database: Database) -> None:

@@ -23,7 +23,7 @@ from adapeff.service.reporting.profiles import Figure, ProfileRow, ProfileTable
 from adapeff.service.specs.job import LogRange, Tuning
 from adapeff.service.specs.model_reference import resolve_model
 from adapeff.service.specs.profile import ProfileSpec, plan_profile, read_spec
-from adapeff.service.statistics.ratios import paired_ratio
+from adapeff.service.statistics.ratios import paired_ratio, quotient_of_ratios
 from adapeff.service.statistics.summaries import median_interval
 from adapeff.worker.devices.cpu import Cpu
 from adapeff.worker.devices.precision import served_in
@@ -73,6 +73,24 @@ def test_paired_ratio_lies_in_its_interval_within_the_blocks(pairs: list[tuple[f
 def test_paired_ratio_needs_the_same_blocks() -> None:
     with pytest.raises(ValueError, match="same blocks"):
         paired_ratio([1.0], [1.0, 2.0])
+
+
+_INTERVALS = st.tuples(st.floats(0.2, 5.0), st.floats(1.0, 2.0), st.floats(1.0, 2.0)).map(
+    lambda drawn: (drawn[0], drawn[0] / drawn[1], drawn[0] * drawn[2])
+)
+
+
+@given(_INTERVALS, _INTERVALS)
+def test_quotient_of_ratios_is_at_least_as_wide_as_either_and_inverts(
+    first: tuple[float, float, float], second: tuple[float, float, float]
+) -> None:
+    value, low, high = quotient_of_ratios(first, second)
+    inverse = quotient_of_ratios(second, first)
+
+    assert value == pytest.approx(first[0] / second[0])
+    assert high / low >= max(first[2] / first[1], second[2] / second[1]) * (1 - 1e-9)
+    assert inverse == pytest.approx((1 / value, 1 / high, 1 / low))
+    assert quotient_of_ratios(first, (1.0, 1.0, 1.0)) == pytest.approx(first)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=200))

@@ -10,7 +10,7 @@ from adapeff.cli.invocation import Invocation
 from adapeff.cli.options import AllJobs, Json, check_exclusive
 from adapeff.cli.output import ReportFormat, print_grids_as
 from adapeff.service.reporting.compare import compare as compare_sides
-from adapeff.service.reporting.compare import read_side
+from adapeff.service.reporting.compare_cells import read_side
 from adapeff.service.store import sweeps
 
 
@@ -28,7 +28,8 @@ def compare(
     """Compare two methods, sweeps, hosts or versions on the models, tasks and seeds that both have run.
 
     Prints the paired difference of the scores per task and language, the costs side by side, and the settings that
-    differ. A name alone is a sweep if there is one of that name, else a method.
+    differ. Times of two methods have a ratio if a profile measured both (`adapeff profile`). A name alone is a sweep if
+    there is one of that name, else a method.
 
     Examples:
 

@@ -6,87 +6,24 @@ paired by seed and, where both runs have scores by example, by test example.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Literal, get_args
+from collections.abc import Iterator, Sequence
 
 import numpy
 from sqlalchemy.orm import Session
 
-from adapeff.service.errors import JobError, SpecError, suggest
-from adapeff.service.reporting.columns import Column, MetricView, choose_columns, find_doubts, metric_view
+from adapeff.service.errors import JobError, SpecError
+from adapeff.service.reporting.columns import MetricView
+from adapeff.service.reporting.compare_cells import Cell, Side, pair_cells, results_of
+from adapeff.service.reporting.compare_costs import costs_of_sides
 from adapeff.service.reporting.examples import ExampleScores, example_scores_of, have_same_examples
-from adapeff.service.reporting.grids import MISSING, Grid, Heading, Value, number, ratio, signed, words
-from adapeff.service.reporting.runs import Result, comparable_settings, conditions_of, find_side_by_side, load_results
-from adapeff.service.reporting.titles import task_name
-from adapeff.service.specs.job import canonical_json
+from adapeff.service.reporting.grids import MISSING, Grid, Heading, Value, number, signed, words
+from adapeff.service.reporting.profiles import build_profiles
+from adapeff.service.reporting.runs import Result, conditions_of, find_side_by_side
 from adapeff.service.statistics.differences import Difference, paired_difference
 from adapeff.service.statistics.multiple import holm
 from adapeff.service.statistics.summaries import summarise
-from adapeff.service.store import sweeps
 
-Kind = Literal["method", "sweep", "host", "version"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 SIGNIFICANT = 0.05
-
-
-@dataclass(frozen=True)
-class Side:
-    """One side of a comparison."""
-
-    kind: Kind
-    name: str
-
-    def __str__(self) -> str:
-        return self.name
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The runs of both sides for one model and task, paired by seed (and method)."""
-
-    model: str
-    task: str
-    metric: MetricView
-    first: tuple[Result, ...]
-    second: tuple[Result, ...]
-
-    @property
-    def languages(self) -> list[str]:
-        """The test languages that all runs have, the source language first."""
-        found = [
-            dict.fromkeys(
-                key.language
-                for key, reading in result.run.readings.named(self.metric.name)
-                if key.split == "test" and not key.variant and reading.value is not None
-            )
-            for result in (*self.first, *self.second)
-        ]
-        shared = [language for language in found[0] if all(language in each for each in found)]
-        return sorted(shared, key=lambda language: language != self.metric.source_language)
-
-
-def read_side(session: Session, text: str) -> Side:
-    """Read a side: `method=lora`, `sweep=demo`, `host=gpu1`, `version=0.1.0`, or a name alone.
-
-    A name alone is a sweep if there is one of that name, else a method.
-
-    Raises:
-        SpecError: for an unknown kind or an empty name.
-    """
-    kind, equals, name = text.partition("=")
-    if equals and "[" not in kind:
-        if kind not in KINDS:
-            raise SpecError(f"'{text}' compares by '{kind}'; {suggest(kind, KINDS)}")
-        if not name:
-            raise SpecError(f"'{text}' has no name; expected {kind}=NAME")
-        return Side(kind, name)
-    try:
-        sweeps.find_sweep_ids(session, text)
-    except JobError:
-        return Side("method", text)
-    return Side("sweep", text)
 
 
 def compare(session: Session, first: Side, second: Side, *, sweep_ids: Sequence[int] | None = None) -> list[Grid]:
@@ -103,65 +40,21 @@ def compare(session: Session, first: Side, second: Side, *, sweep_ids: Sequence[
         raise SpecError(f"'{first}' is a {first.kind} and '{second}' a {second.kind}; compare two of a kind")
     if first == second:
         raise SpecError(f"'{first}' is compared with itself; name two different ones")
-    ours, theirs = (_results(session, side, sweep_ids) for side in (first, second))
-    cells = _cells(ours, theirs, by_method=first.kind != "method")
+    ours, theirs = (results_of(session, side, sweep_ids) for side in (first, second))
+    cells = pair_cells(ours, theirs, per_method=first.kind != "method")
     if not cells:
         raise JobError(
             f"'{first}' and '{second}' have no model, task and seed with equal settings in common; see `adapeff report`"
         )
     side_by_side = find_side_by_side([result for cell in cells for result in (*cell.first, *cell.second)])
     scores = example_scores_of(session, [result for cell in cells for result in (*cell.first, *cell.second)])
+    by_method = first.kind == "method"
+    profiles = build_profiles(session, models={cell.model for cell in cells}) if by_method else ()
     return [
         _quality(cells, first, second, scores),
-        *(_costs(cell, first, second, side_by_side) for cell in cells),
+        *(costs_of_sides(cell, first, second, side_by_side, profiles) for cell in cells),
         *_settings(cells, first, second),
     ]
-
-
-def _results(session: Session, side: Side, sweep_ids: Sequence[int] | None) -> list[Result]:
-    if side.kind == "sweep":
-        found = load_results(session, sweep_ids=sweeps.find_sweep_ids(session, side.name))
-    else:
-        found = [result for result in load_results(session, sweep_ids=sweep_ids) if _is_of(result, side)]
-    if not found:
-        raise JobError(f"no finished run of {side.kind} '{side}'; `adapeff status --all` lists the jobs")
-    return found
-
-
-def _is_of(result: Result, side: Side) -> bool:
-    environment = result.run.environment
-    candidates: Mapping[Kind, tuple[str, ...]] = {
-        "method": (str(result.spec.method),),
-        "host": (result.run.host, str(environment.get("device_name"))),
-        "version": (str(environment.get("adapeff")), str(environment.get("git_revision"))[:7]),
-        "sweep": (),
-    }
-    pattern = side.name if side.kind != "method" else side.name.replace("[", "[[]")
-    return any(fnmatchcase(candidate, pattern) for candidate in candidates[side.kind])
-
-
-def _cells(first: Sequence[Result], second: Sequence[Result], *, by_method: bool) -> list[Cell]:
-    def grouped(results: Sequence[Result]) -> dict[tuple[str, str], dict[str, Result]]:
-        groups: dict[tuple[str, str], dict[str, Result]] = {}
-        for result in results:  # ids ascend, so the newest run of a cell is kept
-            spec = result.spec
-            pair = canonical_json([spec.seed, str(spec.method) if by_method else "", comparable_settings(spec)])
-            groups.setdefault((spec.model.identity, str(spec.task)), {})[pair] = result
-        return groups
-
-    ours, theirs = grouped(first), grouped(second)
-    cells = []
-    for key in ours.keys() & theirs.keys():
-        pairs = sorted(ours[key].keys() & theirs[key].keys())
-        if pairs:
-            some = ours[key][pairs[0]]
-            recorded = dict(some.run.resolved)
-            metric = metric_view(
-                str(recorded.get("metric", "accuracy")), str(recorded.get("source_language", "en")), recorded
-            )
-            chosen = tuple(ours[key][pair] for pair in pairs), tuple(theirs[key][pair] for pair in pairs)
-            cells.append(Cell(str(some.spec.model), task_name(some.spec), metric, *chosen))
-    return sorted(cells, key=lambda cell: (cell.model, cell.task))
 
 
 def _quality(cells: Sequence[Cell], first: Side, second: Side, scores: ExampleScores) -> Grid:
@@ -226,41 +119,6 @@ def _verdict(found: Difference, p: float | None, metric: MetricView, first: Side
     if p >= SIGNIFICANT:
         return "no difference shown"
     return f"{second if (found.value > 0) == metric.higher_is_better else first} is better"
-
-
-def _costs(cell: Cell, first: Side, second: Side, side_by_side: set[int]) -> Grid:
-    """A row per cost; ratios only of figures that do not depend on the machine's speed."""
-    columns = [
-        column
-        for column in choose_columns([*cell.first, *cell.second], cell.metric)
-        if column.key not in ("quality", "transfer", "gap")
-    ]
-    rows = tuple(row for column in columns if (row := _cost_row(cell, column, side_by_side)) is not None)
-    headings = (
-        *(Heading("cost", "cost"), Heading(str(first), "first"), Heading(str(second), "second")),
-        Heading(f"{second} / {first}", "ratio"),
-    )
-    notes = ("Times of separate runs have no ratio; `adapeff profile` measures methods in pairs. !: disturbed.",)
-    return Grid(
-        f"costs · {cell.task} · {cell.model}", headings, rows, notes, (("model", cell.model), ("task", cell.task))
-    )
-
-
-def _cost_row(cell: Cell, column: Column, side_by_side: set[int]) -> tuple[Value, ...] | None:
-    values = [
-        [reading.value for result in side if (reading := column.read(result)).value is not None]
-        for side in (cell.first, cell.second)
-    ]
-    if not values[0] or not values[1]:
-        return None
-    means = [summarise(of_side).mean for of_side in values]
-    doubts = [column.time_of and find_doubts(side, side_by_side)[column.time_of] for side in (cell.first, cell.second)]
-    shown = [
-        number(mean, column.unit, mark="disturbed" if doubt else "unpaired" if column.time_of else "")
-        for mean, doubt in zip(means, doubts, strict=True)
-    ]
-    quotient = means[1] / means[0] if means[0] and not column.time_of else None
-    return words(column.heading), *shown, ratio(quotient)
 
 
 def _settings(cells: Sequence[Cell], first: Side, second: Side) -> Iterator[Grid]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from adapeff.service.measured import Display
 from adapeff.service.measurements import (
@@ -107,8 +107,13 @@ def _fits(table: Table, profile: ProfileTable) -> bool:
     return (
         profile.model == table.model
         and profile.reference == table.reference
-        and all(profile.environment.get(key) == table.environment.get(key) for key in _SAME_HARDWARE)
+        and is_same_hardware(profile.environment, table.environment)
     )
+
+
+def is_same_hardware(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two environments have the same device, precision, threads and versions of the libraries that compute."""
+    return all(first.get(key) == second.get(key) for key in _SAME_HARDWARE)
 
 
 def costs_of(row: Row, table: Table, pairing: Pairing | None) -> Mapping[CostName, Cost]:
