@@ -24,6 +24,7 @@ def store_profile(
     device: str = "Test CPU",
     shape: tuple[int, int] = (1, 64),
     latency_of: Mapping[str, tuple[float, float]] | None = None,
+    batches: Mapping[int, float] | None = None,
     forward_flops: Mapping[str, float] | None = None,
     parts: Mapping[str, float] | None = None,
     versions: Mapping[str, int] | None = None,
@@ -33,6 +34,7 @@ def store_profile(
 
     Args:
         latency_of: the interval of a method's forward pass, which takes 1 s.
+        batches: further batches, of the same length -> seconds of `full`'s forward pass.
         parts: phase -> seconds of it in a training step of every method.
         versions: the versions of figures whose meaning has changed.
 
@@ -64,6 +66,13 @@ def store_profile(
             event = {"event": "measurement", "name": "latency_s", "value": seconds, "unit": "s"}
             at = {"statistic": f"p50_{side}", "batch": batch, "length": length}
             found.take({**event, "variant": variant, **at})
+    for further, seconds in (batches or {}).items():
+        event = {"event": "measurement", "name": "latency_s", "value": seconds, "unit": "s", "statistic": "p50"}
+        where = {"batch": further, "length": length}
+        found.take({**event, "variant": {"method": "full"}, **where})
+        for statistic in ("ratio", "low", "high"):
+            event = {"event": "measurement", "name": "latency_ratio", "value": 1.0, "unit": "1", "statistic": statistic}
+            found.take({**event, "variant": {"method": "full", "reference": "full"}, **where})
     for method, flops in (forward_flops or {}).items():
         event = {"event": "measurement", "name": "step_flops", "value": flops, "unit": "1", "phase": "forward"}
         found.take({**event, "variant": {"method": method}})

@@ -169,6 +169,51 @@ def test_the_step_is_that_of_the_profile_closest_to_the_trainings_batch(database
     assert judged(database)[DEARER, "lora", "99%"].regime == "32x64, eager"
 
 
+@pytest.mark.parametrize(
+    ("seconds_of_32", "regime"),
+    [
+        (1.0, "1x64, eager, launch-bound"),  # the forward pass takes 1 s at batch 1
+        (1.4, "1x64, eager, launch-bound"),
+        (3.0, "1x64, eager"),
+        (6.0, "1x64, eager, compute-bound"),
+        (32.0, "1x64, eager, compute-bound"),
+    ],
+)
+def test_a_shape_is_launch_bound_where_the_time_does_not_grow_with_the_batch(
+    database: Database, seconds_of_32: float, regime: str
+) -> None:
+    store_learning(database, {"full": (1.0,), "lora": (1.0,)})
+    store_profile(database, {"lora": (1.3, 1.2, 1.4)}, batches={32: seconds_of_32})
+    with database.session(read_only=True) as session:
+        _, slower, _ = build_view(build_report(session), "claims")
+
+    assert {regime for _, regime in rates_and_regimes(database)} == {regime}
+    assert any(note.startswith("Launch-bound: ") for note in slower.notes) == regime.endswith("launch-bound")
+
+
+def test_the_regime_is_that_of_the_neighbouring_batches_and_splits_the_family(database: Database) -> None:
+    store_learning(database, {"full": (1.0,), "lora": (1.0,)})
+    store_profile(database, {"lora": (1.3, 1.2, 1.4)}, batches={8: 1.1, 256: 16.0})
+    store_profile(database, {"lora": (0.8, 0.7, 0.9)}, shape=(256, 64), batches={8: 1.0 / 16}, latency_batches=[8, 256])
+    with database.session(read_only=True) as session:
+        _, slower, _ = build_view(build_report(session), "claims")
+
+    assert set(slower.notes[:2]) == {
+        "As a family, launch-bound: supported. Rows: 1 supported.",
+        "As a family, compute-bound: contradicted. Rows: 1 contradicted.",
+    }
+
+
+def test_a_forward_pass_is_judged_once_for_all_tasks(database: Database) -> None:
+    for task in ("offline_sentiment", "offline_nli"):
+        store_learning(database, {"full": (1.0,), "lora": (1.0,)}, tasks=[task])
+    store_profile(database, {"lora": (1.3, 1.2, 1.4)})
+    with database.session(read_only=True) as session:
+        found = [each for each in judge(build_report(session)) if each.claim == SLOWER]
+
+    assert [each.task for each in found] == ["offline_sentiment, offline_nli"]
+
+
 def rates_and_regimes(database: Database) -> set[tuple[str, str]]:
     with database.session(read_only=True) as session:
         return {(each.rates, each.regime) for each in judge(build_report(session)) if each.claim == SLOWER}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -24,6 +24,7 @@ from adapeff.service.reporting.decision import Decision, Line
 from adapeff.service.reporting.first_screen import short_model
 from adapeff.service.reporting.grids import MISSING, Grid, Heading, Value, ratio, words
 from adapeff.service.reporting.profiles import ProfileTable
+from adapeff.service.reporting.regimes import Regime, regime_of
 
 if TYPE_CHECKING:
     from adapeff.service.reporting.report import Report
@@ -32,6 +33,7 @@ Outcome = Literal["supported", "contradicted", "undecided", "never reached", "no
 Rates = Literal["default", "tuned", "set", "–"]
 _OUTCOMES: tuple[Outcome, ...] = ("supported", "contradicted", "undecided", "never reached", "not measured")
 _RATES: Mapping[str, Rates] = {"tuned": "tuned", "set in the sweep": "set"}
+_LIMITS: tuple[Regime, ...] = ("launch-bound", "compute-bound")
 TARGETS = (0.99, 0.95)
 """Shares of the reference's best validation score that count as equal quality, the strictest first."""
 
@@ -69,7 +71,7 @@ class Judgement:
     """What the outcome rests on, or what is missing."""
     found: Ratio = NO_RATIO
     regime: str = "–"
-    """The shape of the measurement, and how it was executed."""
+    """The shape of the measurement, how it was executed, and what limits it."""
     target: float | None = None
     """The share of the reference's best score that counts as equal quality."""
     plugin: str = ""
@@ -78,14 +80,26 @@ class Judgement:
 
 def judge(report: Report) -> list[Judgement]:
     """Judge the claims on every adapter method of the report."""
-    found = [
-        judgement
+    adapters = [
+        (decision, line)
         for decision in report.decisions
         for line in decision.lines
         if line.row.reference and line.method != line.row.reference and is_adapter(line.row.plugin)
-        for judgement in (*_dearer(decision, line), *_slower(decision, line))
     ]
-    return [*sorted(found, key=lambda judgement: CLAIMS.index(judgement.claim)), *_multi_task(report)]
+    return [
+        *(each for decision, line in adapters for each in _dearer(decision, line)),
+        *_over_tasks(each for decision, line in adapters for each in _slower(decision, line)),
+        *_multi_task(report),
+    ]
+
+
+def _over_tasks(judgements: Iterable[Judgement]) -> Iterator[Judgement]:
+    """Each judgement once, with all tasks that it is equal for: a forward pass costs the same on each."""
+    tasks: dict[Judgement, list[str]] = {}
+    for each in judgements:
+        tasks.setdefault(replace(each, task=""), []).append(each.task)
+    for each, of_each in tasks.items():
+        yield replace(each, task=", ".join(of_each) if len(of_each) <= 3 else f"{len(of_each)} tasks")
 
 
 def is_adapter(plugin: PluginReference) -> bool:
@@ -179,7 +193,9 @@ def _outcome(found: Ratio) -> Outcome:
 
 
 def _regime(profile: ProfileTable, shape: str) -> str:
-    return f"{shape}, {'compiled' if profile.settings.get('compile') else 'eager'}"
+    limit = regime_of(profile, shape)
+    execution = "compiled" if profile.settings.get("compile") else "eager"
+    return ", ".join((shape, execution, *([limit] if limit in _LIMITS else [])))
 
 
 def _judgement(
@@ -240,25 +256,46 @@ def _grid(claim: str, judgements: Sequence[Judgement]) -> Grid:
     ]
     if claim == DEARER:
         notes.append("Intervals: steps over all pairs of seeds, known to one validation, x paired time of a step.")
+    if any(_limit(each) == "launch-bound" for each in judgements):
+        notes.append(
+            "Launch-bound: the time does not grow with the batch, so ratios rank numbers of kernels, not work."
+        )
     rows = tuple(zip(*shown.values(), strict=True))
     about = tuple((heading.key, cells[heading][0].text) for heading in cells.keys() - shown.keys())
     return Grid(f"claim: {claim}", tuple(shown), rows, tuple(notes), tuple(sorted(about)), f"claim: {claim}")
 
 
 def _families(judgements: Sequence[Judgement]) -> Iterator[str]:
-    """A sentence on all methods together: the verdict on which all that were decided agree, and the counts."""
-    for target in dict.fromkeys(each.target for each in judgements):
-        found = [each for each in judgements if each.target == target]
-        counts = Counter(each.outcome for each in found)
-        decided = [outcome for outcome in _OUTCOMES[:2] if counts[outcome]]
-        if len(decided) == 2:
-            sides = "; ".join(f"{outcome}: {_methods(found, outcome)}" for outcome in decided)
-            verdict = f"mixed ({sides})"
-        else:
-            verdict = decided[0] if decided else counts.most_common(1)[0][0]
-        at = f" at {target:.0%} of the reference's best score" if target else ""
-        listed = ", ".join(f"{counts[outcome]} {outcome}" for outcome in _OUTCOMES if counts[outcome])
-        yield f"As a family{at}: {verdict}. Rows: {listed}."
+    """A sentence on all methods together, per target, kind of learning rate and regime where these differ."""
+    groups: dict[str, list[Judgement]] = {}
+    several = [len({each.rates for each in judgements}) > 1, len({_limit(each) for each in judgements} - {""}) > 1]
+    for each in judgements:
+        conditions = (
+            f" at {each.target:.0%} of the reference's best score" if each.target else "",
+            f", {each.rates} learning rates" if several[0] else "",
+            f", {_limit(each) or 'regime unknown'}" if several[1] else "",
+        )
+        groups.setdefault("".join(conditions), []).append(each)
+    for shared, group in groups.items():
+        yield f"As a family{shared}: {_verdict_of(group)}"
+
+
+def _verdict_of(judgements: Sequence[Judgement]) -> str:
+    """The verdict on which all that were decided agree, and the counts."""
+    counts = Counter(each.outcome for each in judgements)
+    decided = [outcome for outcome in _OUTCOMES[:2] if counts[outcome]]
+    if len(decided) == 2:
+        sides = "; ".join(f"{outcome}: {_methods(judgements, outcome)}" for outcome in decided)
+        verdict = f"mixed ({sides})"
+    else:
+        verdict = decided[0] if decided else counts.most_common(1)[0][0]
+    listed = ", ".join(f"{counts[outcome]} {outcome}" for outcome in _OUTCOMES if counts[outcome])
+    return f"{verdict}. Rows: {listed}."
+
+
+def _limit(judgement: Judgement) -> str:
+    """What limits the shape of a judgement, '' where nothing was measured."""
+    return next((limit for limit in _LIMITS if judgement.regime.endswith(limit)), "")
 
 
 def _methods(judgements: Sequence[Judgement], outcome: Outcome) -> str:
