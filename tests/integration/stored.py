@@ -77,8 +77,8 @@ def store_profile(
         event = {"event": "measurement", "name": "step_flops", "value": flops, "unit": "1", "phase": "forward"}
         found.take({**event, "variant": {"method": method}})
     for name, ratios, where in (
-        ("step_ratio", {"full": (1.0, 1.0, 1.0), **steps}, {}),
-        ("latency_ratio", {"full": (1.0, 1.0, 1.0), **(latency or steps)}, {"batch": batch, "length": length}),
+        ("step_ratio", steps, {}),
+        ("latency_ratio", latency or steps, {"batch": batch, "length": length}),
     ):
         for method, interval in ratios.items():
             for statistic, value in zip(("ratio", "low", "high"), interval, strict=True):

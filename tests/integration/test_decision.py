@@ -113,6 +113,19 @@ def test_times_have_ratios_only_from_a_profile_of_the_same_model_hardware_and_me
     assert decision.sentences[0].endswith("hold full's quality within 1 point; lora trains in 0.70x the time.")
 
 
+def test_another_reference_has_the_quotients_of_the_profiles_ratios(database: Database) -> None:
+    scores = [0.800, 0.801, 0.800]
+    store_scores(database, {"full": scores, "lora": scores, "head": scores})
+    store_profile(database, {"lora": (0.5, 0.5, 0.5), "head": (0.1, 0.08, 0.125)})
+
+    decision = decided(database, Options(reference="lora"))
+    ratios = {line.method: line.costs["train"] for line in decision.lines}
+
+    assert (ratios["full"].ratio, ratios["full"].low, ratios["full"].high) == pytest.approx((2.0, 2.0, 2.0))
+    assert (ratios["head"].ratio, ratios["head"].low, ratios["head"].high) == pytest.approx((0.2, 0.16, 0.25))
+    assert ratios["lora"].ratio is None
+
+
 def test_nothing_is_said_of_a_time_whose_interval_holds_one(database: Database) -> None:
     store_scores(database, {"full": [0.800, 0.801, 0.800], "lora": [0.800, 0.801, 0.800]})
     store_profile(database, {"lora": (0.95, 0.85, 1.05)})

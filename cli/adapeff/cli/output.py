@@ -100,7 +100,7 @@ def write_page(page: str, out: Path | None) -> None:
 def _note_what_is_missing(report: Report) -> None:
     if report.unfinished:
         states = ", ".join(f"{count} {state}" for state, count in sorted(report.unfinished.items()))
-        note(f"not in the report: {states}")
+        note(f"not in the report{' (counted without --where)' if report.is_selection else ''}: {states}")
     if report.selects_nothing:
         note("no finished run meets the conditions of --where")
     elif not report.tables and not report.profiles:

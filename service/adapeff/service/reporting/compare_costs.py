@@ -10,8 +10,8 @@ from adapeff.service.reporting.compare_cells import Cell, Side
 from adapeff.service.reporting.costs import is_same_hardware
 from adapeff.service.reporting.grids import Grid, Heading, Value, number, ratio, words
 from adapeff.service.reporting.profiles import Figure, ProfileRow, ProfileTable
+from adapeff.service.reporting.relative import relative_to
 from adapeff.service.reporting.runs import Result
-from adapeff.service.statistics.ratios import quotient_of_ratios
 from adapeff.service.statistics.summaries import summarise
 
 
@@ -87,37 +87,21 @@ def _find_profile(cell: Cell, methods: Sequence[str], profiles: Sequence[Profile
 
 
 def _paired_rows(profile: ProfileTable, first: str, second: str) -> Iterator[tuple[Value, ...]]:
-    """A training step, its energy, and a forward pass of each shape."""
+    """A training step, its energy, and a forward pass of each shape, as ratios of the second to the first."""
     shape = f"{profile.settings['batch']}x{profile.settings['length']}"
-    tables = (
-        (profile.training, (("step", f"training step {shape}"), ("energy", f"energy of a step {shape}"))),
-        (
-            profile.latency,
-            tuple((key, f"latency {key}") for key in profile.latency_columns if not key.endswith(" ratio")),
-        ),
-    )
-    for rows, columns in tables:
+    steps = {"step": f"training step {shape}", "energy": f"energy of a step {shape}"}
+    shapes = {key: f"latency {key}" for key in profile.latency_columns if not key.endswith(" ratio")}
+    relative = relative_to(profile, first)
+    for rows, columns in ((relative.training, steps), (relative.latency, shapes)) if relative is not None else ():
         by_method = {row.label: row for row in rows}
-        if first in by_method and second in by_method:
-            for column, text in columns:
-                quotient = _quotient(by_method[first], by_method[second], column, profile.reference)
-                if quotient is not None:
-                    sides = (_absolute(by_method[method], column) for method in (first, second))
-                    yield words(f"{text}, paired"), *sides, quotient
+        for column, text in columns.items() if {first, second} <= by_method.keys() else ():
+            found = by_method[second].figures.get(f"{column} ratio")
+            if found is not None:
+                absolute = (_absolute(by_method[method], column) for method in (first, second))
+                yield words(f"{text}, paired"), *absolute, ratio(found.value, found.low, found.high)
 
 
 def _absolute(row: ProfileRow, column: str) -> Value:
     figure = row.figures.get(column) or Figure(None, "")
     mark = "disturbed" if row.problems or figure.problems else ""
     return number(figure.value, "J" if column == "energy" else "s", mark=mark)
-
-
-def _quotient(first: ProfileRow, second: ProfileRow, column: str, reference: str) -> Value | None:
-    """The second's ratio to the reference over the first's; the reference's own is exactly 1."""
-    found = []
-    for row in (second, first):
-        figure = Figure(1.0, "x", 1.0, 1.0) if row.label == reference else row.figures.get(f"{column} ratio")
-        if figure is None or not figure.value or not figure.low or not figure.high:
-            return None
-        found.append((figure.value, figure.low, figure.high))
-    return ratio(*quotient_of_ratios(*found))

@@ -20,6 +20,7 @@ from adapeff.service.measurements import (
     TRAIN_FLOPS,
 )
 from adapeff.service.reporting.profiles import Figure, ProfileTable
+from adapeff.service.reporting.relative import relative_to
 from adapeff.service.reporting.table import Row, Table
 from adapeff.service.specs.job import Training
 
@@ -75,8 +76,10 @@ class Pairing:
 
 
 def fitting_profiles(table: Table, profiles: Sequence[ProfileTable]) -> tuple[ProfileTable, ...]:
-    """The profiles of the table's model, hardware and reference, each once."""
-    return tuple({profile.job_id: profile for profile in profiles if _fits(table, profile)}.values())
+    """The profiles of the table's model and hardware, each once, relative to the table's reference."""
+    fitting = {profile.job_id: profile for profile in profiles if _fits(table, profile)}
+    relative = (relative_to(profile, table.reference) for profile in fitting.values())
+    return tuple(profile for profile in relative if profile is not None)
 
 
 def find_pairing(table: Table, fitting: Sequence[ProfileTable]) -> Pairing | None:
@@ -104,11 +107,7 @@ def find_pairing(table: Table, fitting: Sequence[ProfileTable]) -> Pairing | Non
 
 
 def _fits(table: Table, profile: ProfileTable) -> bool:
-    return (
-        profile.model == table.model
-        and profile.reference == table.reference
-        and is_same_hardware(profile.environment, table.environment)
-    )
+    return profile.model == table.model and is_same_hardware(profile.environment, table.environment)
 
 
 def is_same_hardware(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

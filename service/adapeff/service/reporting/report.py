@@ -48,8 +48,13 @@ class Report:
     """The first screen of each table, in the order of the tables."""
     runs: Mapping[int, RunRecord] = field(default_factory=dict)
     """Its runs by id."""
-    selects_nothing: bool = False
-    """Whether there are conditions on the runs, and no finished run or profile meets them."""
+    is_selection: bool = False
+    """Whether conditions select its runs; `unfinished` counts all jobs."""
+
+    @property
+    def selects_nothing(self) -> bool:
+        """Whether there are conditions, and no finished run or profile meets them."""
+        return self.is_selection and not self.tables and not self.profiles
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def _build(session: Session, sweep_ids: Sequence[int] | None, options: Options) 
         {state: count for state, count in counts.items() if state != "succeeded"},
         _decide(session, tables, finished, [*reversed(profiles), *reversed(apart)], options),
         {result.run.run_id: result.run for result in finished},
-        selects_nothing=selection != Selection() and not finished and not profiles,
+        is_selection=selection != Selection(),
     )
 
 
