@@ -28,7 +28,7 @@ from adapeff.service.specs.sweep_file import ready_made_sweeps
 from adapeff.service.store.database import head_revision
 from tests.conftest import ROOT, adapeff_program
 
-HEAVY = {"torch", "transformers", "peft", "datasets", "matplotlib", "numpy", "scipy"}
+HEAVY = {"torch", "transformers", "peft", "datasets", "matplotlib", "numpy", "scipy", "pyarrow", "pandas"}
 PRINTING = {
     *("typer", "click", "shellingham", "annotated_doc", "rich", "pygments", "markdown_it", "mdurl", "attr"),
     "coverage",
@@ -187,14 +187,14 @@ def loaded_modules(*typed: str) -> set[str]:
 @pytest.mark.parametrize(
     "command",
     [
-        *("submit small.yaml", "status", "methods ls"),
+        *("submit small.yaml", "status", "methods ls", "export --help"),
         *(pytest.param(f"{name} --help", marks=pytest.mark.slow) for name in ("report", "run")),
     ],
 )
 def test_command_line_imports_no_torch(command: str, tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text("models: [a/b]\ntasks: [sst2]\nmethods: [full, lora, houlsby]\n")
 
-    allowed = {"numpy", "scipy"} if "report" in command or "run" in command else set()
+    allowed = {"numpy", "scipy"} if any(name in command for name in ("report", "run", "export")) else set()
     assert not loaded_modules(*command.split()) & (HEAVY - allowed)
 
 
