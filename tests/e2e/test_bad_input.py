@@ -154,6 +154,7 @@ TABLE = [
     Bad("card of weights that were not kept", "export --all --what model-cards -o cards", 1,
         "no finished run kept its weights; run the sweep again with -s keep_weights=true", prepare=one_finished),
     Bad("results of nothing", "export --all --what peft-results -o results", 1, "no training run has finished yet; see `adapeff status`"),
+    Bad("MLflow and a file", "export --all --mlflow sqlite:///x.db -o x.csv", 1, "--mlflow and --out, --format, --what and --with-predictions cannot be combined"),
     Bad("unknown plot format", "report --all --plot pareto x.doc", 1, "--plot is 'x.doc'; expected a file name ending in .png, .svg or .pdf", prepare=one_finished),
     Bad("plot of nothing", "report --all --plot pareto x.png", 1, "the picture 'pareto' would be empty: no finished job has a score"),
     Bad("unknown command", "sumbit", 2, "No such command 'sumbit'"),

@@ -12,6 +12,7 @@ import typer
 from adapeff.cli.export_files import replacing, write_csv, write_json, write_parquet
 from adapeff.cli.invocation import Invocation
 from adapeff.cli.messages import note
+from adapeff.cli.mlflow_export import EXPERIMENT, check_mlflow, copy_runs
 from adapeff.cli.options import AllJobs, SweepName, check_exclusive
 from adapeff.cli.output import check_folder
 from adapeff.cli.run_files import RUN_FILES, check_run_folder, write_run_files
@@ -53,6 +54,15 @@ def export(
     with_predictions: Annotated[
         bool, typer.Option("--with-predictions", help="Include the runs' predictions in an archive.")
     ] = False,
+    mlflow: Annotated[
+        str | None,
+        typer.Option(
+            "--mlflow",
+            metavar="URI",
+            help="Instead of writing a file, copy finished runs to MLflow: the URI of a tracking server or store, such "
+            "as http://localhost:5000 or sqlite:///mlflow.db. Runs that it has are not copied again.",
+        ),
+    ] = None,
 ) -> None:
     """Export all measurements of finished jobs, one per row, or what else is stored.
 
@@ -65,8 +75,15 @@ def export(
         adapeff export demo --what archive --with-predictions -o demo.gz
 
         adapeff export demo --what peft-results -o results
+
+        adapeff export demo --mlflow sqlite:///mlflow.db
     """
     check_exclusive("a sweep", sweep is not None, "--all", all_jobs)
+    if mlflow is not None:
+        is_of_files = out is not None or form is not None or what != "measurements" or with_predictions
+        check_exclusive("--mlflow", True, "--out, --format, --what and --with-predictions", is_of_files)
+        _copy_to_mlflow(context, sweep, all_jobs, mlflow)
+        return
     if out is not None:
         check_folder("--out", out)
     if what == "archive":
@@ -131,6 +148,15 @@ def _write_run_files(
     note(f"exported {written} {RUN_FILES[what].name} to {folder}")
     if without:
         note(f"without {without} runs that kept no weights; run them again with -s keep_weights=true")
+
+
+def _copy_to_mlflow(context: typer.Context, sweep: str | None, all_jobs: bool, uri: str) -> None:
+    check_mlflow()
+    with Invocation.of(context).database() as database, database.session(read_only=True) as session:
+        sweep_ids = None if all_jobs else sweeps.find_sweep_ids(session, sweep)
+        copied = copy_runs(finished_runs(session, sweep_ids, kinds=("train", "profile")), uri)
+    already = f"; {copied.present} were there" if copied.present else ""
+    note(f"copied {copied.new} runs to the experiment '{EXPERIMENT}' of MLflow{already}")
 
 
 def write_export(export: Export, form: ExportFormat, out: Path | None) -> int:
