@@ -13,7 +13,9 @@ from adapeff.service.errors import ConfigError
 from adapeff.service.measured import Key
 from adapeff.service.measurements import MEASUREMENTS
 from adapeff.service.reporting.mlflow_records import metric_name, mlflow_record
-from adapeff.service.store.database import Database
+from adapeff.service.store.archive import write_archive
+from adapeff.service.store.archive_import import ImportedFiles, import_lines
+from adapeff.service.store.database import Database, upgrade
 from tests.integration.test_run_exports import database, runs
 
 __all__ = ["database"]
@@ -78,6 +80,23 @@ def test_a_second_copy_adds_nothing_and_completes_what_was_interrupted(database:
     MlflowClient(tracking_uri=mlflow_uri).set_terminated(in_mlflow(mlflow_uri)["2"].info.run_id, status="RUNNING")
     assert copy_runs(runs(database), mlflow_uri) == (1, 2)
     assert {run.info.status for run in in_mlflow(mlflow_uri).values()} == {"FINISHED"}
+
+
+@BY_MLFLOW
+def test_runs_that_another_database_imported_are_the_same_runs(
+    database: Database, mlflow_uri: str, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    with database.session(read_only=True) as session:
+        write_archive(session, None, lines.append)
+    other = Database(f"sqlite:///{tmp_path / 'other.db'}")
+    upgrade(other)
+    with ImportedFiles(tmp_path / "artifacts") as files, other.session() as session:
+        import_lines(session, lines, "archive.gz", files)
+    copy_runs(runs(database), mlflow_uri)
+
+    assert copy_runs(runs(other), mlflow_uri) == (0, 3)
+    other.close()
 
 
 @BY_MLFLOW
