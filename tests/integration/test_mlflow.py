@@ -124,6 +124,13 @@ def test_metrics_of_a_run_have_names_of_their_own(database: Database) -> None:
         }
 
 
+def test_names_in_mlflow_are_without_the_folders_of_this_machine(database: Database) -> None:
+    record = next(record for run in runs(database) if "Modèle" in (record := mlflow_record(run)).name)
+
+    assert record.name == "Modèle: 1 offline_sentiment lora[rank=4] seed 0 (run 2)"
+    assert "secret" not in str(record)
+
+
 def test_names_of_figures_end_with_their_unit() -> None:
     """So that a metric's name in MLflow says its unit."""
     endings = {"s": "_s", "B": "_bytes", "J": "_j", "1/s": "_per_s", "B/s": "_bytes_per_s"}

@@ -65,8 +65,9 @@ def copy_runs(runs: Iterable[FinishedRun], uri: str) -> Copied:
 
 
 def _mlflow() -> Any:
-    """The package, which sends nothing to its makers from here and does not try for minutes to reach a server."""
+    """The package; it sends nothing to its makers, prints nothing, and does not try for minutes to reach a server."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     try:  # an optional dependency
         import mlflow

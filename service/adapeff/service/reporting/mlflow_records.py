@@ -50,7 +50,7 @@ def mlflow_record(run: FinishedRun) -> MlflowRecord:
     """The run's settings, figures and origin under the names that MLflow shows."""
     key = canonical_hash({"job": run.job_hash, "started": run.started_at.isoformat()})
     return MlflowRecord(
-        name=f"{run.spec.label} (run {run.run_id})",
+        name=f"{run.short_model} {_what(run)} (run {run.run_id})",
         key=key,
         start_ms=_milliseconds(run.started_at.timestamp()),
         end_ms=_milliseconds((run.finished_at or run.started_at).timestamp()),
@@ -58,6 +58,13 @@ def mlflow_record(run: FinishedRun) -> MlflowRecord:
         points=(*_measured(run), *(point for name, curve in run.curves.items() for point in _curve(name, curve))),
         tags={KEY: key, **{name: str(value) for name, value in _tags(run) if value}},
     )
+
+
+def _what(run: FinishedRun) -> str:
+    spec = run.spec
+    if isinstance(spec, JobSpec):
+        return f"{run.task_name} {spec.method} seed {spec.seed}"
+    return f"profile of {len(spec.methods)} methods"
 
 
 def _milliseconds(seconds: float) -> int:
