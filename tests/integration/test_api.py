@@ -1,4 +1,4 @@
-"""The functions for notebooks give the figures of the command line, and those recomputed from an export."""
+"""The functions for notebooks give the rows of the views; tests/e2e/test_same_numbers.py recomputes their figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytest
 
 from adapeff.service import api
 from adapeff.service.errors import AdapeffError, SpecError
-from adapeff.service.reporting.export import open_export
 from adapeff.service.store.database import Database, upgrade
 from tests.integration.stored import store_profile
 from tests.integration.test_report import store
@@ -37,21 +36,6 @@ def test_records_are_the_rows_of_the_views(url: str) -> None:
     assert {row["method"] for row in api.records(report, "storage")} == {"full", "lora"}
     assert any(row["figure"] == "finding" for row in api.figures(report))
     assert len(api.records(api.load_report(database_url=url, where=["method=full"]))) == 1
-
-
-def test_frames_hold_what_plain_pandas_computes_from_an_export(url: str) -> None:
-    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
-    database = Database(url)
-    with database.session(read_only=True) as session:
-        measured = pandas.DataFrame(list(open_export(session, "measurements").records()))
-    database.close()
-    is_score = (measured["name"] == "accuracy") & (measured["language"] == "en") & (measured["split"] == "test")
-    scores = measured[is_score].pivot(index="seed", columns="method", values="value")
-
-    shown = api.frame(api.load_report(database_url=url), "quality").set_index("method")
-
-    assert shown["quality"].to_dict() == pytest.approx(scores.mean().to_dict())
-    assert shown.loc["lora", "difference"] == pytest.approx((scores["lora"] - scores["full"]).mean())
 
 
 def test_what_does_not_exist_is_said(url: str) -> None:

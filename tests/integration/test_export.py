@@ -13,8 +13,7 @@ from typing import Any, get_args
 import pytest
 from pyarrow import parquet
 
-from adapeff.cli.commands.export import _replacing
-from adapeff.cli.export_files import write_csv, write_json, write_parquet
+from adapeff.cli.export_files import replacing, write_csv, write_json, write_parquet
 from adapeff.service.reporting.export import Export, ExportColumn, Group, What, open_export
 from adapeff.service.store.database import Database
 from tests.factories import queue_jobs
@@ -122,7 +121,7 @@ def test_cells_keep_their_type_and_cannot_be_formulas(tmp_path: Path) -> None:
 
 
 def test_export_to_a_device_writes_to_it() -> None:
-    with _replacing(Path("/dev/null")) as file:
+    with replacing(Path("/dev/null")) as file:
         assert file == Path("/dev/null")
     assert Path("/dev/null").is_char_device()
 
@@ -133,13 +132,13 @@ def test_a_failed_export_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     out = folder / "x.csv"
     out.write_text("before")
 
-    with pytest.raises(RuntimeError, match="the server went away"), _replacing(out) as file:
+    with pytest.raises(RuntimeError, match="the server went away"), replacing(out) as file:
         file.write_text("half")
         raise RuntimeError("the server went away")
     assert [path.name for path in folder.iterdir()] == ["x.csv"]
     assert out.read_text() == "before"
 
-    with _replacing(out) as file:
+    with replacing(out) as file:
         file.write_text("whole")
     assert [path.name for path in folder.iterdir()] == ["x.csv"]
     assert out.read_text() == "whole"

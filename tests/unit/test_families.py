@@ -84,6 +84,14 @@ def test_a_family_is_known_to_its_own_file_alone(name: str) -> None:
     assert {path for path in found if "/metrics/" not in path} == {own}
 
 
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_a_family_is_a_kind_of_task_of_the_hub(name: str) -> None:
+    """Names of text tasks in huggingface.js, packages/tasks/src/pipelines.ts, which the hub filters by."""
+    known = {"text-classification", "token-classification", "question-answering", "multiple-choice"}
+
+    assert FAMILIES[name].pipeline_tag in known
+
+
 def test_families_metrics_and_tasks_are_loaded_without_torch_and_numpy() -> None:
     """`adapeff submit` loads them on machines that train nothing."""
     code = (

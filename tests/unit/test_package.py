@@ -28,7 +28,7 @@ from adapeff.service.specs.sweep_file import ready_made_sweeps
 from adapeff.service.store.database import head_revision
 from tests.conftest import ROOT, adapeff_program
 
-HEAVY = {"torch", "transformers", "peft", "datasets", "matplotlib", "numpy", "scipy"}
+HEAVY = {"torch", "transformers", "peft", "datasets", "matplotlib", "numpy", "scipy", "mlflow", "pyarrow", "pandas"}
 PRINTING = {
     *("typer", "click", "shellingham", "annotated_doc", "rich", "pygments", "markdown_it", "mdurl", "attr"),
     "coverage",
@@ -107,7 +107,7 @@ COMMANDS = {
     "compare": {"--sweep", "--all", "--format", "--json"},
     "import": {"--dry-run", "--json"},
     "serve": {"--host", "--port", "--token-file"},
-    "export": {"--all", "--format", "--out", "--what", "--with-predictions"},
+    "export": {"--all", "--format", "--out", "--what", "--with-predictions", "--mlflow"},
     "config": {"--json"},
     "doctor": {"--bench", "--json"},
     "db upgrade": {"--json"},
@@ -187,14 +187,14 @@ def loaded_modules(*typed: str) -> set[str]:
 @pytest.mark.parametrize(
     "command",
     [
-        *("submit small.yaml", "status", "methods ls"),
+        *("submit small.yaml", "status", "methods ls", "export --help"),
         *(pytest.param(f"{name} --help", marks=pytest.mark.slow) for name in ("report", "run")),
     ],
 )
 def test_command_line_imports_no_torch(command: str, tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text("models: [a/b]\ntasks: [sst2]\nmethods: [full, lora, houlsby]\n")
 
-    allowed = {"numpy", "scipy"} if "report" in command or "run" in command else set()
+    allowed = {"numpy", "scipy"} if any(name in command for name in ("report", "run", "export")) else set()
     assert not loaded_modules(*command.split()) & (HEAVY - allowed)
 
 
@@ -230,6 +230,7 @@ def test_modules_of_the_command_line_import_at_the_top() -> None:
         *("catalog.py: from adapeff.cli.render.pictures import drawing",) * 3,
         "export_files.py: from pyarrow import parquet",
         "export_files.py: import pyarrow",
+        "mlflow_export.py: import mlflow",
         "serve.py: from adapeff.cli.serve.server import run_server",
     ]
 

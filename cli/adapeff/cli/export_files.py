@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +22,24 @@ _REMEMBERED = 2000
 _ROW_GROUP = 10_000
 """Rows of a row group of a Parquet file, at least."""
 Write = Callable[[str], Any]
+
+
+@contextmanager
+def replacing(out: Path) -> Iterator[Path]:
+    """A file next to `out` that replaces it at the end, so that a failed export leaves no part of one; a device stays.
+
+    The new file has the permissions of any new file.
+    """
+    if out.exists() and not out.is_file():
+        yield out
+        return
+    target = out.resolve()
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        yield unfinished
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,7 @@ class FamilyPlugin(Protocol):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    pipeline_tag: ClassVar[str]
 
 
 class DataIdentity(Frozen):

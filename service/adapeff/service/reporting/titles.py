@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapeff.service.errors import AdapeffError
 from adapeff.service.plugins import catalog
 from adapeff.service.plugins.contracts import Task
 from adapeff.service.plugins.plugin_reference import is_task_file
-from adapeff.service.reporting.runs import Result
 from adapeff.service.reporting.variation import in_words
 from adapeff.service.specs.job import JobSpec
+
+if TYPE_CHECKING:
+    from adapeff.service.reporting.runs import Result
 
 
 def task_name(spec: JobSpec) -> str:

@@ -35,6 +35,8 @@ class Family(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     """What is asked, in a few words."""
+    pipeline_tag: ClassVar[str] = ""
+    """What the Hugging Face Hub calls such tasks; '' if it has no name for them."""
     example: ClassVar[type[Any]]
     """A named tuple that begins with `id`; its texts are read, and its field `target` is asked for."""
     target: ClassVar[str] = "label"

@@ -32,6 +32,7 @@ class MultipleChoice(Family):
 
     name = "multiple_choice"
     summary = "one of any number of choices"
+    pipeline_tag = "multiple-choice"
     example = ChoiceExample
 
     @classmethod

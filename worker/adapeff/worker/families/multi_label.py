@@ -40,6 +40,7 @@ class MultiLabelClassification(Family):
 
     name = "multi_label_classification"
     summary = "any number of labels for a text or a pair"
+    pipeline_tag = "text-classification"
     example = MultiLabelExample
     target = "labels"
     has_labels = True

@@ -38,6 +38,7 @@ class Regression(Family):
 
     name = "regression"
     summary = "a number for a text or a pair"
+    pipeline_tag = "text-classification"
     example = ScoredExample
     target = "value"
 

@@ -30,6 +30,7 @@ class SequenceClassification(Family):
 
     name = "sequence_classification"
     summary = "a label for a text or a pair"
+    pipeline_tag = "text-classification"
     example = Example
     has_labels = True
     drafted_last = True

@@ -41,6 +41,7 @@ class QuestionAnswering(Family):
 
     name = "question_answering"
     summary = "a span of the context, or none"
+    pipeline_tag = "question-answering"
     example = QuestionExample
     target = "answers"
     target_column = "answers"

@@ -44,6 +44,7 @@ class TokenClassification(Family):
 
     name = "token_classification"
     summary = "a tag for each word"
+    pipeline_tag = "token-classification"
     example = TaggedExample
     target = "tags"
     target_column = "tags"
