@@ -77,7 +77,7 @@ def harness(spec: JobSpec, core: int, data_root: list[str]) -> tuple[float, list
         if ending.outcome != "succeeded":
             raise SystemExit(f"the run ended as {ending.outcome}: {ending.message}")
     phases = {m.key.phase: m.value or 0.0 for m in found.measurements if m.key.name == "phase_s"}
-    losses = [loss for _, loss in found.curves["train_loss"]]
+    losses = [loss for _, loss in found.curves["", "train_loss"]]
     return sum(phases[name] for name in (*STEP_PHASES, "data_wait", "logging")), losses
 
 

@@ -55,6 +55,7 @@ def fill(database: Database, jobs: int, measurements: int, seeds: int = SEEDS) -
     connection.close()
 
 
+_DIMENSIONS = ("name", "statistic", "phase", "language", "split", "batch", "length", "dtype", "variant")
 _COLUMNS = {
     "environments": "id, fingerprint, values",
     "sweeps": "id, name, spec, created_at",
@@ -62,7 +63,7 @@ _COLUMNS = {
     " failures, max_failures, created_at, changed_at, finished_at",
     "runs": "id, job_id, token, worker, slot, folder, outcome, message, stage, progress, resolved, environment_id,"
     " started_at, finished_at",
-    "measurements": f"id, run_id, {', '.join(Key._fields)}, value, unit, reason",
+    "measurements": f"id, run_id, {', '.join(_DIMENSIONS)}, value, unit, reason",
     "curves": "run_id, name, points",
     "sweep_jobs": "sweep_id, job_id",
 }
@@ -148,7 +149,8 @@ def _measurements(job_id: int, spec: JobSpec, number: int) -> Iterator[tuple[Any
             value = 0.8 - method / 100 + job_id * 7919 % 101 / 5000 - LANGUAGES.index(key.language) / 50
         elif key.name == "latency_s":
             value = 0.001 * key.batch * (10 + method)
-        yield ((job_id - 1) * number + at + 1, job_id, *key, value, "1", "")
+        where = (getattr(key, name) for name in _DIMENSIONS)
+        yield ((job_id - 1) * number + at + 1, job_id, *where, value, "1", "")
 
 
 def _curves(job_id: int) -> Iterator[tuple[Any, ...]]:

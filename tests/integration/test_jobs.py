@@ -144,7 +144,7 @@ def test_results_are_stored_with_the_ending(database: Database) -> None:
             ("accuracy", 0.5, "", "en"),
             ("energy_j", None, "no counter", ""),
         ]
-        assert results.list_curves(session, claim.run_id) == {"train_loss": [[1, 0.7]]}
+        assert results.list_curves(session, claim.run_id) == {"": {"train_loss": [[1, 0.7]]}}
         (artifact,) = results.list_artifacts(session, claim.run_id)
         assert (
             artifact.uri.startswith("/runs/") and artifact.uri.endswith("p.gz") and f"/{claim.token}-" in artifact.uri

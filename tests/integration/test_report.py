@@ -46,6 +46,7 @@ def store(database: Database, method: str, seed: int, accuracy: float, seconds: 
     disturbed: Any = changes.pop("disturbed", {})
     environment: Any = changes.pop("environment", {})
     curves: Any = changes.pop("curves", {})
+    events: Any = changes.pop("events", ())
     figures: Any = changes.pop("figures", {})
     resolved: Any = {"model_revision": revision, **changes.pop("resolved", {})}  # type: ignore[dict-item]
     german, noise = float(str(changes.pop("german", 0.51))), changes.pop("noise", None)
@@ -57,6 +58,8 @@ def store(database: Database, method: str, seed: int, accuracy: float, seconds: 
     assert claim is not None
     found = RunResults(environment={"device_name": device, "precision": "fp32", "torch": "2.13.0", "torch_threads": 1})
     found.environment |= environment
+    for event in events:
+        found.take(event)
     for name, points in curves.items():
         found.take({"event": "curve", "name": name, "points": points})
     if curves:

@@ -36,6 +36,7 @@ keys = st.builds(
     length=st.integers(0, 2**31),
     dtype=texts,
     variant=variants.map(canonical_variant),
+    task=texts,
 )
 
 
@@ -48,11 +49,20 @@ def test_measurement_survives_the_event_and_its_json(key: Key, value: float | No
     assert Measured.from_event(event) == measured
 
 
+def test_event_names_a_member_of_a_mixture_and_omits_the_whole_job() -> None:
+    whole = TRAIN_COMPUTE_S.measured(3.0, where={})
+    member = TRAIN_COMPUTE_S.measured(1.0, where={"task": "offline_sentiment[difficulty=0.5]"})
+
+    assert "task" not in whole.event()
+    assert member.event()["task"] == "offline_sentiment[difficulty=0.5]"
+    assert Measured.from_event(whole.event()).key.task == ""
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         {"name": 3}, {"name": ""}, {"unit": None}, {"unit": ""}, {"value": "1"}, {"batch": "8"}, {"batch": True},
-        {"phase": 1}, {"reason": []}, {"colour": "red"},
+        {"phase": 1}, {"task": None}, {"reason": []}, {"colour": "red"},
     ],
     ids=str,
 )  # fmt: skip

@@ -67,7 +67,7 @@ def job_view(database: Database, job_id: int) -> dict[str, Any]:
         measured = results.list_measurements(session, [counted.id])[counted.id] if counted else []
         environments = results.list_environments(session, [run.environment_id for run in runs if run.environment_id])
         artifacts = results.list_artifacts(session, counted.id) if counted else []
-        curves = results.list_curves(session, counted.id) if counted else {}
+        curves = results.list_curves(session, counted.id) if counted else {"": {}}
     return {
         "id": job.id,
         "state": job.state,
@@ -103,6 +103,7 @@ def job_view(database: Database, job_id: int) -> dict[str, Any]:
             }
             for measurement in measured
         ],
-        "curves": curves,
+        "curves": curves.pop(""),
+        "member_curves": curves,
         "artifacts": [{"name": a.name, "uri": a.uri, "bytes": a.bytes, "sha256": a.sha256} for a in artifacts],
     }

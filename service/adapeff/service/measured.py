@@ -34,6 +34,8 @@ class Key(NamedTuple):
     dtype: str = ""
     variant: str = ""
     """Canonical JSON of an object, such as {"merged":true} or {"method":"lora","part":"weights"}."""
+    task: str = ""
+    """A member of a mixture of tasks, such as `sst2` or `offline_sentiment[difficulty=0.5]`; '' for the whole job."""
 
 
 class Dimensions(TypedDict, total=False):
@@ -47,6 +49,7 @@ class Dimensions(TypedDict, total=False):
     length: int
     dtype: str
     variant: Mapping[str, Any]
+    task: str
 
 
 class Measured(NamedTuple):

@@ -29,61 +29,61 @@ _define_for_profiles = partial(_define, only_in_profiles=True)
 
 # A model's answers on the data of a task.
 SCORE = _define(
-    "<metric>", "1", "split", "language", "variant",
+    "<metric>", "1", "split", "language", "variant", "task",
     meaning="each metric of the task, per language on the test split; on the validation split, the headline metric "
     "of the best state",
 )
 MAJORITY = _define(
-    "majority_<metric>", "1", "split", "language", "variant",
+    "majority_<metric>", "1", "split", "language", "variant", "task",
     meaning="the score of the trivial baseline: the best answer that needs no model, such as the most common label; no "
     "entity, or every word or sentence one; the first words of the context, or all of it",
 )
 NOISE = _define(
-    "noise_<metric>", "1", "split", "language", "variant",
+    "noise_<metric>", "1", "split", "language", "variant", "task",
     meaning="95 % half-width of the difference between a score and that baseline, by 1,000 bootstrap samples of the "
     "examples, the same for both; a report marks scores within it with `~`",
 )
 SCORE_CEILING = _define(
-    "ceiling_<metric>", "1", "split", better="higher",
+    "ceiling_<metric>", "1", "split", "task", better="higher",
     meaning="generated data only: the expected score of a perfect model, given the label noise of the data",
 )
 EXAMPLES = _define(
-    "examples", "1", "split", "language", "variant",
+    "examples", "1", "split", "language", "variant", "task",
     meaning="number of test examples",
 )
 AGREEMENT = _define(
-    "agreement", "1", "split", "language", "variant", better="higher", display="%",
+    "agreement", "1", "split", "language", "variant", "task", better="higher", display="%",
     meaning="share of the test examples on which an inference variant gives the same answer as the trained form",
 )
 SCORE_DIFFERENCE_MAX = _define(
-    "score_difference_max", "1", "split", "language", "variant", better="lower",
+    "score_difference_max", "1", "split", "language", "variant", "task", better="lower",
     meaning="largest difference of an answer's confidence between an inference variant and the trained form",
 )
 UNKNOWN_TOKEN_SHARE = _define(
-    "unknown_token_share", "1", "split", "language", better="lower", display="%",
+    "unknown_token_share", "1", "split", "language", "task", better="lower", display="%",
     meaning="share of the test tokens that the tokenizer does not know",
 )
 CHOSEN = _define(
-    "<choice>", "1", "split", "language",
+    "<choice>", "1", "split", "language", "task",
     meaning="a value that a family chooses on the validation data, such as SQuAD 2.0's `null_threshold`: the "
     "margin by which no answer must beat the best span",
 )
 
 # The data as the encoder reads them.
 DATA_EXAMPLES = _define(
-    "data_examples", "1", "split", "language",
+    "data_examples", "1", "split", "language", "task",
     meaning="examples per split and language",
 )
 DATA_ROWS = _define(
-    "data_rows", "1", "split", "language",
+    "data_rows", "1", "split", "language", "task",
     meaning="rows the encoder reads for those examples: windows, choices",
 )
 DATA_TOKENS = _define(
-    "data_tokens", "1", "split", "language",
+    "data_tokens", "1", "split", "language", "task",
     meaning="real tokens of those rows",
 )
 DATA_ROWS_AT_MAX_LENGTH = _define(
-    "data_rows_at_max_length", "1", "split", "language",
+    "data_rows_at_max_length", "1", "split", "language", "task",
     meaning="number of those rows that fill `max_length` (truncated, or windows)",
 )
 TOKENISED_EXAMPLES = _define(
@@ -102,7 +102,7 @@ TRAINABLE_PARAMETERS_METHOD = _define(
     meaning="trainable parameters of the method",
 )
 TRAINABLE_PARAMETERS_HEAD = _define(
-    "trainable_parameters_head", "1", "variant", display="params",
+    "trainable_parameters_head", "1", "variant", "task", display="params",
     column=ReportColumn("trained: head", key="parameters_head"),
     meaning="trainable parameters of the head",
 )
@@ -111,7 +111,7 @@ TOTAL_PARAMETERS = _define(
     meaning="all parameters; the unused pooler is removed before counting",
 )
 STORED_BYTES = _define(
-    "stored_bytes", "B", "dtype", better="lower", display="B",
+    "stored_bytes", "B", "dtype", "task", better="lower", display="B",
     column=ReportColumn("stored per task", where={"dtype": ""}),
     meaning="size of the safetensors file with every trained tensor (for `full` the whole model), head included; "
     "the base model is not counted",
@@ -119,7 +119,7 @@ STORED_BYTES = _define(
 
 # Training.
 TRAIN_COMPUTE_S = _define(
-    "train_compute_s", "s", better="lower", display="s",
+    "train_compute_s", "s", "task", better="lower", display="s",
     column=ReportColumn("train compute"),
     meaning="sum over steps, from the batch being on the device to the end of zero_grad: forward, loss, backward, "
     "clipping, optimizer, scheduler",
@@ -130,7 +130,7 @@ TUNING_COMPUTE_S = _define(
     meaning="compute seconds of all trials of the learning-rate search",
 )
 TRAIN_FLOPS = _define(
-    "train_flops", "1", "phase", "variant", better="lower", display="FLOPs",
+    "train_flops", "1", "phase", "variant", "task", better="lower", display="FLOPs",
     column=ReportColumn("train FLOPs", where={"phase": "", "variant": {"tokens": "processed"}}, only_if_measured=True),
     meaning="FLOPs of matrix products, 2 per multiplication and addition, of the real graph under the math attention "
     "kernel with frozen weights counted as frozen; of all steps by their shapes; phases forward and backward. "
@@ -162,19 +162,19 @@ STEP_LATENCY_S = _define(
     "scheduler, zero_grad)",
 )
 TRAIN_STEPS = _define(
-    "train_steps", "1",
+    "train_steps", "1", "task",
     meaning="optimizer steps taken",
 )
 TRAIN_SAMPLES = _define(
-    "train_samples", "1",
+    "train_samples", "1", "task",
     meaning="examples processed",
 )
 TRAIN_TOKENS = _define(
-    "train_tokens", "1", "variant",
+    "train_tokens", "1", "variant", "task",
     meaning='tokens processed, `{"tokens": "real"}` and with padding (`"processed"`)',
 )
 BEST_STEP = _define(
-    "best_step", "1",
+    "best_step", "1", "task",
     meaning="the step of the best state, which is kept",
 )
 LEARNING_RATE = _define(
@@ -209,7 +209,7 @@ WALL_S = _define(
 
 # Inference.
 LATENCY_S = _define(
-    "latency_s", "s", "statistic", "phase", "batch", "length", "dtype", "variant", better="lower", display="s",
+    "latency_s", "s", "statistic", "phase", "batch", "length", "dtype", "variant", "task", better="lower", display="s",
     meaning="p50, p95, p99 of a forward pass of encoder and head (of rows: a choice or a window each), dropout off, "
     "weights in the run's precision (cast once), random tokens without padding, at `latency_batches` x "
     "`latency_length` (or each of `latency_lengths`), and on test examples in their own lengths (length 0, "
@@ -217,8 +217,8 @@ LATENCY_S = _define(
     "statistics; after 3 warm-up passes, a time budget with at least 5 samples; p99 is null below 200 samples",
 )
 THROUGHPUT = _define(
-    "throughput_samples_per_s", "1/s", "statistic", "phase", "batch", "length", "dtype", "variant", better="higher",
-    display="1/s",
+    "throughput_samples_per_s", "1/s", "statistic", "phase", "batch", "length", "dtype", "variant", "task",
+    better="higher", display="1/s",
     meaning="batch / p50 of `latency_s`",
 )
 THROUGHPUT_SATURATED = _define_for_profiles(
@@ -249,7 +249,7 @@ STEP_FLOPS = _define_for_profiles(
     meaning="FLOPs of a training step, counted as `train_flops`; phases forward and backward",
 )
 FLOPS_UNCOUNTED = _define(
-    "flops_uncounted_operations", "1", "variant",
+    "flops_uncounted_operations", "1", "variant", "task",
     meaning="operations that may contain products the counter does not know, named in `reason`; a profile marks the "
     "row with `!`",
 )

@@ -9,8 +9,9 @@
     {"event": "environment", "values": {"torch": "2.13.0", ...}}
     {"event": "end", "outcome": "succeeded", "message": ""}
 
-A measurement's value may be null; `reason` then explains why. The end event of a run that failed because this host
-lacks something (data, a package, disk space) has `"not_here": true`.
+A measurement's value may be null; `reason` then explains why. Measurements, curves and scores by example have `"task"`
+if they are of a member of a mixture of tasks. The end event of a run that failed because this host lacks something
+(data, a package, disk space) has `"not_here": true`.
 """
 
 from __future__ import annotations
@@ -52,9 +53,10 @@ class EventLog:
         """
         self.emit("measurement", **definition.measured(value, reason=reason, where=where).event())
 
-    def curve(self, name: str, points: Sequence[tuple[float, float | None]]) -> None:
-        """Write a curve of (step, value) points."""
-        self.emit("curve", name=name, points=[list(point) for point in points])
+    def curve(self, name: str, points: Sequence[tuple[float, float | None]], *, task: str = "") -> None:
+        """Write a curve of (step, value) points, of the whole job or of the member `task` of a mixture."""
+        where = {"task": task} if task else {}
+        self.emit("curve", name=name, **where, points=[list(point) for point in points])
 
     def artifact(self, name: str, path: Path) -> None:
         """Record a finished file in the run's folder."""

@@ -162,6 +162,8 @@ def _measurement(one: Mapping[str, Any]) -> tuple[Value, ...]:
 
 
 def _curves(view: Mapping[str, Any]) -> Iterator[CurvePlot]:
-    for name, points in view["curves"].items():
-        if len(points) > 1 and (name.startswith("validation_") or name.endswith("loss")):
-            yield CurvePlot(name.replace("_", " "), tuple((float(point[0]), float(point[1])) for point in points))
+    for member, curves in ({"": view["curves"]} | view["member_curves"]).items():
+        for name, points in curves.items():
+            if len(points) > 1 and (name.startswith("validation_") or name.endswith("loss")):
+                label = f"{member} {name.replace('_', ' ')}".lstrip()
+                yield CurvePlot(label, tuple((float(point[0]), float(point[1])) for point in points))

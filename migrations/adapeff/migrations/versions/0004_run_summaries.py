@@ -30,7 +30,8 @@ _RUNS = sa.table(
     sa.column("finished_at", sa.DateTime(timezone=True)),
 )
 _ENVIRONMENTS = sa.table("environments", sa.column("id"), sa.column("values", sa.JSON))
-_MEASUREMENTS = sa.table("measurements", *map(sa.column, ("id", "run_id", *Key._fields, "value", "unit", "reason")))
+_DIMENSIONS = ("name", "statistic", "phase", "language", "split", "batch", "length", "dtype", "variant")
+_MEASUREMENTS = sa.table("measurements", *map(sa.column, ("id", "run_id", *_DIMENSIONS, "value", "unit", "reason")))
 
 
 def upgrade() -> None:
@@ -126,11 +127,11 @@ def _chunks(connection: sa.Connection) -> Iterator[Sequence[sa.Row[Any]]]:
 def _measured(connection: sa.Connection, run_ids: Sequence[int]) -> dict[int, list[Measured]]:
     of = _MEASUREMENTS.c
     wanted = (
-        sa.select(of.run_id, *(of[name] for name in Key._fields), of.value, of.unit, of.reason)
+        sa.select(of.run_id, *(of[name] for name in _DIMENSIONS), of.value, of.unit, of.reason)
         .where(of.run_id.in_(run_ids), sa.or_(of.name.in_(SUMMARISED), of.split == "test"))
         .order_by(of.run_id, of.id)
     )
     measured: dict[int, list[Measured]] = {run_id: [] for run_id in run_ids}
     for run_id, *where, value, unit, reason in connection.execute(wanted):
-        measured[run_id].append(Measured(Key(*where), value, unit, reason))
+        measured[run_id].append(Measured(Key(**dict(zip(_DIMENSIONS, where, strict=True))), value, unit, reason))
     return measured

@@ -19,7 +19,7 @@ from adapeff.service.plugins.contracts import Metric
 from adapeff.service.plugins.example_scores import score_examples
 from adapeff.service.reporting.runs import Result
 from adapeff.service.specs.fingerprints import file_fingerprint
-from adapeff.service.store.example_scores import load_example_scores
+from adapeff.service.store.example_scores import load_example_scores, runs_with_example_scores
 from adapeff.service.store.in_list import is_one_of
 from adapeff.service.store.tables import Artifact
 
@@ -36,14 +36,20 @@ _UNREADABLE = (
 """What a damaged file raises when it is read, and answers of another shape than its metric scores."""
 
 
-def example_scores_of(session: Session, results: Sequence[Result]) -> ExampleScores:
+def example_scores_of(session: Session, results: Sequence[Result], *, task: str = "") -> ExampleScores:
     """The scores by example of these runs.
 
     Runs of versions that stored none have their predictions read instead, if the files can be reached and are intact.
+
+    Args:
+        task: the member of a mixture that the examples are of, for which nothing is read from predictions; '' for the
+            whole job.
     """
+    if task:
+        return load_example_scores(session, [result.run.run_id for result in results], task=task)
     metrics = {result.run.run_id: str(result.run.resolved.get("metric", "")) for result in results}
     found = load_example_scores(session, metrics)
-    stored = {run_id for run_id, _ in found}
+    stored = runs_with_example_scores(session, metrics)
     missing = {run_id: name for run_id, name in metrics.items() if run_id not in stored}
     if len(missing) > MOST_FILES:
         return found

@@ -18,7 +18,7 @@ from adapeff.service.reporting.variation import settings_of, varying_keys
 from adapeff.service.specs.job import canonical_json
 from adapeff.service.store import job_queries, results, sweeps
 from adapeff.service.store.in_list import is_one_of
-from adapeff.service.store.tables import Curve, Environment, Job, Run
+from adapeff.service.store.tables import Curve, Environment, Job, Measurement, Run
 
 What = Literal["measurements", "jobs", "curves", "environments"]
 Kind = Literal["integer", "number", "boolean", "text"]
@@ -69,8 +69,9 @@ def open_export(session: Session, what: What = "measurements", *, sweep_ids: Seq
     """Start an export; its rows are read while the session is open.
 
     `measurements` and `curves` are those of succeeded jobs, ordered by job; each setting in which these jobs differ is
-    a column of the measurements. `jobs` and `environments` (a row per run) include jobs in every state. JSON values
-    are text, times ISO 8601.
+    a column of the measurements. If some of the jobs measured the members of a mixture of tasks, the column `member`
+    names them; it is empty for figures of the whole job. `jobs` and `environments` (a row per run) include jobs in
+    every state. JSON values are text, times ISO 8601.
 
     Args:
         sweep_ids: only jobs of these submissions; None: all.
@@ -89,6 +90,9 @@ def _of_kind(kind: Kind, *names: str) -> Iterator[ExportColumn]:
         yield ExportColumn(name, kind)
 
 
+_DIMENSIONS = tuple(name for name in Key._fields if name != "task")
+_MEMBER = ExportColumn("member", "text")
+"""The last dimension of a key, `task`; the column `task` is the job's."""
 _ABOUT_A_JOB = (
     *_of_kind("integer", "job_id"),
     *_of_kind("text", "job_hash"),
@@ -109,12 +113,25 @@ def _measurements(session: Session, sweep_ids: Sequence[int] | None) -> Export:
         *_of_kind("text", "device_name", "environment"),
     )
     sizes = ("batch", "length")
+    members = _have_members(session, Measurement, sweep_ids)
     own = (
-        *(ExportColumn(name, "integer" if name in sizes else "text") for name in Key._fields),
+        *(ExportColumn(name, "integer" if name in sizes else "text") for name in _DIMENSIONS),
+        *((_MEMBER,) if members else ()),
         *_of_kind("number", "value"),
         *_of_kind("text", "unit", "reason"),
     )
-    return Export(shared, own, _measurement_groups(session, job_ids, list(varied)))
+    return Export(shared, own, _measurement_groups(session, job_ids, list(varied), members))
+
+
+def _have_members(session: Session, table: type[Measurement | Curve], sweep_ids: Sequence[int] | None) -> bool:
+    """Whether the table has rows of succeeded jobs that are of a member of a mixture."""
+    wanted = (
+        select(Job.id)
+        .join(Run, Run.job_id == Job.id)
+        .join(table, table.run_id == Run.id)
+        .where(table.task != "", Job.state == "succeeded", Run.outcome == "succeeded")
+    )
+    return session.scalar(_within(session, wanted, sweep_ids).limit(1)) is not None
 
 
 def _succeeded(session: Session, sweep_ids: Sequence[int] | None) -> tuple[list[int], dict[str, list[Any]]]:
@@ -130,7 +147,10 @@ def _succeeded(session: Session, sweep_ids: Sequence[int] | None) -> tuple[list[
     return job_ids, {key: [_flat(settings.get(key)) for settings in different.values()] for key in varied}
 
 
-def _measurement_groups(session: Session, job_ids: Sequence[int], varied: Sequence[str]) -> Iterator[Group]:
+def _measurement_groups(
+    session: Session, job_ids: Sequence[int], varied: Sequence[str], members: bool
+) -> Iterator[Group]:
+    dimensions = len(Key._fields) if members else len(_DIMENSIONS)
     environments: dict[int | None, tuple[Any, Any]] = {None: (None, None)}
     for chunk in _chunks(job_ids):
         wanted = (
@@ -148,7 +168,7 @@ def _measurement_groups(session: Session, job_ids: Sequence[int], varied: Sequen
         sweep_names = sweeps.names_of(session, chunk)
         rows: dict[int, list[tuple[Any, ...]]] = {job.run_id: [] for job in jobs}
         for run_id, key, value, unit, reason in results.measurement_rows(session, list(rows)):
-            rows[run_id].append((*key, value, unit, reason))
+            rows[run_id].append((*key[:dimensions], value, unit, reason))
         for job in jobs:
             method, settings = job.spec.get("method") or {}, settings_of(job.spec)
             shared = (
@@ -177,13 +197,15 @@ def _jobs(session: Session, sweep_ids: Sequence[int] | None) -> Export:
 
 
 def _curves(session: Session, sweep_ids: Sequence[int] | None) -> Export:
-    shared = (*_ABOUT_A_JOB, *_of_kind("integer", "seed"), *_of_kind("text", "name"))
+    members = _have_members(session, Curve, sweep_ids)
+    shared = (*_ABOUT_A_JOB, *_of_kind("integer", "seed"), *_of_kind("text", "name"), *((_MEMBER,) if members else ()))
     wanted = (
-        select(Job.id, Job.job_hash, Run.id, Job.model, Job.task, Job.method, Job.seed, Curve.name, Curve.points)
+        select(Job.id, Job.job_hash, Run.id, Job.model, Job.task, Job.method, Job.seed, Curve.name)
+        .add_columns(*((Curve.task,) if members else ()), Curve.points)
         .join(Run, Run.job_id == Job.id)
         .join(Curve, Curve.run_id == Run.id)
         .where(Job.state == "succeeded", Run.outcome == "succeeded")
-        .order_by(Job.id, Run.id, Curve.name)
+        .order_by(Job.id, Run.id, Curve.name, Curve.task)
     )
     stored = session.execute(_within(session, wanted, sweep_ids).execution_options(yield_per=_CURVES))
     groups = (Group(tuple(about), [tuple(point) for point in points]) for *about, points in stored)

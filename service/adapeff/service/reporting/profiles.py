@@ -142,7 +142,7 @@ def build_profiles(
     repeats = job_queries.list_jobs(session, states=("succeeded",), train_hashes=profiled)
     runs = job_queries.list_runs(session, [job.id for job in repeats])
     counted = [(job, run) for job in repeats for run in runs[job.id] if run.outcome == "succeeded"]
-    measured = results.list_measurements(session, [run.id for _, run in counted])
+    measured = results.list_measurements(session, [run.id for _, run in counted], task="")
     environments = results.list_environments(session, [run.environment_id for _, run in counted if run.environment_id])
     groups: dict[str, list[ProfileTable]] = {}
     for job, run in counted:

@@ -31,23 +31,24 @@ class Layout:
 
     def __init__(self, keys: tuple[Key, ...]) -> None:
         self.keys = keys
-        self._by_name: dict[str, list[int]] = {}
+        self.members = tuple(dict.fromkeys(key.task for key in keys if key.task))
+        self._by_name: dict[tuple[str, str], list[int]] = {}
         for position, key in enumerate(keys):
-            self._by_name.setdefault(key.name, []).append(position)
-        self._positions: dict[tuple[str, str, Where], int | None] = {}
+            self._by_name.setdefault((key.name, key.task), []).append(position)
+        self._positions: dict[tuple[str, str, str, Where], int | None] = {}
 
-    def named(self, name: str) -> Sequence[int]:
+    def named(self, name: str, task: str = "") -> Sequence[int]:
         """The positions of the measurements with that name."""
-        return self._by_name.get(name, ())
+        return self._by_name.get((name, task), ())
 
-    def find(self, name: str, variant: str, where: Where) -> int | None:
+    def find(self, name: str, variant: str, where: Where, task: str = "") -> int | None:
         """The position of the first measurement with that name, variant and dimensions."""
-        query = (name, variant, where)
+        query = (name, task, variant, where)
         if query not in self._positions:
             self._positions[query] = next(
                 (
                     position
-                    for position in self.named(name)
+                    for position in self.named(name, task)
                     if self.keys[position].variant == variant
                     and all(getattr(self.keys[position], dimension) == value for dimension, value in where)
                 ),
@@ -58,25 +59,31 @@ class Layout:
 
 @dataclass(frozen=True)
 class Readings:
-    """The measurements of one run."""
+    """The measurements of one run; those of the whole job, unless a member of a mixture is named as `task`."""
 
     layout: Layout
     values: tuple[float | None, ...]
     reasons: tuple[str, ...]
 
-    def find(self, name: str, variant: str, where: Where) -> Reading | None:
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The members of a mixture with measurements of their own, in the order they were measured."""
+        return self.layout.members
+
+    def find(self, name: str, variant: str, where: Where, task: str = "") -> Reading | None:
         """The first measurement with that name, variant and dimensions."""
-        position = self.layout.find(name, variant, where)
+        position = self.layout.find(name, variant, where, task)
         return None if position is None else Reading(self.values[position], self.reasons[position])
 
-    def named(self, name: str) -> Iterator[tuple[Key, Reading]]:
+    def named(self, name: str, task: str = "") -> Iterator[tuple[Key, Reading]]:
         """The measurements with that name."""
-        for position in self.layout.named(name):
+        for position in self.layout.named(name, task):
             yield self.layout.keys[position], Reading(self.values[position], self.reasons[position])
 
     def scores(self) -> dict[Key, float | None]:
-        """The measurements on a split of the data."""
-        return {key: value for key, value in zip(self.layout.keys, self.values, strict=True) if key.split}
+        """The measurements of the whole job on a split of the data."""
+        measured = zip(self.layout.keys, self.values, strict=True)
+        return {key: value for key, value in measured if key.split and not key.task}
 
 
 def load_readings(session: Session, run_ids: Sequence[int], names: Iterable[str]) -> dict[int, Readings]:

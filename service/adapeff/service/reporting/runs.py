@@ -77,11 +77,20 @@ class Result:
         """The same run in an inference variant."""
         return replace(self, variant=variant)
 
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The members of a mixture that have figures of their own; `read` takes one as `task`."""
+        return self.run.readings.members
+
     def read(self, name: str, **where: Unpack[Dimensions]) -> Reading:
-        """The first measurement with that name and these dimensions, in this variant unless `where` names another."""
+        """The first measurement with that name and these dimensions.
+
+        It is in this variant, and of the whole job, unless `where` names another variant or a member as `task`.
+        """
         variant = canonical_variant(where["variant"]) if "variant" in where else self.variant
-        dimensions: Any = tuple((key, value) for key, value in where.items() if key != "variant")
-        return self.run.readings.find(name, variant, dimensions) or Reading(None, "not measured")
+        dimensions: Any = tuple((key, value) for key, value in where.items() if key not in ("variant", "task"))
+        found = self.run.readings.find(name, variant, dimensions, where.get("task", ""))
+        return found or Reading(None, "not measured")
 
 
 def load_results(
@@ -109,7 +118,8 @@ def load_results(
     }
     readings = load_readings(session, run_ids, names)
     layouts = {id(of_run.layout): of_run.layout for of_run in readings.values()}
-    metrics = {key.name for layout in layouts.values() for key in layout.keys if key.split == "validation"}
+    validated = {key for layout in layouts.values() for key in layout.keys if key.split == "validation"}
+    metrics = {key.name for key in validated if not key.task}
     curves = results.list_curves_of(session, run_ids, [*CURVES, *(f"validation_{metric}" for metric in metrics)])
     environments = results.list_environments(session, {row.environment_id for row in rows if row.environment_id})
     settings: dict[str, Mapping[str, Any]] = {}  # seeds have equal settings: keep one mapping for all of them

@@ -142,15 +142,21 @@ def _events(session: Session, run_ids: Sequence[int]) -> dict[int, list[dict[str
     measured = results.list_measurements(session, run_ids)
     events = {run_id: [one.event() | {"event": "measurement"} for one in of_run] for run_id, of_run in measured.items()}
     for curve in session.scalars(select(Curve).where(Curve.run_id.in_(run_ids))):
-        events[curve.run_id].append({"event": "curve", "name": curve.name, "points": curve.points})
+        about = {"event": "curve", **_member(curve)}
+        events[curve.run_id].append({**about, "name": curve.name, "points": curve.points})
     for scores in session.scalars(select(ExampleScores).where(ExampleScores.run_id.in_(run_ids))):
         values = base64.b64encode(scores.packed).decode("ascii")
-        about = {"event": "example_scores", "language": scores.language, "metric": scores.metric}
+        about = {"event": "example_scores", **_member(scores), "language": scores.language, "metric": scores.metric}
         events[scores.run_id].append({**about, "values": values})
     for file in session.scalars(select(Artifact).where(Artifact.run_id.in_(run_ids))):
         stored = {"name": file.name, "path": file.uri, "sha256": file.sha256, "bytes": file.bytes}
         events[file.run_id].append({"event": "artifact", **stored})
     return events
+
+
+def _member(row: Curve | ExampleScores) -> dict[str, str]:
+    """The member of a mixture that a row is of; nothing for the whole job."""
+    return {"task": row.task} if row.task else {}
 
 
 def _add_predictions(events: Sequence[dict[str, Any]]) -> bool:

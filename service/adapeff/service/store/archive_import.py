@@ -200,7 +200,7 @@ def _store_job(session: Session, record: Mapping[str, Any], spec: AnySpec, files
             file = _store_predictions(files, spec.job_hash, event)
             event, folder, stage = {**event, "path": str(file)}, str(file.parent), ""
         found.take(event)
-    for name, points in found.curves.items():
+    for (_, name), points in found.curves.items():
         _check_points(name, points)
     token = 1 + (session.scalar(select(func.max(Run.token)).where(Run.job_id == job_id)) or 0)
     moment = now(session)

@@ -34,9 +34,9 @@ from adapeff.service.store.tables import (
 _CHUNK = 500
 _TYPES: dict[str, dict[str, Any]] = {
     "environment": {"values": Mapping},
-    "curve": {"name": str, "points": list},
+    "curve": {"name": str, "points": list, "task": str},
     "artifact": {"name": str, "path": str, "sha256": str, "bytes": int},
-    "example_scores": {"language": str, "metric": str, "values": str},
+    "example_scores": {"language": str, "metric": str, "values": str, "task": str},
 }
 """The types of an event's values; measurements are checked by `Measured.from_event`."""
 
@@ -48,10 +48,11 @@ class RunResults:
     environment: dict[str, Any] = field(default_factory=dict)
     resolved: dict[str, Any] = field(default_factory=dict)
     measurements: list[Measured] = field(default_factory=list)
-    curves: dict[str, list[Any]] = field(default_factory=dict)
+    curves: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
+    """Task and name -> points; the task is a member of a mixture, or '' for the whole job."""
     artifacts: list[dict[str, Any]] = field(default_factory=list)
-    example_scores: dict[str, tuple[str, bytes]] = field(default_factory=dict)
-    """Language -> metric, and the packed score of each test example."""
+    example_scores: dict[tuple[str, str], tuple[str, bytes]] = field(default_factory=dict)
+    """Task and language -> metric, and the packed score of each test example."""
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Add one event; events without results are ignored.
@@ -70,11 +71,12 @@ class RunResults:
         elif kind == "measurement":
             self.measurements.append(Measured.from_event(event))
         elif kind == "curve":
-            self.curves[event["name"]] = event["points"]
+            self.curves[event.get("task", ""), event["name"]] = event["points"]
         elif kind == "artifact":
             self.artifacts.append({key: event[key] for key in ("name", "path", "sha256", "bytes")})
         elif kind == "example_scores":
-            self.example_scores[event["language"]] = event["metric"], packed_bytes(event["values"])
+            where = event.get("task", ""), event["language"]
+            self.example_scores[where] = event["metric"], packed_bytes(event["values"])
 
 
 def finish(session: Session, claim: jobs.Claim, ending: jobs.RunOutcome, run_results: RunResults) -> str:
@@ -114,10 +116,10 @@ def store_rows(session: Session, run_id: int, folder: str, run_results: RunResul
     ]
     for start in range(0, len(rows), _CHUNK):
         session.execute(insert(Measurement), rows[start : start + _CHUNK])
-    for name, points in run_results.curves.items():
-        session.execute(insert(Curve).values(run_id=run_id, name=name, points=points))
-    for language, (metric, packed) in run_results.example_scores.items():
-        row = {"run_id": run_id, "language": language, "metric": metric, "packed": packed}
+    for (task, name), points in run_results.curves.items():
+        session.execute(insert(Curve).values(run_id=run_id, task=task, name=name, points=points))
+    for (task, language), (metric, packed) in run_results.example_scores.items():
+        row = {"run_id": run_id, "task": task, "language": language, "metric": metric, "packed": packed}
         session.execute(insert(ExampleScores).values(row))
     for artifact in run_results.artifacts:
         uri = str(PurePath(folder) / artifact["path"])
@@ -141,7 +143,7 @@ def storable(value: _Stored) -> _Stored:
     elif isinstance(value, tuple) and hasattr(value, "_make"):
         stored = value._make(storable(item) for item in value)
     elif isinstance(value, list | tuple):
-        stored = [storable(item) for item in value]
+        stored = type(value)(storable(item) for item in value)
     elif is_dataclass(value) and not isinstance(value, type):
         stored = replace(value, **{part.name: storable(getattr(value, part.name)) for part in fields(value)})
     return cast("_Stored", stored)
@@ -185,11 +187,18 @@ def store_summary(
     session.execute(insert(StoredSummary).values(**about, **asdict(summary)))
 
 
-def list_measurements(session: Session, run_ids: Sequence[int]) -> dict[int, list[Measured]]:
-    """The measurements of each run, in the order they were stored."""
+def list_measurements(
+    session: Session, run_ids: Sequence[int], *, task: str | None = None
+) -> dict[int, list[Measured]]:
+    """The measurements of each run, in the order they were stored.
+
+    Args:
+        task: only those of this member of a mixture, or of the whole job for ''; None: all.
+    """
     measured: dict[int, list[Measured]] = {run_id: [] for run_id in run_ids}
     for run_id, key, value, unit, reason in measurement_rows(session, run_ids):
-        measured[run_id].append(Measured(key, value, unit, reason))
+        if task is None or key.task == task:
+            measured[run_id].append(Measured(key, value, unit, reason))
     return measured
 
 
@@ -254,14 +263,17 @@ def source_folders(session: Session, job_id: int) -> dict[str, tuple[str, str]]:
 
 
 def list_curves_of(session: Session, run_ids: Sequence[int], names: Iterable[str]) -> dict[int, dict[str, list[Any]]]:
-    """The curves with these names of many runs: run -> name -> points."""
+    """The curves with these names of many runs, not of members of mixtures: run -> name -> points."""
     curves: dict[int, dict[str, list[Any]]] = {run_id: {} for run_id in run_ids}
-    wanted = select(Curve).where(is_one_of(session, Curve.run_id, run_ids), is_one_of(session, Curve.name, names))
-    for row in session.scalars(wanted):
+    is_wanted = is_one_of(session, Curve.run_id, run_ids), is_one_of(session, Curve.name, names), Curve.task == ""
+    for row in session.scalars(select(Curve).where(*is_wanted)):
         curves[row.run_id][row.name] = row.points
     return curves
 
 
-def list_curves(session: Session, run_id: int) -> dict[str, list[Any]]:
-    """The curves of a run by name."""
-    return {row.name: row.points for row in session.scalars(select(Curve).where(Curve.run_id == run_id))}
+def list_curves(session: Session, run_id: int) -> dict[str, dict[str, list[Any]]]:
+    """The curves of a run: task -> name -> points; the task '' is the whole job, which may have none."""
+    curves: dict[str, dict[str, list[Any]]] = {"": {}}
+    for row in session.scalars(select(Curve).where(Curve.run_id == run_id)):
+        curves.setdefault(row.task, {})[row.name] = row.points
+    return curves

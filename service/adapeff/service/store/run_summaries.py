@@ -142,8 +142,9 @@ def _latency(spec: JobSpec, measured: Sequence[Measured]) -> float | None:
 
 
 def _first(measured: Sequence[Measured], name: str, **where: Any) -> float | None:
-    """The value of the first measurement of the model as trained with that name and these dimensions."""
+    """The value of the first measurement of the whole job as trained with that name and these dimensions."""
     for key, value, _, _ in measured:
-        if key.name == name and not key.variant and all(getattr(key, at) == wanted for at, wanted in where.items()):
+        is_of_job = not key.variant and not key.task
+        if key.name == name and is_of_job and all(getattr(key, at) == wanted for at, wanted in where.items()):
             return value
     return None

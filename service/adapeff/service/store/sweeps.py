@@ -206,7 +206,8 @@ def estimate_seconds(session: Session, specs: Iterable[AnySpec]) -> list[float |
         select(Job.spec, Measurement.value)
         .join(Run, Run.job_id == Job.id)
         .join(Measurement, Measurement.run_id == Run.id)
-        .where(Run.outcome == "succeeded", Measurement.name == WALL_S.name, Measurement.value.is_not(None))
+        .where(Run.outcome == "succeeded", Measurement.name == WALL_S.name, Measurement.task == "")
+        .where(Measurement.value.is_not(None))
     )
     seen: dict[str, list[float]] = {}
     for stored, value in session.execute(wanted):

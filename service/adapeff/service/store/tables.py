@@ -196,7 +196,7 @@ class Measurement(Base):
     __table_args__ = (
         UniqueConstraint(
             "run_id", "name", "statistic", "phase", "language", "split", "batch", "length", "dtype", "variant",
-            name="uq_measurements_key",
+            "task", name="uq_measurements_key",
         ),
         Index("ix_measurements_name_value", "name", "value"),
     )  # fmt: skip
@@ -212,6 +212,7 @@ class Measurement(Base):
     length: Mapped[int] = mapped_column(default=0)
     dtype: Mapped[str] = mapped_column(String(16), default="")
     variant: Mapped[str] = mapped_column(Text, default="")
+    task: Mapped[str] = mapped_column(Text, default="", server_default="")
     value: Mapped[float | None] = mapped_column(Float(53))
     unit: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str] = mapped_column(Text, default="")
@@ -260,6 +261,7 @@ class Curve(Base):
 
     run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    task: Mapped[str] = mapped_column(Text, primary_key=True, default="", server_default="")
     points: Mapped[list[Any]]
 
 
@@ -270,6 +272,7 @@ class ExampleScores(Base):
 
     run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
     language: Mapped[str] = mapped_column(String(32), primary_key=True)
+    task: Mapped[str] = mapped_column(Text, primary_key=True, default="", server_default="")
     metric: Mapped[str] = mapped_column(String(64))
     packed: Mapped[bytes] = mapped_column(LargeBinary)
 
