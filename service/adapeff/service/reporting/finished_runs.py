@@ -169,7 +169,7 @@ def _read(session: Session, job_ids: Sequence[int]) -> Iterator[FinishedRun]:
         .order_by(Job.id, Run.id)
     ).all()
     run_ids = [run.id for _, run in rows]
-    measured = results.list_measurements(session, run_ids)
+    measured = results.list_measurements(session, run_ids, task="")
     environments = results.list_environments(session, {run.environment_id for _, run in rows if run.environment_id})
     files = results.list_artifacts_of(session, run_ids)
     names = sweeps.names_of(session, job_ids)
@@ -187,6 +187,6 @@ def _read(session: Session, job_ids: Sequence[int]) -> Iterator[FinishedRun]:
             started_at=run.started_at,
             finished_at=run.finished_at,
             measured=tuple(measured[run.id]),
-            curves=results.list_curves(session, run.id),
+            curves=results.list_curves(session, run.id)[""],
             weights=StoredFile(PurePath(weights.uri).name, weights.bytes, weights.sha256) if weights else None,
         )
