@@ -123,13 +123,14 @@ def run_job(
     prepared = prepare(spec, device, clock, data_root, sources or {}, tokens)
     measure_parameters(log, prepared.model)
     measure_data(log, prepared, tokens)
+    metric = catalog.get_metric(prepared.task.metric)
     log.emit(
         "resolved",
         model_revision=prepared.loaded.revision,
         metric=prepared.task.metric,
         source_language=prepared.task.source_language,
-        metric_unit="%" if prepared.is_mixture else prepared.parts[0].metric.unit,
-        higher_is_better=prepared.parts[0].metric.higher_is_better,
+        metric_unit=metric.unit,
+        higher_is_better=metric.higher_is_better,
         **describe_data(prepared, data_root),
         **m.changed_versions("train"),
     )

@@ -22,8 +22,8 @@ class Mixture(Task):
     """Several tasks that one model is trained on, with a head each; batches are of one task.
 
     `sampling` says how often each task's batches come. A task's size is the number of its batches in one pass:
-    `proportional` to the size, `equal`, or `temperature`, proportional to size^(1 / temperature). `cap` is the number of
-    examples that a task counts at most (Raffel et al. 2020, "T5", section 3.5.2); `weights` replaces all of it.
+    `proportional` to the size, `equal`, or `temperature`, proportional to size^(1 / temperature). `cap` is the most
+    examples that a task counts (Raffel et al. 2020, "T5", section 3.5.2); `weights` replaces all of it.
     """
 
     parameters: ClassVar[frozenset[str]] = frozenset(

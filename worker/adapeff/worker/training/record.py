@@ -93,11 +93,12 @@ def measure_training(log: EventLog, prepared: Prepared, learned: Learned) -> Non
         for percent in (50, 95):
             log.measure(m.STEP_LATENCY_S, percentile(seconds, percent), statistic=f"p{percent}", phase=phase)
     log.curve("train_loss", list(enumerate(trained.losses, start=1)))
-    log.curve(f"validation_{task.metric}", [(at.step, at.score) for at in trained.validation])
+    means = {at.step: statistics.fmean(scores) for at, scores in zip(trained.validation, learned.by_task, strict=True)}
+    log.curve(f"validation_{task.metric}", list(means.items()))
     log.curve("train_samples", [(at.step, at.samples) for at in trained.validation])
     log.curve("train_compute_s", [(at.step, at.compute_s) for at in trained.validation])
     where: Dimensions = {"split": "validation", "language": task.source_language}
-    log.measure(m.SCORE.of(task.metric), trained.best_score, **where)
+    log.measure(m.SCORE.of(task.metric), means[trained.best_step], **where)
     for number, part in enumerate(prepared.parts if prepared.is_mixture else ()):
         _measure_steps(log, trained, [at for at, member in enumerate(trained.members) if member == number], part.name)
         scores = {at.step: scores[number] for at, scores in zip(trained.validation, learned.by_task, strict=True)}
