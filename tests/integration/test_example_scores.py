@@ -29,7 +29,7 @@ from adapeff.service.store.results import RunResults
 from adapeff.service.store.tables import ExampleScores, Run
 from adapeff.worker.events import EVENTS, EventLog
 from adapeff.worker.training.evaluate import Predictions
-from adapeff.worker.training.record import store_example_scores, store_predictions
+from adapeff.worker.training.record_inference import store_example_scores, store_predictions
 from tests.factories import claimer, spec
 
 CORRECT = [1, 0, 1, 1, 0, 1, 1, 1]
@@ -112,7 +112,7 @@ def test_a_runners_events_and_its_predictions_give_the_same_scores(
     log = EventLog(tmp_path)
     with closing(log._file):
         store_example_scores(log, catalog.get_metric(metric), found)
-        store_predictions(log, found, tmp_path)
+        store_predictions(log, {"": found}, tmp_path)
     *scored, file = (json.loads(line) for line in (tmp_path / EVENTS).read_text().splitlines())
     file["path"] = str(tmp_path / file["path"])
 

@@ -34,6 +34,7 @@ from adapeff.service.errors import (
     first_problem,
 )
 from adapeff.service.masking import mask
+from adapeff.service.measured import Dimensions
 from adapeff.service.plugins import catalog
 from adapeff.service.specs.fingerprints import file_fingerprint
 from adapeff.service.specs.job import JobSpec
@@ -52,25 +53,28 @@ from adapeff.worker.profiling.profiler import run_profile
 from adapeff.worker.sensors.window import Window, idle_window
 from adapeff.worker.training.load import prepare
 from adapeff.worker.training.record import (
-    data_revisions,
+    describe_data,
     measure_data,
     measure_disturbance,
     measure_energy,
     measure_flops,
-    measure_latency,
     measure_memory_breakdown,
     measure_parameters,
-    measure_quality,
     measure_training,
     measure_tuning,
-    measure_variants,
     measure_warmup,
     model_inputs,
+    store_samples,
+    store_weights,
+)
+from adapeff.worker.training.record_inference import (
+    measure_latency,
+    measure_mean_quality,
+    measure_quality,
+    measure_variants,
     predict,
     store_example_scores,
     store_predictions,
-    store_samples,
-    store_weights,
 )
 from adapeff.worker.training.tuning import Bench, answer_validation, learn
 
@@ -123,12 +127,12 @@ def run_job(
     log.emit(
         "resolved",
         model_revision=prepared.loaded.revision,
-        **data_revisions(prepared.task, data_root),
-        **prepared.task.model_dump(include={"metric", "source_language", "licence", "non_commercial"}),
+        metric=prepared.task.metric,
+        source_language=prepared.task.source_language,
         metric_unit=metric.unit,
         higher_is_better=metric.higher_is_better,
+        **describe_data(prepared, data_root),
         **m.changed_versions("train"),
-        **({"untested": "; ".join(left)} if (left := prepared.task.untested(data_root)) else {}),
     )
 
     log.emit("stage", stage="train")
@@ -137,10 +141,13 @@ def run_job(
     trained = learned.result
     for name, (peak, reason) in memory.peaks().items():
         log.measure(m.MEASUREMENTS[name], peak, reason=reason, phase="train")
-    measure_training(log, trained, prepared.task.metric, prepared.task.source_language)
+    measure_training(log, prepared, learned)
     with clock.phase("count_flops"):
-        counter = FlopCounter(prepared.model, prepared.method, model_inputs(prepared, device))
-        flops = measure_flops(log, trained, counter)
+        counters = [
+            FlopCounter(prepared.model_of(part), prepared.method, model_inputs(prepared, part, device))
+            for part in prepared.parts
+        ]
+        flops = measure_flops(log, prepared, trained, counters)
     measure_warmup(log, trained, flops)
     rates = (
         [step.total / max(1.0, count) for step, count in zip(trained.steps_taken, flops, strict=True)] if flops else []
@@ -154,27 +161,44 @@ def run_job(
     store_weights(log, spec, prepared.model, out)
 
     log.emit("stage", stage="evaluate")
-    if prepared.family.chooses:  # the last validation may have been of another state
-        with clock.phase("validation"):
-            for name, value in answer_validation(prepared, bench).chosen.items():
-                log.measure(m.CHOSEN.of(name), value, split="validation", language=prepared.task.source_language)
+    with clock.phase("validation"):
+        for part in prepared.parts:
+            if part.family.chooses:  # the last validation may have been of another state
+                where: Dimensions = {"split": "validation", "language": part.task.source_language, "task": part.name}
+                for name, value in answer_validation(prepared, part, bench).chosen.items():
+                    log.measure(m.CHOSEN.of(name), value, **where)
     with clock.phase("test"):
-        predictions = predict(prepared, prepared.model, device=device, precision=precision)
+        predictions = {
+            part.name: predict(part, prepared.model_of(part), device=device, precision=precision)
+            for part in prepared.parts
+        }
     with clock.phase("score"):
-        measure_quality(log, prepared, predictions)
-        store_example_scores(log, catalog.get_metric(prepared.task.metric), predictions)
+        for part in prepared.parts:
+            measure_quality(log, part, predictions[part.name])
+            store_example_scores(log, part.metric, predictions[part.name], task=part.name)
+        if prepared.is_mixture:
+            measure_mean_quality(log, prepared, predictions)
     store_predictions(log, predictions, out)
 
     log.emit("stage", stage="profile")
     log.measure(m.LOAD_AVERAGE_1M, os.getloadavg()[0], phase="profile")
     start = sensor.read()
     with clock.phase("profile"):
-        samples = measure_latency(spec, prepared, log, prepared.model, device=device, precision=precision)
+        samples = [
+            cell
+            for part in prepared.parts
+            for cell in measure_latency(
+                spec, prepared, part, log, prepared.model_of(part), device=device, precision=precision
+            )
+        ]
     measure_disturbance(log, "inference", Window(start, sensor.read()), [])
     if spec.measuring.variants:
         log.emit("stage", stage="variants")
         with clock.phase("variants"):
-            samples += measure_variants(spec, prepared, predictions, log, device=device, precision=precision)
+            for part in prepared.parts:
+                samples += measure_variants(
+                    spec, prepared, part, predictions[part.name], log, device=device, precision=precision
+                )
     store_samples(log, trained, samples, out)
     log_phases(log, clock)
 

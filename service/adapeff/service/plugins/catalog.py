@@ -106,7 +106,8 @@ def get_task(name: str, parameters: Mapping[str, Any] | None = None) -> Task:
         raise SpecError(f"unknown task '{name}'; for the folder of that name write ./{name}")
     else:
         raise UnknownNameError("task", name, tasks())
-    get_family(task.family)
+    if task.family:
+        get_family(task.family)
     if not parameters:
         return task
     _check_names("task", name, parameters, task.parameters)

@@ -138,7 +138,7 @@ class Task(Frozen, ABC):
     name: str
     title: str
     family: str
-    """The name of the family, which defines the examples, head, loss and answers."""
+    """The name of the family, which defines the examples, head, loss and answers; '' for a mixture of tasks."""
     labels: tuple[str, ...] = ()
     """Class or tag names; empty where the answer is a span, a choice or a number."""
     metric: str = "accuracy"
@@ -152,6 +152,10 @@ class Task(Frozen, ABC):
     licence: str
     non_commercial: bool = False
     notes: str = ""
+
+    def members(self) -> tuple[str, ...]:
+        """The tasks that a mixture consists of, as task strings; empty for a single task."""
+        return ()
 
     def family_options(self) -> Mapping[str, Any]:
         """Options of the task's family, such as `may_have_no_answer` of question answering."""

@@ -31,7 +31,7 @@ class PluginReference(Frozen):
 
 
 def parse_plugin(text: str) -> PluginReference:
-    """Read `name` or `name[key=value,...]`; values are YAML scalars or flow lists.
+    """Read `name` or `name[key=value,...]`; values are YAML scalars or flow lists, whose items may have parameters too.
 
     Raises:
         SpecError: if the text has neither form.
@@ -48,10 +48,20 @@ def parse_plugin(text: str) -> PluginReference:
         if key.strip() in parameters:
             raise SpecError(f"'{key.strip()}' appears twice in '{text}'")
         try:
-            parameters[key.strip()] = load_yaml(value)
+            parameters[key.strip()] = _read(value.strip())
         except (yaml.YAMLError, ValueError) as error:
             raise SpecError(f"the value of '{key.strip()}' in '{text:.80}' cannot be read: {value!r:.80}") from error
     return PluginReference(name=match["name"], parameters=parameters)
+
+
+def _read(value: str) -> Any:
+    """A YAML scalar or flow list; the items of a list may be of the form name[key=value,...] themselves."""
+    try:
+        return load_yaml(value)
+    except yaml.YAMLError:
+        if not (value.startswith("[") and value.endswith("]") and "[" in value[1:]):
+            raise
+        return [item if "[" in item else load_yaml(item) for item in split_list(value[1:-1])]
 
 
 def split_list(text: str) -> tuple[str, ...]:

@@ -182,7 +182,7 @@ def _latency_ratios(decision: Decision, line: Line) -> dict[str, tuple[ProfileTa
 
 def _multi_task(report: Report) -> Iterator[Judgement]:
     for model in dict.fromkeys(decision.table.model for decision in report.decisions):
-        test = "adapeff does not train one model on several tasks yet"
+        test = "reports do not compare mixtures with their single tasks yet"
         yield Judgement(MULTITASK, model, "–", "–", "–", "–", "not measured", test)
 
 

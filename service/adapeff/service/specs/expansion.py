@@ -16,8 +16,8 @@ from adapeff.service.paths import expanded
 from adapeff.service.plugins import catalog
 from adapeff.service.plugins.contracts import DataIdentity, Task
 from adapeff.service.plugins.plugin_reference import PluginReference, is_task_file, parse_plugin, split_list
-from adapeff.service.specs.fingerprints import source_fingerprint
-from adapeff.service.specs.job import AtMost, JobSpec, Measuring, Training
+from adapeff.service.specs.fingerprints import joint_identity, source_fingerprint
+from adapeff.service.specs.job import AtMost, JobSpec, Measuring, Member, Training
 from adapeff.service.specs.model_reference import resolve_model
 from adapeff.service.specs.sweep_file import LIST_SETTINGS, SweepSpec
 
@@ -90,7 +90,8 @@ def _matching_folders(task: str) -> list[str]:
 def _check_test_languages(sweep: SweepSpec, tasks: Sequence[str]) -> None:
     """Refuse test languages that no task has, and languages for a task that is not in the sweep."""
     asked = sweep.settings.get("test_languages")
-    known = {reference.name: catalog.get_task(reference.name) for reference in map(parse_plugin, tasks)}
+    named = [parse_plugin(member) for text in tasks for member in _members_of(text) or (text,)]
+    known = {reference.name: catalog.get_task(reference.name) for reference in named}
     if isinstance(asked, Mapping):
         for name, languages in asked.items():
             if name not in known:
@@ -203,6 +204,43 @@ def _canonical_task(reference: PluginReference) -> PluginReference:
     return PluginReference(name=name, parameters=changed)
 
 
+def _members_of(text: str) -> tuple[str, ...]:
+    """The tasks of a mixture; none for a single task.
+
+    Raises:
+        SpecError: if a mixture has no tasks.
+    """
+    reference = parse_plugin(text)
+    task = catalog.get_task(reference.name, reference.parameters)
+    if task.name == "mixture" and not task.members():
+        raise SpecError("a mixture needs tasks; write mixture[tasks=[sst2,xnli]]")
+    return task.members()
+
+
+def _mixture(reference: PluginReference, jobs: Sequence[JobSpec]) -> JobSpec:
+    """The job of a mixture, from those of its tasks alone: all settings but the data and the lengths are equal."""
+    members = tuple(
+        Member(
+            task=job.task,
+            data=job.data,
+            max_length=job.training.max_length,
+            test_languages=job.measuring.test_languages or (),
+        )
+        for job in jobs
+    )
+    longest = max(member.max_length for member in members)
+    languages = tuple(dict.fromkeys(language for member in members for language in member.test_languages))
+    return jobs[0].model_copy(
+        update={
+            "task": reference,
+            "data": joint_identity([member.data for member in members]),
+            "training": jobs[0].training.model_copy(update={"max_length": longest}),
+            "measuring": jobs[0].measuring.model_copy(update={"test_languages": languages}),
+            "members": members,
+        }
+    )
+
+
 def _job(
     cell: Mapping[str, Any],
     *,
@@ -213,6 +251,9 @@ def _job(
     method_reference = parse_plugin(str(cell["method"]))
     method = catalog.get_method(method_reference.name, method_reference.parameters)
     method_parameters = method.model_dump(mode="json", exclude_defaults=True)
+    if members := _members_of(str(cell["task"])):
+        jobs = [_job({**cell, "task": member}, sweep=sweep, identify=identify, count=count) for member in members]
+        return _mixture(_canonical_task(parse_plugin(str(cell["task"]))), jobs)
     task_reference = _canonical_task(parse_plugin(str(cell["task"])))
     settings = {key: value for key, value in cell.items() if key not in ("model", "task", "method", "seed")}
     learning_rate = settings.get("learning_rate", "default")

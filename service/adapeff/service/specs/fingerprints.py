@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from adapeff.service.errors import DataError, SpecError
+from adapeff.service.plugins.contracts import DataIdentity
 
 _CHUNK = 1 << 20
 SOURCE_FILES = ("weights.safetensors", "adapter_config.json", "adapter_model.safetensors")
@@ -48,3 +49,18 @@ def source_fingerprint(folder: Path) -> str:
             f"source folder '{folder}' contains no weights; expected weights.safetensors or adapter_model.safetensors"
         )
     return f"folder:{files_fingerprint(folder, files)}"
+
+
+def joint_identity(identities: Sequence[DataIdentity]) -> DataIdentity:
+    """The identity of the data of several tasks together."""
+    kinds = {identity.source for identity in identities}
+
+    def joint(field: str) -> str:
+        texts = [str(getattr(identity, field) or identity.revision or "main") for identity in identities]
+        return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+    return DataIdentity(
+        source="hub" if "hub" in kinds else "folder" if "folder" in kinds else "generated",
+        fingerprint=joint("fingerprint"),
+        test_fingerprint=joint("test_fingerprint"),
+    )

@@ -174,6 +174,19 @@ class Measuring(Frozen):
     """Keep the trained weights (safetensors) as an artifact."""
 
 
+class Member(Frozen):
+    """A task of a mixture, with the settings that are its own."""
+
+    task: PluginReference
+    data: DataIdentity
+    max_length: int
+    test_languages: tuple[str, ...]
+
+    def train_identity(self) -> dict[str, Any]:
+        """What affects training, ready for canonical JSON."""
+        return {**_task_identity(self.task, self.data), "max_length": self.max_length}
+
+
 class JobSpec(Frozen):
     """One cell of a sweep, fully resolved."""
 
@@ -190,15 +203,23 @@ class JobSpec(Frozen):
     repeat: int = Field(default=0, ge=0)
     sources: tuple[str, ...] = ()
     """The sources it builds on: hashes of the jobs whose weights it needs, or `folder:` and a folder's fingerprint."""
+    members: tuple[Member, ...] = ()
+    """The tasks of a mixture; empty for a single task."""
+
+    def of_member(self, member: Member) -> JobSpec:
+        """The job of one task of the mixture alone, with equal settings."""
+        training = self.training.model_copy(update={"max_length": member.max_length})
+        measuring = self.measuring.model_copy(update={"test_languages": member.test_languages})
+        own = {"task": member.task, "data": member.data, "training": training, "measuring": measuring, "members": ()}
+        return self.model_copy(update=own)
 
     def train_identity(self) -> dict[str, Any]:
         """Everything that affects training, ready for canonical JSON."""
         return {
             "kind": self.kind,
             "model": self.model.identity,
-            "task": "described by a file" if is_task_file(self.task.name) else self.task.name,
-            "task_parameters": self.task.parameters,
-            "data": self.data.fingerprint or f"{self.data.source}@{self.data.revision or 'main'}",
+            **_task_identity(self.task, self.data),
+            **({"members": [member.train_identity() for member in self.members]} if self.members else {}),
             "method": self.method.name,
             "method_parameters": {
                 **self.method.parameters,
@@ -222,6 +243,7 @@ class JobSpec(Frozen):
                 "train": self.train_hash,
                 "measuring": self.measuring.model_dump(mode="json", exclude_defaults=True),
                 "test_data": self.data.test_fingerprint,
+                **({"member_languages": [each.test_languages for each in self.members]} if self.members else {}),
                 "repeat": self.repeat,
             }
         )
@@ -245,6 +267,14 @@ class JobSpec(Frozen):
     def cpu_threads(self) -> int:
         """Threads it uses on a CPU."""
         return self.training.cpu_threads
+
+
+def _task_identity(task: PluginReference, data: DataIdentity) -> dict[str, Any]:
+    return {
+        "task": "described by a file" if is_task_file(task.name) else task.name,
+        "task_parameters": task.parameters,
+        "data": data.fingerprint or f"{data.source}@{data.revision or 'main'}",
+    }
 
 
 def canonical_json(value: Any) -> str:

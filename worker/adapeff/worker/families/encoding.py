@@ -84,6 +84,8 @@ class Batch:
     row_counts: list[int]
     row_lengths: list[int]
     """Tokens of each row without padding."""
+    member: int = 0
+    """The task of a mixture that it is of."""
 
     @property
     def items(self) -> int:
@@ -98,7 +100,7 @@ class Batch:
         def moved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             return {key: value.pin_memory().to(device, non_blocking=True) for key, value in tensors.items()}
 
-        return Batch(moved(self.inputs), moved(self.targets), self.row_counts, self.row_lengths)
+        return Batch(moved(self.inputs), moved(self.targets), self.row_counts, self.row_lengths, self.member)
 
 
 @dataclass

@@ -96,10 +96,10 @@ def traffic(data: Encoded, batch: int, device: Device) -> Iterator[Mapping[str, 
 
 
 def log_latency(
-    log: EventLog, cell: Latency, *, batch: int, length: int, dtype: str, variant: Mapping[str, Any]
+    log: EventLog, cell: Latency, *, batch: int, length: int, dtype: str, variant: Mapping[str, Any], task: str = ""
 ) -> None:
     """Write a cell's percentiles, the 95 % interval of its median, and its throughput."""
-    where: dict[str, Any] = {"phase": "inference", "batch": batch, "length": length, "dtype": dtype}
+    where: dict[str, Any] = {"phase": "inference", "batch": batch, "length": length, "dtype": dtype, "task": task}
     where |= {"variant": dict(variant)} if variant else {}
     for percent in (50, 95):
         log.measure(m.LATENCY_S, cell.percentile(percent), statistic=f"p{percent}", **where)

@@ -167,28 +167,39 @@ def import_architecture(reference: ModelReference) -> None:
 
 
 class TaskModel(nn.Module):
-    """An adapted encoder and the head of a task."""
+    """An adapted encoder and the head of a task, or the heads of several in a `ModuleList`."""
 
     def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
 
-    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        logits: torch.Tensor = self.head(self.encoder(**inputs).last_hidden_state)
+    def forward(self, inputs: dict[str, torch.Tensor], member: int = 0) -> torch.Tensor:
+        head = self.head[member] if isinstance(self.head, nn.ModuleList) else self.head
+        logits: torch.Tensor = head(self.encoder(**inputs).last_hidden_state)
         return logits
 
+    def with_head(self, member: int) -> TaskModel:
+        """The model with one of its heads only: the same modules, in the same mode."""
+        if not isinstance(self.head, nn.ModuleList):
+            return self
+        model = TaskModel(self.encoder, self.head[member])
+        model.training = self.training
+        return model
 
-def build_model(loaded: LoadedModel, method: Method, family: Family, *, seed: int) -> TaskModel:
-    """Adapt the encoder and put the family's head on it.
 
-    The head and the method's weights use separate seeds, so that every method of a comparison starts from the same
-    head.
+def build_model(loaded: LoadedModel, method: Method, *families: Family, seed: int) -> TaskModel:
+    """Adapt the encoder and put the head of each family on it.
+
+    The heads and the method's weights use separate seeds, so that every method of a comparison starts from the same
+    head, and a task of a mixture from the one it has alone.
     """
-    torch.manual_seed(seed)
-    head = family.make_head(loaded.hidden_size)
+    heads = []
+    for family in families:
+        torch.manual_seed(seed)
+        heads.append(family.make_head(loaded.hidden_size))
     torch.manual_seed(seed + 1)
-    return TaskModel(method.attach(loaded.encoder), head)
+    return TaskModel(method.attach(loaded.encoder), heads[0] if len(heads) == 1 else nn.ModuleList(heads))
 
 
 @dataclass(frozen=True)

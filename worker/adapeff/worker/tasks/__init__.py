@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from adapeff.service.plugins.contracts import Task
 from adapeff.worker.tasks.hub import HUB_TASKS
+from adapeff.worker.tasks.mixture import Mixture
 from adapeff.worker.tasks.offline import OfflineNLI, OfflineSentiment
 from adapeff.worker.tasks.offline_similarity import OfflineSimilarity
 from adapeff.worker.tasks.offline_structured import STRUCTURED_TASKS
@@ -21,6 +22,7 @@ TASKS: Mapping[str, Task] = {
         *STRUCTURED_TASKS,
         OfflineSimilarity(),
         OfflineTopics(),
+        Mixture(),
     )
 }
 

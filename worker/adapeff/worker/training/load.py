@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from adapeff.service.errors import DataError, ModelError, NotHereError
 from adapeff.service.paths import expanded
 from adapeff.service.plugins import catalog
-from adapeff.service.plugins.contracts import Method, Task
+from adapeff.service.plugins.contracts import Method, Metric, Task
 from adapeff.service.plugins.plugin_reference import is_task_file
 from adapeff.service.specs.fingerprints import source_fingerprint
 from adapeff.service.specs.job import JobSpec
@@ -21,9 +21,28 @@ from adapeff.worker.families.encoding import Encoded
 from adapeff.worker.families.token_cache import TokenCache
 from adapeff.worker.measure.clocks import PhaseClock
 from adapeff.worker.modeling.models import LoadedModel, TaskModel, build_model, load_model
+from adapeff.worker.modeling.tokenizers import load_tokenizer
 from adapeff.worker.modeling.weights import WEIGHTS, read_weights
 from adapeff.worker.training.batches import subset
 from adapeff.worker.training.evaluate import SplitData
+
+
+@dataclass(frozen=True)
+class Part:
+    """A task of a run: the only one, or one of a mixture."""
+
+    name: str
+    """The task as measurements name it: '' for the only one."""
+    task: Task
+    family: Family
+    train: SplitData
+    validation: SplitData
+    tests: dict[str, SplitData]
+
+    @property
+    def metric(self) -> Metric:
+        """The metric it is selected by."""
+        return catalog.get_metric(self.task.metric)
 
 
 @dataclass
@@ -31,19 +50,25 @@ class Prepared:
     """Everything a run needs, loaded and tokenised."""
 
     task: Task
-    family: Family
+    parts: tuple[Part, ...]
     method: Method
     loaded: LoadedModel
     model: TaskModel
     rebuild: Callable[[], tuple[LoadedModel, TaskModel]]
-    train: SplitData
-    validation: SplitData
-    tests: dict[str, SplitData]
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether its tasks are those of a mixture, and have names."""
+        return bool(self.parts[0].name)
 
     def start_again(self) -> None:
         """Rebuild the model as it was before training; the old one is dropped first."""
         del self.loaded, self.model
         self.loaded, self.model = self.rebuild()
+
+    def model_of(self, part: Part) -> TaskModel:
+        """The model with the head of one task."""
+        return self.model.with_head(self.parts.index(part))
 
 
 def prepare(
@@ -61,49 +86,78 @@ def prepare(
         AdapeffError: if the job is invalid.
     """
     task = _task(spec)
-    family = family_of(task, spec.training)
+    names = [str(member.task) for member in spec.members] or [""]
+    jobs = [spec.of_member(member) for member in spec.members] or [spec]
+    families = [family_of(_task(job), job.training) for job in jobs]
     method = _method(spec, sources)
-    languages = spec.measuring.test_languages or task.available_languages(data_root)
     with clock.phase("load"):
-        _check_data(spec, task, languages, data_root)
-        all_examples = task.examples("train", task.source_language, data_root)
-        train_examples = subset(all_examples, spec.training.train_size, family)
-        validation_examples = task.examples("validation", task.source_language, data_root)
-        test_examples = {language: task.examples("test", language, data_root) for language in languages}
-        loaded = load_model(spec.model, family.tokenizer_options)
-        for name, length_setting in (
-            ("max_length", spec.training.max_length),
-            *(("latency_length", length) for length in spec.measuring.lengths),
-        ):
-            if length_setting > loaded.max_positions:
-                raise ModelError(
-                    f"{name} is {length_setting}, but model '{spec.model}' takes {loaded.max_positions} tokens; "
-                    f"set {name} lower"
-                )
+        examples = [_examples(job, family, data_root) for job, family in zip(jobs, families, strict=True)]
+        options = families[0].tokenizer_options
+        loaded = load_model(spec.model, options)
+        tokenizers = [_tokenizer(spec, family, loaded) for family in families]
+        _check_lengths(spec, loaded)
 
         def rebuild() -> tuple[LoadedModel, TaskModel]:
-            fresh = load_model(spec.model, family.tokenizer_options)
-            return fresh, build_model(fresh, method, family, seed=spec.seed).to(device.torch_device)
+            fresh = load_model(spec.model, options)
+            return fresh, build_model(fresh, method, *families, seed=spec.seed).to(device.torch_device)
 
-        model = build_model(loaded, method, family, seed=spec.seed).to(device.torch_device)
+        model = build_model(loaded, method, *families, seed=spec.seed).to(device.torch_device)
 
-    def tokenise(examples: Sequence[Any]) -> SplitData:
-        encoded = tokens.encode(family, examples, loaded.tokenizer)
+    def tokenise(family: Family, of_split: Sequence[Any]) -> SplitData:
+        encoded = tokens.encode(family, of_split, tokenizers[families.index(family)])
         check_ids(encoded, loaded)
-        return SplitData(examples, encoded)
+        return SplitData(of_split, encoded)
 
     with clock.phase("tokenise"):
-        return Prepared(
-            task=task,
-            family=family,
-            method=method,
-            loaded=loaded,
-            model=model,
-            rebuild=rebuild,
-            train=tokenise(train_examples),
-            validation=tokenise(validation_examples),
-            tests={language: tokenise(examples) for language, examples in test_examples.items()},
+        parts = tuple(
+            Part(
+                name=name,
+                task=_task(job),
+                family=family,
+                train=tokenise(family, splits.train),
+                validation=tokenise(family, splits.validation),
+                tests={language: tokenise(family, found) for language, found in splits.tests.items()},
+            )
+            for name, job, family, splits in zip(names, jobs, families, examples, strict=True)
         )
+    return Prepared(task, parts, method, loaded, model, rebuild)
+
+
+class _Splits(NamedTuple):
+    """The examples of a task."""
+
+    train: Sequence[Any]
+    validation: Sequence[Any]
+    tests: dict[str, Sequence[Any]]
+
+
+def _examples(spec: JobSpec, family: Family, data_root: Path | None) -> _Splits:
+    task = _task(spec)
+    languages = spec.measuring.test_languages or task.available_languages(data_root)
+    _check_data(spec, task, languages, data_root)
+    return _Splits(
+        subset(task.examples("train", task.source_language, data_root), spec.training.train_size, family),
+        task.examples("validation", task.source_language, data_root),
+        {language: task.examples("test", language, data_root) for language in languages},
+    )
+
+
+def _tokenizer(spec: JobSpec, family: Family, loaded: LoadedModel) -> Any:
+    """The model's tokenizer with the options that a family requires."""
+    tokenizer = load_tokenizer(spec.model, family.tokenizer_options)
+    tokenizer.model_input_names = list(loaded.tokenizer.model_input_names)
+    return tokenizer
+
+
+def _check_lengths(spec: JobSpec, loaded: LoadedModel) -> None:
+    for name, length in (
+        ("max_length", spec.training.max_length),
+        *(("latency_length", length) for length in spec.measuring.lengths),
+    ):
+        if length > loaded.max_positions:
+            raise ModelError(
+                f"{name} is {length}, but model '{spec.model}' takes {loaded.max_positions} tokens; set {name} lower"
+            )
 
 
 def check_ids(encoded: Encoded, loaded: LoadedModel) -> None:

@@ -7,9 +7,8 @@ import json
 import math
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from itertools import accumulate, product, repeat
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +17,19 @@ from safetensors.torch import save_file
 
 from adapeff.service import measurements as m
 from adapeff.service.measured import Dimensions
-from adapeff.service.plugins import catalog
-from adapeff.service.plugins.contracts import Metric, Task
-from adapeff.service.plugins.example_scores import score_examples
 from adapeff.service.specs.job import JobSpec
-from adapeff.service.statistics.packing import pack
 from adapeff.worker.devices.base import Device
 from adapeff.worker.devices.choice import out_of_memory
 from adapeff.worker.devices.step_clocks import STEP_PHASES
 from adapeff.worker.events import EventLog
 from adapeff.worker.families.token_cache import TokenCache
 from adapeff.worker.measure.flops import FlopCounter, synthetic_inputs
-from adapeff.worker.measure.latency import log_latency, percentile, time_forward, traffic
+from adapeff.worker.measure.latency import percentile
 from adapeff.worker.measure.memory_breakdown import step_bytes, weight_bytes
 from adapeff.worker.modeling.models import TaskModel, count_parameters, trained_state
 from adapeff.worker.modeling.weights import WEIGHTS, describe
 from adapeff.worker.sensors.window import Window, energy_above_idle, sample_problems
-from adapeff.worker.training.evaluate import Predictions, baseline, evaluate
-from adapeff.worker.training.load import Prepared
+from adapeff.worker.training.load import Part, Prepared
 from adapeff.worker.training.train import TrainResult, compute_seconds
 from adapeff.worker.training.tuning import Learned
 
@@ -53,55 +47,90 @@ def measure_parameters(log: EventLog, model: TaskModel) -> None:
 
 def measure_data(log: EventLog, prepared: Prepared, tokens: TokenCache) -> None:
     """Measure the amount of text and how much of it this run tokenised."""
-    source = prepared.task.source_language
-    splits = [("train", source, prepared.train), ("validation", source, prepared.validation)]
-    splits += [("test", language, data) for language, data in prepared.tests.items()]
-    for split, language, data in splits:
-        where: Dimensions = {"split": split, "language": language}
-        at_limit = int((data.encoded.row_starts.diff() == prepared.family.max_length).sum())
-        log.measure(m.DATA_EXAMPLES, len(data.examples), **where)
-        log.measure(m.DATA_ROWS, len(data.encoded.row_starts) - 1, **where)
-        log.measure(m.DATA_ROWS_AT_MAX_LENGTH, at_limit, **where)
-        log.measure(m.DATA_TOKENS, data.encoded.tokens, **where)
-        unknown = prepared.loaded.tokenizer.unk_token_id
-        ids = data.encoded.inputs["input_ids"]
-        share = float((ids == unknown).float().mean()) if unknown is not None and len(ids) else 0.0
-        log.measure(m.UNKNOWN_TOKEN_SHARE, share, **where)
+    for part in prepared.parts:
+        source = part.task.source_language
+        splits = [("train", source, part.train), ("validation", source, part.validation)]
+        splits += [("test", language, data) for language, data in part.tests.items()]
+        for split, language, data in splits:
+            where: Dimensions = {"split": split, "language": language, "task": part.name}
+            at_limit = int((data.encoded.row_starts.diff() == part.family.max_length).sum())
+            log.measure(m.DATA_EXAMPLES, len(data.examples), **where)
+            log.measure(m.DATA_ROWS, len(data.encoded.row_starts) - 1, **where)
+            log.measure(m.DATA_ROWS_AT_MAX_LENGTH, at_limit, **where)
+            log.measure(m.DATA_TOKENS, data.encoded.tokens, **where)
+            unknown = prepared.loaded.tokenizer.unk_token_id
+            ids = data.encoded.inputs["input_ids"]
+            share = float((ids == unknown).float().mean()) if unknown is not None and len(ids) else 0.0
+            log.measure(m.UNKNOWN_TOKEN_SHARE, share, **where)
     log.measure(m.TOKENISED_EXAMPLES, tokens.tokenised_examples)
 
 
-def data_revisions(task: Task, data_root: Path | None) -> dict[str, str | None]:
-    """The training data's commit as `data_revision`, those of other data sets by name."""
-    found = task.resolved_revisions(data_root)
-    return {"data_revision": next(iter(found.values()), None), **{f"data_revision:{n}": c for n, c in found.items()}}
+def describe_data(prepared: Prepared, data_root: Path | None) -> dict[str, Any]:
+    """What the run's data are: commits, licences, and languages that are not tested.
+
+    The training data's commit is `data_revision`; the others have the data set's name, those of a mixture all.
+    """
+    tasks = [part.task for part in prepared.parts]
+    revisions = {name: commit for task in tasks for name, commit in task.resolved_revisions(data_root).items()}
+    left = [reason for task in tasks for reason in task.untested(data_root)]
+    return {
+        "data_revision": next(iter(revisions.values()), None) if len(tasks) == 1 else None,
+        **{f"data_revision:{name}": commit for name, commit in revisions.items()},
+        "licence": "; ".join(dict.fromkeys(task.licence for task in tasks)),
+        "non_commercial": any(task.non_commercial for task in tasks),
+        **({"untested": "; ".join(left)} if left else {}),
+        **({"members": {part.name: part.metric.name for part in prepared.parts}} if prepared.is_mixture else {}),
+    }
 
 
-def measure_training(log: EventLog, trained: TrainResult, metric: str, source_language: str) -> None:
-    """Measure the cost of training and record the validation curves."""
-    log.measure(m.TRAIN_COMPUTE_S, compute_seconds(trained.steps_taken))
-    log.measure(m.TRAIN_STEPS, trained.steps)
+def measure_training(log: EventLog, prepared: Prepared, learned: Learned) -> None:
+    """Measure the cost of training and record the validation curves, of each task of a mixture too."""
+    trained, task = learned.result, prepared.task
     log.measure(m.BEST_STEP, trained.best_step)
-    log.measure(m.TRAIN_SAMPLES, trained.samples)
-    log.measure(m.TRAIN_TOKENS, trained.real_tokens, variant={"tokens": "real"})
-    log.measure(m.TRAIN_TOKENS, trained.processed_tokens, variant={"tokens": "processed"})
+    _measure_steps(log, trained, range(trained.steps))
     for phase in ("", *STEP_PHASES):
         seconds = [getattr(step, phase or "total") for step in trained.steps_taken]
         for percent in (50, 95):
             log.measure(m.STEP_LATENCY_S, percentile(seconds, percent), statistic=f"p{percent}", phase=phase)
     log.curve("train_loss", list(enumerate(trained.losses, start=1)))
-    log.curve(f"validation_{metric}", [(at.step, at.score) for at in trained.validation])
+    means = {at.step: statistics.fmean(scores) for at, scores in zip(trained.validation, learned.by_task, strict=True)}
+    log.curve(f"validation_{task.metric}", list(means.items()))
     log.curve("train_samples", [(at.step, at.samples) for at in trained.validation])
     log.curve("train_compute_s", [(at.step, at.compute_s) for at in trained.validation])
-    log.measure(m.SCORE.of(metric), trained.best_score, split="validation", language=source_language)
+    where: Dimensions = {"split": "validation", "language": task.source_language}
+    log.measure(m.SCORE.of(task.metric), means[trained.best_step], **where)
+    for number, part in enumerate(prepared.parts if prepared.is_mixture else ()):
+        _measure_steps(log, trained, [at for at, member in enumerate(trained.members) if member == number], part.name)
+        scores = {at.step: scores[number] for at, scores in zip(trained.validation, learned.by_task, strict=True)}
+        log.curve(f"validation_{part.metric.name}", list(scores.items()), task=part.name)
+        where = {"split": "validation", "language": part.task.source_language, "task": part.name}
+        log.measure(m.SCORE.of(part.metric.name), scores[trained.best_step], **where)
 
 
-def measure_flops(log: EventLog, trained: TrainResult, counter: FlopCounter) -> list[float]:
+def _measure_steps(log: EventLog, trained: TrainResult, steps: Sequence[int], task: str = "") -> None:
+    """Measure the amount of training in some steps, by their index."""
+    members = {trained.members[step] for step in steps}
+    real = sum(length * rows for (member, length), rows in trained.row_lengths.items() if member in members)
+    processed = sum(rows * length for rows, length in (trained.shapes[step] for step in steps))
+    log.measure(m.TRAIN_COMPUTE_S, compute_seconds(trained.steps_taken[step] for step in steps), task=task)
+    log.measure(m.TRAIN_STEPS, len(steps), task=task)
+    log.measure(m.TRAIN_SAMPLES, sum(trained.items[step] for step in steps), task=task)
+    log.measure(m.TRAIN_TOKENS, real, variant={"tokens": "real"}, task=task)
+    log.measure(m.TRAIN_TOKENS, processed, variant={"tokens": "processed"}, task=task)
+
+
+def measure_flops(
+    log: EventLog, prepared: Prepared, trained: TrainResult, counters: Sequence[FlopCounter]
+) -> list[float]:
     """Measure the FLOPs of all steps, with and without padding; return those of each step.
 
     Counting takes a step of the largest shape without fused attention; without enough memory for it, the list is empty.
+
+    Args:
+        counters: one for each task.
     """
     try:
-        return _measure_flops(log, trained, counter)
+        return _measure_flops(log, prepared, trained, counters)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
@@ -110,18 +139,24 @@ def measure_flops(log: EventLog, trained: TrainResult, counter: FlopCounter) -> 
         return []
 
 
-def _measure_flops(log: EventLog, trained: TrainResult, counter: FlopCounter) -> list[float]:
-    by_shape = {shape: counter.step(*shape) for shape in sorted(set(trained.shapes), reverse=True)}
-    each = [by_shape[shape] for shape in trained.shapes]
+def _measure_flops(
+    log: EventLog, prepared: Prepared, trained: TrainResult, counters: Sequence[FlopCounter]
+) -> list[float]:
+    taken = list(zip(trained.members, trained.shapes, strict=True))
+    by_shape = {(member, shape): counters[member].step(*shape) for member, shape in sorted(set(taken), reverse=True)}
+    each = [by_shape[step] for step in taken]
     total = {part: math.fsum(getattr(flops, part) for flops in each) for part in ("forward", "backward", "total")}
     for phase, flops in (("", total["total"]), ("forward", total["forward"]), ("backward", total["backward"])):
         log.measure(m.TRAIN_FLOPS, flops, phase=phase, variant={"tokens": "processed"})
+    for number, part in enumerate(prepared.parts if prepared.is_mixture else ()):
+        own = math.fsum(flops.total for (member, _), flops in zip(taken, each, strict=True) if member == number)
+        log.measure(m.TRAIN_FLOPS, own, variant={"tokens": "processed"}, task=part.name)
 
-    def row(length: int) -> float:
-        return counter.step(2, length).total - counter.step(1, length).total
+    def row(member: int, length: int) -> float:
+        return counters[member].step(2, length).total - counters[member].step(1, length).total
 
-    processed = math.fsum(rows * row(length) for rows, length in trained.shapes)
-    real = math.fsum(rows * row(length) for length, rows in trained.row_lengths.items())
+    processed = math.fsum(rows * row(member, length) for member, (rows, length) in taken)
+    real = math.fsum(rows * row(member, length) for (member, length), rows in trained.row_lengths.items())
     log.measure(m.TRAIN_FLOPS, total["total"] - processed + real, variant={"tokens": "real"})
     uncounted = sorted(frozenset[str]().union(*(flops.uncounted for flops in by_shape.values())))
     log.measure(m.FLOPS_UNCOUNTED, len(uncounted), reason=", ".join(uncounted))
@@ -153,13 +188,14 @@ def measure_memory_breakdown(
     log: EventLog, prepared: Prepared, trained: TrainResult, *, device: Device, precision: str
 ) -> None:
     """What the largest step of training kept in memory, tensor by tensor; one more such step is taken for it."""
-    rows, length = max(set(trained.shapes), key=lambda shape: shape[0] * shape[1])
-    inputs = model_inputs(prepared, device)(rows, length)
+    largest = max(range(trained.steps), key=lambda step: math.prod(trained.shapes[step]))
+    (rows, length), member = trained.shapes[largest], trained.members[largest]
+    inputs = model_inputs(prepared, prepared.parts[member], device)(rows, length)
     prepared.model.train()
 
     def loss() -> torch.Tensor:
         with device.autocast(precision):
-            logits: torch.Tensor = prepared.model(inputs)
+            logits: torch.Tensor = prepared.model(inputs, member)
         return logits.float().square().mean()
 
     found = {"weights": weight_bytes(prepared.model), "optimizer": trained.optimizer_bytes}
@@ -167,10 +203,10 @@ def measure_memory_breakdown(
         log.measure(m.MEMORY_BYTES, size, phase="train", batch=rows, length=length, variant={"part": part})
 
 
-def model_inputs(prepared: Prepared, device: Device) -> Callable[[int, int], dict[str, torch.Tensor]]:
+def model_inputs(prepared: Prepared, part: Part, device: Device) -> Callable[[int, int], dict[str, torch.Tensor]]:
     """Makes synthetic inputs of the model of batch x length."""
     config: Any = prepared.loaded.encoder.config
-    names = list(prepared.train.encoded.padding)
+    names = list(part.train.encoded.padding)
     return lambda batch, length: synthetic_inputs(
         names, batch=batch, length=length, vocabulary=config.vocab_size, device=device.torch_device
     )
@@ -219,117 +255,12 @@ def store_weights(log: EventLog, spec: JobSpec, model: TaskModel, out: Path) -> 
         log.measure(m.STORED_BYTES, halved.stat().st_size, dtype="bf16")
         if spec.measuring.keep_weights:
             written.replace(file)
+    for number, member in enumerate(spec.members):
+        prefix = f"head.{number}." if len(spec.members) > 1 else "head."
+        size = sum(tensor.nbytes for name, tensor in state.items() if name.startswith(prefix))
+        log.measure(m.STORED_BYTES, size, task=str(member.task))
     if spec.measuring.keep_weights:
         log.artifact("weights", file)
-
-
-def predict(prepared: Prepared, model: TaskModel, *, device: Device, precision: str) -> dict[str, Predictions]:
-    """Predict the test split of each language."""
-    return {
-        language: evaluate(model, prepared.family, data, device=device, precision=precision)
-        for language, data in prepared.tests.items()
-    }
-
-
-def measure_quality(log: EventLog, prepared: Prepared, predictions: Mapping[str, Predictions]) -> None:
-    """Every metric of the task per language, with the trivial baseline and the score ceiling if it is known."""
-    task = prepared.task
-    headline = catalog.get_metric(task.metric)
-    further = [catalog.get_metric(name) for name in task.further_metrics]
-    for language, found in predictions.items():
-        where: Dimensions = {"language": language, "split": "test"}
-        for metric in (headline, *further):
-            log.measure(m.SCORE.of(metric.name), metric.compute(found.gold, found.predicted), **where)
-        trivial = baseline(headline, prepared.family, prepared.tests[language].examples, found)
-        log.measure(m.MAJORITY.of(headline.name), trivial.score, **where)
-        log.measure(m.NOISE.of(headline.name), trivial.noise, **where)
-        log.measure(m.EXAMPLES, len(found.gold), **where)
-    if (ceiling := task.ceiling()) is not None:
-        log.measure(m.SCORE_CEILING.of(headline.name), ceiling, split="test")
-
-
-def store_example_scores(log: EventLog, metric: Metric, predictions: Mapping[str, Predictions]) -> None:
-    """Write the headline score by example for each language, so that runs can be compared example by example."""
-    for language, found in predictions.items():
-        values = score_examples(metric, found.gold, found.predicted)
-        log.emit("example_scores", language=language, metric=metric.name, values=pack(values))
-
-
-def store_predictions(log: EventLog, predictions: Mapping[str, Predictions], out: Path) -> None:
-    """Store every answer, one JSON object per line."""
-    file = out / "predictions.jsonl.gz"
-    with gzip.open(file, "wt", encoding="utf-8") as lines:
-        for language, found in predictions.items():
-            for row in zip(found.ids, found.gold, found.predicted, found.scores, strict=True):
-                record = dict(zip(("id", "gold", "predicted", "score"), row, strict=True))
-                lines.write(json.dumps({"language": language, **record}, ensure_ascii=False) + "\n")
-    log.artifact("predictions", file)
-
-
-def measure_variants(
-    spec: JobSpec,
-    prepared: Prepared,
-    trained: Mapping[str, Predictions],
-    log: EventLog,
-    *,
-    device: Device,
-    precision: str,
-) -> list[dict[str, Any]]:
-    """Measure quality and latency of each inference variant, and how far its answers differ from `trained`.
-
-    `agreement` is the share of examples with the same answer, `score_difference_max` the largest difference between the
-    probabilities of the answers: merged weights and an ejected prefix should give 1 and rounding error.
-    """
-    metric = catalog.get_metric(prepared.task.metric)
-    cells = []
-    for variant, encoder in prepared.method.variants(prepared.model.encoder):
-        model = TaskModel(encoder, prepared.model.head).eval()
-        for language, found in predict(prepared, model, device=device, precision=precision).items():
-            score = metric.compute(found.gold, found.predicted)
-            where: Dimensions = {"language": language, "split": "test", "variant": variant}
-            log.measure(m.SCORE.of(metric.name), score, **where)
-            agreeing = [
-                prepared.family.agree(ours, theirs)
-                for ours, theirs in zip(found.predicted, trained[language].predicted, strict=True)
-            ]
-            log.measure(m.AGREEMENT, sum(agreeing) / len(agreeing), **where)
-            differences = [
-                abs(confidence - reference)
-                for confidence, reference in zip(found.scores, trained[language].scores, strict=True)
-            ]
-            log.measure(m.SCORE_DIFFERENCE_MAX, max(differences), **where)
-        latency_cells = measure_latency(spec, prepared, log, model, variant=variant, device=device, precision=precision)
-        cells += [{**cell, "variant": variant} for cell in latency_cells]
-    return cells
-
-
-def measure_latency(
-    spec: JobSpec,
-    prepared: Prepared,
-    log: EventLog,
-    model: TaskModel,
-    *,
-    device: Device,
-    precision: str,
-    variant: dict[str, Any] | None = None,
-) -> list[dict[str, Any]]:
-    """Latency of fixed shapes, and of the test examples in their own lengths; gives the raw samples."""
-    make = model_inputs(prepared, device)
-    measuring = spec.measuring
-    budget: dict[str, Any] = {"seconds": measuring.latency_seconds, "device": device, "precision": precision}
-    kept = []
-    for batch, length in product(measuring.latency_batches, measuring.lengths):
-        cell = time_forward(model, repeat(make(batch, length)), **budget)
-        log_latency(log, cell, batch=batch, length=length, dtype=precision, variant=variant or {})
-        kept.append({"batch": batch, "length": length, **asdict(cell)})
-    if variant is None:
-        source = prepared.task.source_language
-        data = prepared.tests[source if source in prepared.tests else next(iter(prepared.tests))].encoded
-        for batch in measuring.latency_batches:
-            cell = time_forward(model, traffic(data, batch, device), **budget)
-            log_latency(log, cell, batch=batch, length=0, dtype=precision, variant={"lengths": "real"})
-            kept.append({"batch": batch, "length": 0, **asdict(cell)})
-    return kept
 
 
 def store_samples(log: EventLog, trained: TrainResult, latency: list[dict[str, Any]], out: Path) -> None:

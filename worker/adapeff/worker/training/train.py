@@ -62,8 +62,12 @@ class TrainResult:
     samples: int = 0
     shapes: list[tuple[int, int]] = field(default_factory=list)
     """Rows x tokens of the batch of each step, padding included."""
-    row_lengths: Counter[int] = field(default_factory=Counter)
-    """Number of rows by their number of tokens without padding."""
+    members: list[int] = field(default_factory=list)
+    """The task of each step, of those of a mixture."""
+    items: list[int] = field(default_factory=list)
+    """Samples of each step."""
+    row_lengths: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """Number of rows by their task and their number of tokens without padding."""
     optimizer_bytes: int = 0
 
     def take(self, batch: Batch) -> None:
@@ -71,12 +75,14 @@ class TrainResult:
         rows, length = batch.inputs["input_ids"].shape
         self.samples += batch.items
         self.shapes.append((rows, length))
-        self.row_lengths.update(batch.row_lengths)
+        self.members.append(batch.member)
+        self.items.append(batch.items)
+        self.row_lengths.update((batch.member, row) for row in batch.row_lengths)
 
     @property
     def real_tokens(self) -> int:
         """Tokens without padding."""
-        return sum(length * rows for length, rows in self.row_lengths.items())
+        return sum(length * rows for (_, length), rows in self.row_lengths.items())
 
     @property
     def processed_tokens(self) -> int:
@@ -156,7 +162,7 @@ class TrainingStep:
         """Take the step and return the loss, still on the device."""
         clock.mark()
         with self.device.autocast(self.precision):
-            loss = self.loss_of(self.model(batch.inputs).float(), batch)
+            loss = self.loss_of(self.model(batch.inputs, batch.member).float(), batch)
         total = loss if self.auxiliary_loss is None else loss + self.auxiliary_loss()
         clock.mark()
         total.backward()

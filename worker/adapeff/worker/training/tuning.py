@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -11,18 +12,20 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from adapeff.service.errors import NotHereError
-from adapeff.service.plugins import catalog
 from adapeff.service.specs.job import JobSpec, LogRange, Tuning
 from adapeff.worker.devices.base import Device
 from adapeff.worker.devices.memory import Memory
 from adapeff.worker.events import EventLog
+from adapeff.worker.families.encoding import Batch
 from adapeff.worker.measure.clocks import PhaseClock
 from adapeff.worker.modeling.models import trained_state
 from adapeff.worker.sensors.host import Sensor
 from adapeff.worker.sensors.window import Window
+from adapeff.worker.tasks.mixture import Mixture
 from adapeff.worker.training.batches import steps_per_epoch, training_batches
 from adapeff.worker.training.evaluate import Predictions, evaluate
-from adapeff.worker.training.load import Prepared
+from adapeff.worker.training.load import Part, Prepared
+from adapeff.worker.training.mixing import member_order, mixed
 from adapeff.worker.training.train import BestState, DivergedError, TrainResult, compute_seconds, put_state, train
 
 logger = logging.getLogger("adapeff.runner")
@@ -59,6 +62,8 @@ class Learned:
     window: Window
     """From the first step to the last."""
     validations: list[Window] = field(default_factory=list)
+    by_task: list[list[float]] = field(default_factory=list)
+    """The score of each task at each validation."""
     trials: list[Trial] = field(default_factory=list)
 
 
@@ -76,7 +81,7 @@ def learn(spec: JobSpec, prepared: Prepared, bench: Bench) -> Learned:
     best: Learned | None = None
     state: dict[str, torch.Tensor] = {}
     trials: list[Trial] = []
-    metric = catalog.get_metric(prepared.task.metric)
+    metric = prepared.parts[0].metric  # of a mixture: all are better higher
     search = open_search(tuning, seed=spec.seed, higher_is_better=metric.higher_is_better)
     for number in range(1, tuning.trials + 1):
         rate = search.ask()
@@ -173,38 +178,64 @@ def _list(trials: list[Trial]) -> str:
     return ", ".join(f"{trial.learning_rate:g}" for trial in trials)
 
 
-def answer_validation(prepared: Prepared, bench: Bench) -> Predictions:
-    """The answers to the validation split; the family chooses by it what it has to choose."""
+def answer_validation(prepared: Prepared, part: Part, bench: Bench) -> Predictions:
+    """The answers to the validation split of a task; its family chooses by it what it has to choose."""
     return evaluate(
-        prepared.model,
-        prepared.family,
-        prepared.validation,
+        prepared.model_of(part),
+        part.family,
+        part.validation,
         device=bench.device,
         precision=bench.precision,
         choosing=True,
     )
 
 
+def batch_stream(prepared: Prepared, spec: JobSpec, *, multiple: int = 1) -> tuple[Iterator[Batch], int]:
+    """The batches of training, endlessly, and the number of one pass over all data."""
+    batching: dict[str, Any] = {
+        "batch_size": spec.training.batch_size, "batch_tokens": spec.training.batch_tokens, "seed": spec.seed
+    }  # fmt: skip
+    sizes = [steps_per_epoch(part.train.encoded, **batching) for part in prepared.parts]
+    streams = [training_batches(part.train.encoded, **batching, multiple=multiple) for part in prepared.parts]
+    if not isinstance(prepared.task, Mixture):
+        return streams[0], sizes[0]
+    shares = prepared.task.shares(sizes, [len(part.train.examples) for part in prepared.parts])
+    return mixed(streams, member_order(shares, steps=sum(sizes), seed=spec.seed)), sum(sizes)
+
+
+def loss_of(prepared: Prepared) -> Callable[[torch.Tensor, Batch], torch.Tensor]:
+    """The loss of a batch by its task's family, times the weight that a mixture gives the task."""
+    weights = prepared.task.loss_weights if isinstance(prepared.task, Mixture) else {}
+
+    def loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        part = prepared.parts[batch.member]
+        found = part.family.loss(logits, batch)
+        return found * weights[part.name] if part.name in weights else found
+
+    return loss
+
+
 def _train_once(spec: JobSpec, prepared: Prepared, bench: Bench, learning_rate: float) -> Learned:
     settings = spec.training.model_copy(update={"learning_rate": learning_rate})
-    batching: dict[str, Any] = {
-        "batch_size": settings.batch_size, "batch_tokens": settings.batch_tokens, "seed": spec.seed
-    }  # fmt: skip
-    per_epoch = steps_per_epoch(prepared.train.encoded, **batching)
+    batches, per_epoch = batch_stream(prepared, spec, multiple=bench.device.shape_multiple)
     steps = settings.steps or max(1, round(settings.epochs * per_epoch))
     every = settings.evaluate_every_steps or max(1, round(settings.evaluate_every_epochs * per_epoch))
-    metric = catalog.get_metric(prepared.task.metric)
     device, precision, clock = bench.device, bench.precision, bench.clock
     validations: list[Window] = []
+    by_task: list[list[float]] = []
 
     def validate() -> float:
         start = bench.sensor.read()
         with bench.memory.aside():
-            found = answer_validation(prepared, bench)
+            found = [answer_validation(prepared, part, bench) for part in prepared.parts]
         with clock.phase("score"):
-            score = metric.compute(found.gold, found.predicted)
+            scores = [
+                part.metric.compute(each.gold, each.predicted) for part, each in zip(prepared.parts, found, strict=True)
+            ]
+        by_task.append(scores)
         validations.append(Window(start, bench.sensor.read()))
-        return score
+        worst = isinstance(prepared.task, Mixture) and prepared.task.select == "worst"
+        return min(scores) if worst else math.fsum(scores) / len(scores)
 
     def report(step: int, loss: float, eta: float) -> None:
         bench.log.emit("progress", step=step, steps=steps, loss=round(loss, 5), eta_s=round(eta, 1))
@@ -215,8 +246,8 @@ def _train_once(spec: JobSpec, prepared: Prepared, bench: Bench, learning_rate: 
     start = bench.sensor.read()
     result = train(
         prepared.model,
-        training_batches(prepared.train.encoded, **batching, multiple=device.shape_multiple),
-        loss_of=prepared.family.loss,
+        batches,
+        loss_of=loss_of(prepared),
         settings=settings,
         steps=steps,
         evaluate_every=every,
@@ -229,8 +260,8 @@ def _train_once(spec: JobSpec, prepared: Prepared, bench: Bench, learning_rate: 
         auxiliary_loss=prepared.method.auxiliary_loss(prepared.model.encoder),
         on_step=prepared.method.on_step(prepared.model.encoder, steps),
         settles_at=prepared.method.settles_at(steps),
-        higher_is_better=metric.higher_is_better,
+        higher_is_better=prepared.parts[0].metric.higher_is_better,
     )
     window = Window(start, bench.sensor.read())
     best_file.unlink(missing_ok=True)
-    return Learned(result, learning_rate, window, validations)
+    return Learned(result, learning_rate, window, validations, by_task)
