@@ -47,6 +47,18 @@ SCORE_CEILING = _define(
     "ceiling_<metric>", "1", "split", "task", better="higher",
     meaning="generated data only: the expected score of a perfect model, given the label noise of the data",
 )
+BASE_SCORE = _define(
+    "base_<metric>", "1", "split", "language", "task",
+    meaning="extensions only: the headline score on the test split before the training, with the weights of the base; "
+    "a new task's head is untrained then",
+)
+FORGETTING = _define(
+    "forgetting", "1", "statistic", "split", "language", "task", better="higher",
+    meaning="extensions only, per old task and language: the headline score after the training minus the one before, "
+    "so that negative values are forgotten; statistics `low` and `high` are the 95 % interval by 1,000 bootstrap "
+    "samples of the test examples, the same before and after. Of the whole job: `mean` (with `mean_low`, `mean_high`) "
+    "and `worst` over the old tasks, each in its source language or the first tested one",
+)
 EXAMPLES = _define(
     "examples", "1", "split", "language", "variant", "task",
     meaning="number of test examples",

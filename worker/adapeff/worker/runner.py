@@ -51,7 +51,9 @@ from adapeff.worker.modeling.models import import_architecture
 from adapeff.worker.modeling.weights import WEIGHTS
 from adapeff.worker.profiling.profiler import run_profile
 from adapeff.worker.sensors.window import Window, idle_window
-from adapeff.worker.training.load import prepare
+from adapeff.worker.training.evaluate import Predictions
+from adapeff.worker.training.forgetting import measure_forgetting
+from adapeff.worker.training.load import Prepared, prepare
 from adapeff.worker.training.record import (
     describe_data,
     measure_data,
@@ -135,6 +137,8 @@ def run_job(
         **m.changed_versions("train"),
     )
 
+    before = test(prepared, bench) if spec.base else {}
+
     log.emit("stage", stage="train")
     memory.restart()
     learned = learn(spec, prepared, bench)
@@ -167,17 +171,15 @@ def run_job(
                 where: Dimensions = {"split": "validation", "language": part.task.source_language, "task": part.name}
                 for name, value in answer_validation(prepared, part, bench).chosen.items():
                     log.measure(m.CHOSEN.of(name), value, **where)
-    with clock.phase("test"):
-        predictions = {
-            part.name: predict(part, prepared.model_of(part), device=device, precision=precision)
-            for part in prepared.parts
-        }
+    predictions = test(prepared, bench)
     with clock.phase("score"):
         for part in prepared.parts:
             measure_quality(log, part, predictions[part.name])
             store_example_scores(log, part.metric, predictions[part.name], task=part.name)
         if prepared.is_mixture:
             measure_mean_quality(log, prepared, predictions)
+        if spec.base:
+            measure_forgetting(log, prepared, before, predictions)
     store_predictions(log, predictions, out)
 
     log.emit("stage", stage="profile")
@@ -201,6 +203,15 @@ def run_job(
                 )
     store_samples(log, trained, samples, out)
     log_phases(log, clock)
+
+
+def test(prepared: Prepared, bench: Bench) -> dict[str, dict[str, Predictions]]:
+    """Predict the test data: task -> language -> predictions."""
+    with bench.clock.phase("test"):
+        return {
+            part.name: predict(part, prepared.model_of(part), device=bench.device, precision=bench.precision)
+            for part in prepared.parts
+        }
 
 
 def ending(error: BaseException) -> tuple[str, str]:

@@ -72,7 +72,7 @@ def submit(
 def _print_plan(database: Database, spec: SweepSpec, jobs: list[AnySpec], *, force: bool, as_json: bool) -> None:
     revisions = {} if force else current_revisions(jobs)
     with database.session(read_only=True) as session:
-        jobs = [sweeps.plan_repeat(session, job, force=force, hub_revisions=revisions) for job in jobs]
+        jobs = sweeps.plan(session, jobs, force=force, hub_revisions=revisions)
         states = states_by_hash(session, [job.job_hash for job in jobs])
         seconds = sweeps.estimate_seconds(session, jobs)
     specs = [job.model_dump(mode="json") for job in jobs]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_SHOWN_ELSEWHERE = {"learning_rate", "tuning", "test_languages"}
-"""Settings that tables show elsewhere."""
+_SHOWN_ELSEWHERE = {"learning_rate", "tuning", "test_languages", "keep_weights"}
+"""Settings that tables show elsewhere, or that change no figure."""
 
 
 def settings_of(spec: Mapping[str, Any]) -> dict[str, Any]:

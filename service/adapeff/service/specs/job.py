@@ -181,10 +181,14 @@ class Member(Frozen):
     data: DataIdentity
     max_length: int
     test_languages: tuple[str, ...]
+    train_size: Count | AtMost | Literal["all"] | None = None
+    """Its number of training examples; None: the job's `train_size`."""
 
     def train_identity(self) -> dict[str, Any]:
         """What affects training, ready for canonical JSON."""
-        return {**_task_identity(self.task, self.data), "max_length": self.max_length}
+        size = self.train_size.model_dump() if isinstance(self.train_size, AtMost) else self.train_size
+        sized = {"train_size": size, "subset": "stratified"} if size is not None else {}
+        return {**_task_identity(self.task, self.data), "max_length": self.max_length, **sized}
 
 
 class JobSpec(Frozen):
@@ -202,16 +206,27 @@ class JobSpec(Frozen):
     time_limit_minutes: PositiveFloat | None = None
     repeat: int = Field(default=0, ge=0)
     sources: tuple[str, ...] = ()
-    """The sources it builds on: hashes of the jobs whose weights it needs, or `folder:` and a folder's fingerprint."""
+    """The sources it builds on: hashes of the jobs whose weights it needs, or `folder:` and a folder's fingerprint.
+    First those of the method, then `base`."""
     members: tuple[Member, ...] = ()
-    """The tasks of a mixture; empty for a single task."""
+    """The tasks of a mixture; empty for a single task. Of an extension, the base's tasks come first."""
+    base: str = ""
+    """Of an extension: the source whose trained model learns a further task; '' for any other job."""
+    task_title: str = ""
+    """What tables call its task, if not by its name; no part of the identity."""
 
     def of_member(self, member: Member) -> JobSpec:
         """The job of one task of the mixture alone, with equal settings."""
-        training = self.training.model_copy(update={"max_length": member.max_length})
+        size = self.training.train_size if member.train_size is None else member.train_size
+        changed = {"max_length": member.max_length, "train_size": None if size == "all" else size}
+        training = self.training.model_copy(update=changed)
         measuring = self.measuring.model_copy(update={"test_languages": member.test_languages})
-        own = {"task": member.task, "data": member.data, "training": training, "measuring": measuring, "members": ()}
-        return self.model_copy(update=own)
+        own = {"task": member.task, "data": member.data, "training": training, "measuring": measuring}
+        return self.model_copy(update={**own, "members": (), "task_title": ""})
+
+    def keeping_weights(self) -> JobSpec:
+        """The same job, with its weights kept as an artifact."""
+        return self.model_copy(update={"measuring": self.measuring.model_copy(update={"keep_weights": True})})
 
     def train_identity(self) -> dict[str, Any]:
         """Everything that affects training, ready for canonical JSON."""
@@ -251,12 +266,17 @@ class JobSpec(Frozen):
     @property
     def label(self) -> str:
         """A short name of the cell for logs and tables."""
-        return f"{self.model} {self.task} {self.method} seed {self.seed}"
+        return f"{self.model} {self.task_title or self.task} {self.method} seed {self.seed}"
 
     @property
     def columns(self) -> dict[str, Any]:
         """Its descriptive columns in the jobs table."""
-        return {"model": str(self.model), "task": str(self.task), "method": str(self.method), "seed": self.seed}
+        return {
+            "model": str(self.model),
+            "task": self.task_title or str(self.task),
+            "method": str(self.method),
+            "seed": self.seed,
+        }
 
     @property
     def device(self) -> str:

@@ -17,6 +17,7 @@ from adapeff.service.errors import SpecError, UnknownNameError, first_line, firs
 from adapeff.service.plugins.contracts import Frozen
 from adapeff.service.plugins.plugin_reference import split_list
 from adapeff.service.specs.job import Measuring, Training
+from adapeff.service.specs.mixtures import Growth, NamedMixture
 from adapeff.service.specs.profile import ProfileSettings
 from adapeff.service.strict_yaml import load_yaml
 
@@ -32,6 +33,10 @@ class SweepSpec(Frozen):
     models: tuple[str, ...] = Field(min_length=1)
     tasks: tuple[str, ...] = ()
     suites: tuple[str, ...] = ()
+    mixtures: tuple[NamedMixture, ...] = ()
+    """Further tasks of the grid: several tasks with one model each."""
+    extend: tuple[Growth, ...] = ()
+    """Trained models of the grid, or other jobs, that learn further tasks."""
     methods: tuple[str, ...] = Field(min_length=1)
     seeds: tuple[Annotated[int, Field(strict=True, ge=0, lt=2**31)], ...] = Field(default=(0,), min_length=1)
     settings: dict[str, Any] = {}
@@ -77,8 +82,11 @@ class SweepSpec(Frozen):
 
     @model_validator(mode="after")
     def _known_keys(self) -> Self:
-        if not self.tasks and not self.suites:
+        if not (self.tasks or self.suites or self.mixtures or self.extend):
             raise ValueError("a sweep needs at least one task or suite; add a line such as `tasks: [sst2]`")
+        names = [mixture.name for mixture in self.mixtures]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two mixtures are called '{repeated[0]}'; give each a name of its own")
         known = _setting_names()
         for key in self.settings:
             if key not in known:
@@ -162,9 +170,11 @@ def _from_its_folder(raw: dict[str, Any], folder: Path) -> None:
             return str(folder.absolute() / value)
         return value
 
-    cells = [raw, *(cell for key in ("include", "exclude") for cell in raw.get(key) or () if isinstance(cell, dict))]
+    parts = ("include", "exclude", "mixtures", "extend")
+    cells = [raw, *(cell for key in parts for cell in raw.get(key) or () if isinstance(cell, dict))]
+    cells += [task for cell in cells[1:] for task in cell.get("tasks") or () if isinstance(task, dict)]
     for cell in cells:
-        for key in ("models", "model", "tasks", "task"):
+        for key in ("models", "model", "tasks", "task", "add", "base"):
             if key in cell:
                 cell[key] = resolved(cell[key], is_model=key.startswith("model"))
 
@@ -200,7 +210,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     key = key.strip()
     if not equals:
         raise SpecError(f"override '{override}' is not of the form key=value")
-    known = {*SweepSpec.model_fields, *_setting_names()} - {"settings", "exclude", "include"}
+    known = {*SweepSpec.model_fields, *_setting_names()} - {"settings", "exclude", "include", "mixtures", "extend"}
     if key not in known:
         raise SpecError(f"unknown key '{key}' in override '{override}'; {suggest(key, known)}")
     try:
@@ -217,8 +227,15 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         raw["settings"] = {**settings, key: value}
     else:
         raw[key] = value
-        if key in ("tasks", "suites"):  # replaces both the sweep's tasks and its suites
+        if key in ("tasks", "suites"):  # replaces all tasks of the sweep; those named may be its mixtures
             raw["suites" if key == "tasks" else "tasks"] = []
+            raw.pop("extend", None)
+            named = split_list(str(value)) if key == "tasks" else ()
+            raw["mixtures"] = [each for each in raw.get("mixtures") or () if _name_of(each) in named]
+
+
+def _name_of(mixture: Any) -> Any:
+    return mixture.get("name") if isinstance(mixture, dict) else None
 
 
 def _kind(value: Any) -> str:

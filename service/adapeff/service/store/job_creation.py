@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import insert, select, update
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from adapeff.service.errors import JobError
 from adapeff.service.lanes import lane_of
 from adapeff.service.plugins import catalog
+from adapeff.service.specs.extensions import on_base
 from adapeff.service.specs.job import JobSpec
 from adapeff.service.specs.profile import AnySpec, ProfileSpec, read_spec
 from adapeff.service.store.database import insert_ignoring, now, take_turn
@@ -98,8 +99,13 @@ def _store_sources(session: Session, job_id: int, sources: Iterable[str]) -> Non
         session.execute(insert(JobSource).values(job_id=job_id, source_id=ids[source]))
 
 
-def with_sources(session: Session, spec: AnySpec) -> AnySpec:
+def with_sources(session: Session, spec: AnySpec, *, submitted: Mapping[str, AnySpec] | None = None) -> AnySpec:
     """Replace the references to source jobs in a spec (ids or parts of hashes) by their full hashes.
+
+    An extension of a job gets the tasks of that job.
+
+    Args:
+        submitted: job hash in a spec -> the job that is submitted for it, of those in the same submission.
 
     Raises:
         JobError: if a source does not exist, has another model, cannot be built on, keeps no weights, or has failed or
@@ -107,20 +113,29 @@ def with_sources(session: Session, spec: AnySpec) -> AnySpec:
     """
     if isinstance(spec, ProfileSpec):
         return spec
-    hashes = {name: _source_hash(session, name, spec) for name in spec.sources if not name.startswith("folder:")}
+    hashes: dict[str, str] = {}
+    base: JobSpec | None = None
+    for name in spec.sources:
+        if name in (submitted or {}):
+            hashes[name] = (submitted or {})[name].job_hash
+        elif not name.startswith("folder:"):
+            hashes[name], source = _find_source(session, name, spec)
+            base = source if name == spec.base else base
     if not hashes:
         return spec
-    written = spec.method.parameters["sources"]
-    parameters = {**spec.method.parameters, "sources": [hashes.get(name, name) for name in written]}
-    return spec.model_copy(
-        update={
-            "sources": tuple(hashes.get(name, name) for name in spec.sources),
-            "method": spec.method.model_copy(update={"parameters": parameters}),
-        }
-    )
+    changed: dict[str, Any] = {"sources": tuple(hashes.get(name, name) for name in spec.sources)}
+    if "sources" in spec.method.parameters:
+        written = spec.method.parameters["sources"]
+        parameters = {**spec.method.parameters, "sources": [hashes.get(name, name) for name in written]}
+        changed["method"] = spec.method.model_copy(update={"parameters": parameters})
+    if spec.base:
+        changed["base"] = hashes[spec.base]
+    found = spec.model_copy(update=changed)
+    return found if base is None else on_base(found, base)
 
 
-def _source_hash(session: Session, name: str, spec: JobSpec) -> str:
+def _find_source(session: Session, name: str, spec: JobSpec) -> tuple[str, JobSpec]:
+    """The hash and the specification of a job to build on."""
     by_id = name.isdecimal() and len(name) < 12
     wanted = Job.id == int(name) if by_id else Job.job_hash.startswith(name, autoescape=True)
     rows = session.execute(select(Job.id, Job.job_hash, Job.state, Job.spec).where(wanted).limit(2)).all()
@@ -134,15 +149,18 @@ def _source_hash(session: Session, name: str, spec: JobSpec) -> str:
     if source.model.identity != spec.model.identity:
         raise JobError(f"source job {row.id} trained another model, {source.model}; name a job of {spec.model}")
     try:
-        builder = catalog.get_method(spec.method.name, spec.method.parameters)
-        builder.check_source(catalog.get_method(source.method.name, source.method.parameters))
+        if name == spec.base:
+            on_base(spec, source)
+        else:
+            builder = catalog.get_method(spec.method.name, spec.method.parameters)
+            builder.check_source(catalog.get_method(source.method.name, source.method.parameters))
     except ValueError as error:
         raise JobError(f"source job {row.id} trained {source.method}: {error}") from error
-    if not row.spec["measuring"].get("keep_weights"):
+    if not source.measuring.keep_weights:
         raise JobError(f"source job {row.id} keeps no weights; submit it with keep_weights: true")
     if row.state in ("failed", "cancelled"):
         raise JobError(f"source job {row.id} is {row.state}; retry it first (adapeff retry {row.id})")
-    return str(row.job_hash)
+    return str(row.job_hash), source
 
 
 def next_repeat(session: Session, spec: AnySpec) -> AnySpec:

@@ -100,6 +100,7 @@ def _summary(spec: JobSpec, metric: str, language: str, measured: Sequence[Measu
     settings = {key: value for part in parts for key, value in part.model_dump(mode="json").items()}
     for key in _OF_ROWS_SHOWN_APART:
         settings.pop(key, None)
+    settings["keep_weights"] = False  # it changes no figure
     allocated = _first(measured, PEAK_MEMORY_ALLOCATED.name)
     return RunSummary(
         model=str(spec.model),

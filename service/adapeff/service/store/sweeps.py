@@ -49,7 +49,7 @@ def submit(
         hub_revisions: the current commits of hub branches (`hub.current_revisions`); a finished job whose run used
             another commit is not reused but repeated.
     """
-    specs = [plan_repeat(session, spec, force=force, hub_revisions=hub_revisions or {}) for spec in specs]
+    specs = plan(session, specs, force=force, hub_revisions=hub_revisions or {})
     ids, created = job_creation.create_jobs(session, specs, priority=sweep.priority, max_failures=max_failures)
     stored = Sweep(name=sweep.name, spec=sweep.model_dump(mode="json"), created_at=now(session))
     session.add(stored)
@@ -58,13 +58,31 @@ def submit(
     return Submission(stored.id, ids, created)
 
 
-def plan_repeat(session: Session, spec: AnySpec, *, force: bool, hub_revisions: Mapping[str, str]) -> AnySpec:
+def plan(session: Session, specs: Sequence[AnySpec], *, force: bool, hub_revisions: Mapping[str, str]) -> list[AnySpec]:
+    """The repeat of each spec to submit, as `plan_repeat` chooses it; its sources are stored or submitted before."""
+    planned: dict[str, AnySpec] = {}
+    for spec in specs:
+        planned[spec.job_hash] = plan_repeat(session, spec, force=force, hub_revisions=hub_revisions, submitted=planned)
+    return list(planned.values())
+
+
+def plan_repeat(
+    session: Session,
+    spec: AnySpec,
+    *,
+    force: bool,
+    hub_revisions: Mapping[str, str],
+    submitted: Mapping[str, AnySpec] | None = None,
+) -> AnySpec:
     """Choose which repeat of a spec to submit.
 
     With `force`, a new one. If the model or data set is a branch on the hub, the newest repeat, or a new one if the
     branch has moved to another commit since the newest succeeded. Otherwise the spec unchanged.
+
+    Args:
+        submitted: as for `with_sources`.
     """
-    spec = job_creation.with_sources(session, spec)
+    spec = job_creation.with_sources(session, spec, submitted=submitted)
     if force:
         return job_creation.next_repeat(session, spec)
     sources = moving_sources(spec)

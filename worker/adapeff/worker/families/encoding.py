@@ -44,6 +44,17 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.item_starts) - 1
 
+    def without_items(self) -> Encoded:
+        """The same inputs of no items at all."""
+        return Encoded(
+            inputs={name: tensor[:0] for name, tensor in self.inputs.items()},
+            row_starts=self.row_starts[:1],
+            item_starts=self.item_starts[:1],
+            token_targets={name: tensor[:0] for name, tensor in self.token_targets.items()},
+            item_targets={name: tensor[:0] for name, tensor in self.item_targets.items()},
+            padding=self.padding,
+        )
+
     @cached_property
     def lengths(self) -> list[int]:
         """Tokens of the longest row of each item."""

@@ -230,5 +230,9 @@ def count_parameters(model: TaskModel) -> ParameterCounts:
 
 
 def trained_state(model: TaskModel) -> dict[str, torch.Tensor]:
-    """The state a task must store: every trainable tensor by name, detached, on its device."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    """The state a task must store: every trainable tensor and all heads by name, detached, on their device."""
+    return {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad or name.startswith("head.")
+    }

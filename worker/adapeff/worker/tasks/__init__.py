@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from adapeff.service.plugins.contracts import Task
+from adapeff.worker.tasks.extension import Extension
 from adapeff.worker.tasks.hub import HUB_TASKS
 from adapeff.worker.tasks.mixture import Mixture
 from adapeff.worker.tasks.offline import OfflineNLI, OfflineSentiment
@@ -23,6 +24,7 @@ TASKS: Mapping[str, Task] = {
         OfflineSimilarity(),
         OfflineTopics(),
         Mixture(),
+        Extension(),
     )
 }
 

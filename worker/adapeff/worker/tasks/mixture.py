@@ -13,6 +13,7 @@ from adapeff.service.plugins import catalog
 from adapeff.service.plugins.contracts import DataIdentity, Split, Task
 from adapeff.service.plugins.plugin_reference import parse_plugin, split_list
 from adapeff.service.specs.fingerprints import joint_identity
+from adapeff.service.specs.job import AtMost, Count
 
 ALL = "all"
 """The language under which figures of the whole mixture stand."""
@@ -27,7 +28,7 @@ class Mixture(Task):
     """
 
     parameters: ClassVar[frozenset[str]] = frozenset(
-        {"tasks", "sampling", "temperature", "cap", "weights", "loss_weights", "select"}
+        {"tasks", "sampling", "temperature", "cap", "weights", "loss_weights", "train_sizes", "select"}
     )
 
     name: str = "mixture"
@@ -45,6 +46,8 @@ class Mixture(Task):
     """Task -> its share of the steps, up to a common factor."""
     loss_weights: dict[str, PositiveFloat] = {}
     """Task -> the factor of its loss; 1 for tasks that are not named."""
+    train_sizes: dict[str, Count | AtMost | Literal["all"]] = {}
+    """Task -> its number of training examples; the sweep's `train_size` for tasks that are not named."""
     select: Literal["mean", "worst"] = "mean"
     """The validation score by which the best state is kept: the mean of the tasks' scores or the lowest."""
 
@@ -58,8 +61,8 @@ class Mixture(Task):
         names = [str(parse_plugin(task)) for task in self.tasks]
         if len(set(names)) != len(names):
             raise ValueError("a task appears twice; list each once")
-        for field, given in (("weights", self.weights), ("loss_weights", self.loss_weights)):
-            for name in given:
+        for field in ("weights", "loss_weights", "train_sizes"):
+            for name in getattr(self, field):
                 if name not in names:
                     raise ValueError(f"{field} names '{name}', which is not among its tasks; {suggest(name, names)}")
         if self.weights and len(self.weights) < len(names):
@@ -111,10 +114,11 @@ class Mixture(Task):
         if self.weights:
             sizes = [self.weights[name] for name in self._tasks()]
         elif self.sampling == "equal":
-            sizes = [1.0] * len(batches)
+            sizes = [float(size > 0) for size in batches]
         else:
             capped = [
-                size * min(1.0, (self.cap or count) / count) for size, count in zip(batches, examples, strict=True)
+                size * min(1.0, (self.cap or count) / max(1, count))
+                for size, count in zip(batches, examples, strict=True)
             ]
             sizes = [size ** (1 / self.temperature) for size in capped]
         return [size / sum(sizes) for size in sizes]

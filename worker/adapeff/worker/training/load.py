@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from adapeff.service.errors import DataError, ModelError, NotHereError
 from adapeff.service.paths import expanded
@@ -23,6 +23,8 @@ from adapeff.worker.measure.clocks import PhaseClock
 from adapeff.worker.modeling.models import LoadedModel, TaskModel, build_model, load_model
 from adapeff.worker.modeling.tokenizers import load_tokenizer
 from adapeff.worker.modeling.weights import WEIGHTS, read_weights
+from adapeff.worker.tasks.extension import Extension
+from adapeff.worker.training.base import read_base
 from adapeff.worker.training.batches import subset
 from adapeff.worker.training.evaluate import SplitData
 
@@ -38,6 +40,14 @@ class Part:
     train: SplitData
     validation: SplitData
     tests: dict[str, SplitData]
+    is_old: bool = False
+    """Whether the model of an extension has learned it before."""
+
+    @property
+    def first_language(self) -> str:
+        """The source language if it is tested, or the first tested one."""
+        source = self.task.source_language
+        return source if source in self.tests else next(iter(self.tests))
 
     @property
     def metric(self) -> Metric:
@@ -90,23 +100,36 @@ def prepare(
     jobs = [spec.of_member(member) for member in spec.members] or [spec]
     families = [family_of(_task(job), job.training) for job in jobs]
     method = _method(spec, sources)
+    old = len(jobs) - len(task.add) if isinstance(task, Extension) else 0
+    base = _source(spec.base, spec.base, sources, spec) if spec.base else None
     with clock.phase("load"):
         examples = [_examples(job, family, data_root) for job, family in zip(jobs, families, strict=True)]
+        if isinstance(task, Extension):
+            new = sum(len(splits.train) for splits in examples[old:])
+            for splits, family in zip(examples[:old], families, strict=False):
+                splits.train = subset(splits.train, task.replayed(len(splits.train), new), family)
         options = families[0].tokenizer_options
         loaded = load_model(spec.model, options)
         tokenizers = [_tokenizer(spec, family, loaded) for family in families]
         _check_lengths(spec, loaded)
 
+        def build(loaded: LoadedModel) -> TaskModel:
+            model = build_model(loaded, method, *families, seed=spec.seed)
+            if base is not None and isinstance(task, Extension):
+                read_base(spec, base, old).put(model, freeze_heads=task.old_heads == "frozen")
+            return model.to(device.torch_device)
+
         def rebuild() -> tuple[LoadedModel, TaskModel]:
             fresh = load_model(spec.model, options)
-            return fresh, build_model(fresh, method, *families, seed=spec.seed).to(device.torch_device)
+            return fresh, build(fresh)
 
-        model = build_model(loaded, method, *families, seed=spec.seed).to(device.torch_device)
+        model = build(loaded)
 
-    def tokenise(family: Family, of_split: Sequence[Any]) -> SplitData:
-        encoded = tokens.encode(family, of_split, tokenizers[families.index(family)])
+    def tokenise(family: Family, of_split: Sequence[Any], like: Sequence[Any] = ()) -> SplitData:
+        """Tokens of a split; one without examples has the inputs of other examples."""
+        encoded = tokens.encode(family, of_split or like[:1], tokenizers[families.index(family)])
         check_ids(encoded, loaded)
-        return SplitData(of_split, encoded)
+        return SplitData(of_split, encoded if of_split else encoded.without_items())
 
     with clock.phase("tokenise"):
         parts = tuple(
@@ -114,16 +137,18 @@ def prepare(
                 name=name,
                 task=_task(job),
                 family=family,
-                train=tokenise(family, splits.train),
+                train=tokenise(family, splits.train, like=splits.validation),
                 validation=tokenise(family, splits.validation),
                 tests={language: tokenise(family, found) for language, found in splits.tests.items()},
+                is_old=number < old,
             )
-            for name, job, family, splits in zip(names, jobs, families, examples, strict=True)
+            for number, (name, job, family, splits) in enumerate(zip(names, jobs, families, examples, strict=True))
         )
     return Prepared(task, parts, method, loaded, model, rebuild)
 
 
-class _Splits(NamedTuple):
+@dataclass
+class _Splits:
     """The examples of a task."""
 
     train: Sequence[Any]
@@ -190,10 +215,11 @@ def _method(spec: JobSpec, folders: Mapping[str, Path]) -> Method:
         ModelError: if a source was trained on another model.
     """
     parameters = dict(spec.method.parameters)
-    if spec.sources:
+    if "sources" in parameters:
+        of_method = spec.sources[: len(parameters["sources"])]
         parameters["sources"] = [
             str(_source(name, fingerprint, folders, spec))
-            for name, fingerprint in zip(parameters["sources"], spec.sources, strict=True)
+            for name, fingerprint in zip(parameters["sources"], of_method, strict=True)
         ]
     return catalog.get_method(spec.method.name, parameters)
 

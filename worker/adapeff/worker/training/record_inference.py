@@ -62,7 +62,8 @@ def measure_mean_quality(
     """
     scores, trivial, noise, examples = [], [], [], 0
     for part in prepared.parts:
-        language, found = _in_source(part, predictions[part.name])
+        language = part.first_language
+        found = predictions[part.name][language]
         against = baseline(part.metric, part.family, part.tests[language].examples, found)
         scores.append(part.metric.compute(found.gold, found.predicted))
         trivial.append(against.score)
@@ -73,13 +74,6 @@ def measure_mean_quality(
     log.measure(m.MAJORITY.of(prepared.task.metric), statistics.fmean(trivial), **where)
     log.measure(m.NOISE.of(prepared.task.metric), math.hypot(*noise) / len(noise), **where)
     log.measure(m.EXAMPLES, examples, **where)
-
-
-def _in_source(part: Part, by_language: Mapping[str, Predictions]) -> tuple[str, Predictions]:
-    """The source language, or the first tested one, and what was predicted in it."""
-    source = part.task.source_language
-    language = source if source in by_language else next(iter(by_language))
-    return language, by_language[language]
 
 
 def store_example_scores(
@@ -169,8 +163,7 @@ def measure_latency(
         log_latency(log, cell, batch=batch, length=length, variant=variant or {}, **about)
         kept.append({"batch": batch, "length": length, **asdict(cell)})
     if variant is None:
-        source = part.task.source_language
-        data = part.tests[source if source in part.tests else next(iter(part.tests))].encoded
+        data = part.tests[part.first_language].encoded
         for batch in measuring.latency_batches:
             cell = time_forward(model, traffic(data, batch, device), **budget)
             log_latency(log, cell, batch=batch, length=0, variant={"lengths": "real"}, **about)

@@ -234,8 +234,9 @@ def _train_once(spec: JobSpec, prepared: Prepared, bench: Bench, learning_rate: 
             ]
         by_task.append(scores)
         validations.append(Window(start, bench.sensor.read()))
+        counted = [score for part, score in zip(prepared.parts, scores, strict=True) if part.train.examples]
         worst = isinstance(prepared.task, Mixture) and prepared.task.select == "worst"
-        return min(scores) if worst else math.fsum(scores) / len(scores)
+        return min(counted) if worst else math.fsum(counted) / len(counted)
 
     def report(step: int, loss: float, eta: float) -> None:
         bench.log.emit("progress", step=step, steps=steps, loss=round(loss, 5), eta_s=round(eta, 1))
