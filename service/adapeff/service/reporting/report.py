@@ -18,6 +18,8 @@ from adapeff.service.reporting.columns import Price
 from adapeff.service.reporting.decision import Decision, decide
 from adapeff.service.reporting.examples import example_scores_of, tested_on
 from adapeff.service.reporting.garbage import without_garbage_collection
+from adapeff.service.reporting.members import task_runs_of
+from adapeff.service.reporting.multitask import MixtureComparison, compare_mixtures
 from adapeff.service.reporting.overview import Overview, build_overviews
 from adapeff.service.reporting.profiles import ProfileTable, build_profiles
 from adapeff.service.reporting.runs import (
@@ -48,6 +50,7 @@ class Report:
     """The first screen of each table, in the order of the tables."""
     runs: Mapping[int, RunRecord] = field(default_factory=dict)
     """Its runs by id."""
+    mixtures: tuple[MixtureComparison, ...] = ()
     is_selection: bool = False
     """Whether conditions select its runs; `unfinished` counts all jobs."""
 
@@ -104,6 +107,7 @@ def _build(session: Session, sweep_ids: Sequence[int] | None, options: Options) 
     tables = tuple(build_table(group, repeats_of[key], context) for key, group in groups.items())
     profiles = tuple(filter(selection.matches_profile, build_profiles(session, sweep_ids=sweep_ids)))
     apart = _measured_apart(session, tables) if sweep_ids is not None else ()
+    task_runs = task_runs_of(session, finished)
     counts = job_queries.count_by_state(session, sweep_ids=sweep_ids)
     return Report(
         tables,
@@ -112,6 +116,7 @@ def _build(session: Session, sweep_ids: Sequence[int] | None, options: Options) 
         {state: count for state, count in counts.items() if state != "succeeded"},
         _decide(session, tables, finished, [*reversed(profiles), *reversed(apart)], options),
         {result.run.run_id: result.run for result in finished},
+        mixtures=compare_mixtures(task_runs) if task_runs else (),
         is_selection=selection != Selection(),
     )
 

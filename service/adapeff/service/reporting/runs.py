@@ -12,7 +12,15 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from adapeff.service.measured import Dimensions, canonical_variant
-from adapeff.service.measurements import DISTURBANCE, EXAMPLES, LATENCY_S, WALL_S, report_columns
+from adapeff.service.measurements import (
+    DISTURBANCE,
+    EXAMPLES,
+    LATENCY_S,
+    TOTAL_PARAMETERS,
+    TRAIN_STEPS,
+    WALL_S,
+    report_columns,
+)
 from adapeff.service.reporting.convergence import CURVES, Curves
 from adapeff.service.reporting.readings import Reading, Readings, load_readings
 from adapeff.service.reporting.variation import settings_of
@@ -113,6 +121,8 @@ def load_results(
         DISTURBANCE.name,
         EXAMPLES.name,
         LATENCY_S.name,
+        TOTAL_PARAMETERS.name,
+        TRAIN_STEPS.name,
         WALL_S.name,
         *(definition.name for definition, _ in report_columns()),
     }

@@ -1,0 +1,236 @@
+"""Runs of mixtures and of their tasks alone, by what makes them comparable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+from sqlalchemy.orm import Session
+
+from adapeff.service.errors import AdapeffError
+from adapeff.service.measured import Display
+from adapeff.service.measurements import (
+    STORED_BYTES,
+    TOTAL_PARAMETERS,
+    TRAIN_COMPUTE_S,
+    TRAIN_FLOPS,
+    TRAIN_STEPS,
+    TRAINABLE_PARAMETERS_HEAD,
+    TRAINABLE_PARAMETERS_METHOD,
+)
+from adapeff.service.plugins import catalog
+from adapeff.service.reporting.convergence import Curves
+from adapeff.service.reporting.runs import ALIKE, Result
+from adapeff.service.specs.job import JobSpec, canonical_json
+from adapeff.service.statistics.differences import Difference, difference_of_methods
+from adapeff.service.store import results
+from adapeff.service.store.example_scores import load_example_scores
+
+FULL = "full"
+_BYTES_OF_A_PARAMETER = 4
+"""Weights are trained and stored in fp32."""
+_NOT_SHARED = {"learning_rate", "tuning", "device"}
+BySeed = Mapping[int, Result]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a training costs: mean over seeds; None where a run has not measured it."""
+
+    steps: float | None
+    flops: float | None
+    seconds: float | None
+    """Compute seconds; of separate runs, so ratios of them are no facts."""
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(_sum(self.steps, other.steps), _sum(self.flops, other.flops), _sum(self.seconds, other.seconds))
+
+
+NOTHING = Cost(0.0, 0.0, 0.0)
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one + other
+
+
+@dataclass(frozen=True)
+class TaskRuns:
+    """The finished runs of a report, by cell: the newest of each seed."""
+
+    alone: Mapping[tuple[str, str, float], BySeed]
+    """Cell, method and learning rate -> seed -> run of a single task."""
+    mixtures: Mapping[tuple[str, str, str], BySeed]
+    """Title, method and cell -> seed -> run of a mixture."""
+    extensions: Mapping[tuple[str, str, str], BySeed]
+    """The same of extensions."""
+    bases: Mapping[str, Result]
+    """Job hash -> run, of those that extensions start from."""
+    examples: Mapping[tuple[str, int, str], numpy.ndarray] = field(default_factory=dict)
+    """Member ('' for a single task), run and language -> score of each test example."""
+    curves: Mapping[tuple[int, str], Curves] = field(default_factory=dict)
+    """Run and member -> curves."""
+
+    def of_member(self, result: Result, number: int, method: str) -> BySeed:
+        """The runs of one task of a mixture alone, with equal settings, by a method.
+
+        With the mixture's own method, those of its learning rate; with another one, those of the first rate.
+        """
+        spec = result.spec
+        cell = cell_of(spec.of_member(spec.members[number]), result)
+        if method == str(spec.method):
+            return self.alone.get((cell, method, spec.training.learning_rate), {})
+        return next((runs for key, runs in self.alone.items() if key[:2] == (cell, method)), {})
+
+    def methods_of_member(self, result: Result, number: int) -> dict[str, BySeed]:
+        """The runs of one task of a mixture alone, by each method that has any."""
+        spec = result.spec
+        cell = cell_of(spec.of_member(spec.members[number]), result)
+        found: dict[str, BySeed] = {}
+        for (of_cell, method, _), runs in self.alone.items():
+            if of_cell == cell:
+                found.setdefault(method, runs)
+        return found
+
+
+def cell_of(spec: JobSpec, result: Result) -> str:
+    """What runs share that differ in their method and seed only, and ran under the conditions of a result."""
+    training = spec.training.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_SHARED)
+    data = [spec.data.fingerprint or spec.data.revision, spec.data.test_fingerprint]
+    environment = {key: result.run.environment.get(key) for key in ALIKE}
+    return canonical_json([spec.model.identity, str(spec.task), data, training, environment])
+
+
+def task_runs_of(session: Session, finished: Sequence[Result]) -> TaskRuns | None:
+    """The runs of a report by cell; None if none of them is of a mixture."""
+    if not any(result.spec.members for result in finished):
+        return None
+    alone: dict[tuple[str, str, float], dict[int, Result]] = {}
+    mixtures: dict[tuple[str, str, str], dict[int, Result]] = {}
+    extensions: dict[tuple[str, str, str], dict[int, Result]] = {}
+    for result in finished:
+        spec = result.spec
+        cell, method = cell_of(spec, result), str(spec.method)
+        if not spec.members:
+            alone.setdefault((cell, method, spec.training.learning_rate), {})[spec.seed] = result
+        else:
+            key = (spec.task_title or str(spec.task), f"{method} {spec.training.learning_rate:g}", cell)
+            (extensions if spec.base else mixtures).setdefault(key, {})[spec.seed] = result
+    needed = {result.spec.base for result in finished if result.spec.base}
+    bases = {job_hash: result for result in finished if (job_hash := result.spec.job_hash) in needed} if needed else {}
+    return TaskRuns(alone, mixtures, extensions, bases, _examples(session, finished), _curves(session, finished))
+
+
+def _examples(session: Session, finished: Sequence[Result]) -> dict[tuple[str, int, str], numpy.ndarray]:
+    run_ids = [result.run.run_id for result in finished]
+    names = dict.fromkeys(["", *(name for result in finished for name in result.members)])
+    return {
+        (name, run_id, language): values
+        for name in names
+        for (run_id, language), values in load_example_scores(session, run_ids, task=name).items()
+    }
+
+
+def _curves(session: Session, finished: Iterable[Result]) -> dict[tuple[int, str], Curves]:
+    return {
+        (result.run.run_id, member): curves
+        for result in finished
+        if result.spec.members
+        for member, curves in results.list_curves(session, result.run.run_id).items()
+    }
+
+
+def cost_of(runs: Iterable[Result]) -> Cost:
+    """The mean cost of training over seeds."""
+    runs = list(runs)
+    return Cost(
+        _mean(result.read(TRAIN_STEPS.name).value for result in runs),
+        _mean(result.read(TRAIN_FLOPS.name, phase="", variant={"tokens": "processed"}).value for result in runs),
+        _mean(result.read(TRAIN_COMPUTE_S.name).value for result in runs),
+    )
+
+
+def stored_bytes(runs: Iterable[Result]) -> float | None:
+    """The mean size over seeds of what a job stores."""
+    return _mean(result.read(STORED_BYTES.name, dtype="").value for result in runs)
+
+
+def frozen_bytes(result: Result) -> float:
+    """The size of the model's weights that a job did not train, stored once for all jobs."""
+    total, method, head = (
+        result.read(definition.name).value or 0.0
+        for definition in (TOTAL_PARAMETERS, TRAINABLE_PARAMETERS_METHOD, TRAINABLE_PARAMETERS_HEAD)
+    )
+    return _BYTES_OF_A_PARAMETER * max(0.0, total - method - head)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    found = list(values)
+    if not found or any(value is None for value in found):
+        return None
+    return float(numpy.mean([value for value in found if value is not None]))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one task in one language by seed, of a mixture's runs or of the task alone."""
+
+    values: Mapping[int, float]
+    examples: Mapping[int, numpy.ndarray]
+
+    def minus(self, other: Scores) -> Difference | None:
+        """The mean difference over the seeds that both have, paired by seed and by test example; None without any."""
+        seeds = sorted(self.values.keys() & other.values.keys())
+        if not seeds:
+            return None
+        pairs = [(self.examples.get(seed), other.examples.get(seed)) for seed in seeds]
+        by_example = [a - b for a, b in pairs if a is not None and b is not None and len(a) == len(b)]
+        is_complete = len(by_example) == len(seeds) and len({len(each) for each in by_example}) == 1
+        return difference_of_methods(
+            [self.values[seed] for seed in seeds],
+            [other.values[seed] for seed in seeds],
+            examples=numpy.stack(by_example) if is_complete else None,
+        )
+
+    @property
+    def mean(self) -> float | None:
+        """The mean over seeds."""
+        return _mean(self.values.values())
+
+
+def scores_of(runs: TaskRuns, by_seed: BySeed, metric: str, language: str, member: str = "") -> Scores:
+    """The test scores of runs in one language, of a member of mixtures or of single tasks."""
+    values = {
+        seed: value
+        for seed, result in by_seed.items()
+        if (value := result.read(metric, split="test", language=language, task=member).value) is not None
+    }
+    examples = {
+        seed: scores
+        for seed, result in by_seed.items()
+        if (scores := runs.examples.get((member, result.run.run_id, language))) is not None
+    }
+    return Scores(values, examples)
+
+
+def languages_of(result: Result, number: int) -> list[str]:
+    """The languages in which a mixture's task was tested, the source language first if it is among them."""
+    member = result.spec.members[number]
+    try:
+        source = catalog.get_task(member.task.name, member.task.parameters).source_language
+    except AdapeffError:  # a report must not need the plug-in
+        source = ""
+    return sorted(member.test_languages, key=lambda language: language != source)
+
+
+def metric_of(result: Result, number: int) -> str:
+    """The headline metric of a mixture's task."""
+    members: Mapping[str, Any] = result.run.resolved.get("members", {})
+    return str(members.get(str(result.spec.members[number].task), ""))
+
+
+def unit_of(metric: str) -> Display:
+    """How scores of a metric are shown."""
+    known = catalog.metrics().get(metric)
+    return "%" if known is None else known.unit
