@@ -48,7 +48,8 @@ def _titled(
 ) -> Grid:
     first = group[0]
     seeds = max(len(found.seeds) for found in group)
-    title = f"{aspect} · {first.title} · {short_model(first.model)} · {seeds} seed{'' if seeds == 1 else 's'} · {first.device}"
+    count = f"{seeds} seed{'' if seeds == 1 else 's'}"
+    title = f"{aspect} · {first.title} · {short_model(first.model)} · {count} · {first.device}"
     about = (("model", first.model), ("task", first.title), ("device", first.device))
     return Grid(title, tuple(columns), tuple(rows), notes, about, f"multitask: {aspect}")
 
@@ -71,7 +72,11 @@ def _quality(group: Sequence[MixtureComparison], aspect: str, *, first: bool) ->
                 rows.append((words(found.method), words(task.task), *where, *_scores(task)))
         if first:
             rows.append((words(found.method), words("mean"), *_means([task for task in found.tasks if task.is_first])))
-    return _titled(aspect, group, headings, rows, "Scores: each task's headline metric on its test data.", _PAIRED)
+    missing = dict.fromkeys(
+        f"{found.method} on {task.task}" for found in group for task in found.tasks if task.alone.mean is None
+    )
+    notes = [f"No runs alone with equal settings: {', '.join(missing)}."] if missing else []
+    return _titled(aspect, group, headings, rows, "Scores: headline metrics on the test data.", _PAIRED, *notes)
 
 
 def _scores(task: MemberQuality) -> tuple[Value, ...]:

@@ -18,6 +18,7 @@ from adapeff.service.reporting.columns import Price
 from adapeff.service.reporting.decision import Decision, decide
 from adapeff.service.reporting.examples import example_scores_of, tested_on
 from adapeff.service.reporting.garbage import without_garbage_collection
+from adapeff.service.reporting.growth import Addition, find_additions
 from adapeff.service.reporting.members import task_runs_of
 from adapeff.service.reporting.multitask import MixtureComparison, compare_mixtures
 from adapeff.service.reporting.overview import Overview, build_overviews
@@ -51,6 +52,7 @@ class Report:
     runs: Mapping[int, RunRecord] = field(default_factory=dict)
     """Its runs by id."""
     mixtures: tuple[MixtureComparison, ...] = ()
+    additions: tuple[Addition, ...] = ()
     is_selection: bool = False
     """Whether conditions select its runs; `unfinished` counts all jobs."""
 
@@ -117,6 +119,7 @@ def _build(session: Session, sweep_ids: Sequence[int] | None, options: Options) 
         _decide(session, tables, finished, [*reversed(profiles), *reversed(apart)], options),
         {result.run.run_id: result.run for result in finished},
         mixtures=compare_mixtures(task_runs) if task_runs else (),
+        additions=find_additions(task_runs) if task_runs else (),
         is_selection=selection != Selection(),
     )
 

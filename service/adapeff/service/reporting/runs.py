@@ -15,6 +15,7 @@ from adapeff.service.measured import Dimensions, canonical_variant
 from adapeff.service.measurements import (
     DISTURBANCE,
     EXAMPLES,
+    FORGETTING,
     LATENCY_S,
     TOTAL_PARAMETERS,
     TRAIN_STEPS,
@@ -120,6 +121,7 @@ def load_results(
     names = {
         DISTURBANCE.name,
         EXAMPLES.name,
+        FORGETTING.name,
         LATENCY_S.name,
         TOTAL_PARAMETERS.name,
         TRAIN_STEPS.name,

@@ -13,6 +13,7 @@ from adapeff.service.reporting.costs import Cost
 from adapeff.service.reporting.decision import Decision, Line
 from adapeff.service.reporting.first_screen import about, first_screens, screen_title
 from adapeff.service.reporting.grids import MISSING, Grid, Heading, Value, number, ratio, signed, summary, words
+from adapeff.service.reporting.growth_grids import extend_grids
 from adapeff.service.reporting.multitask_grids import multitask_grids
 from adapeff.service.reporting.numbers import format_value
 from adapeff.service.reporting.pareto import pareto_grid
@@ -306,6 +307,7 @@ VIEWS: Mapping[str, View] = {
     "tuning": View("learning rates and their searches", _by_decision(_tuning)),
     "pareto": View("quality against training time: which methods no other beats in both", _by_decision(pareto_grid)),
     "multitask": View("mixtures against their tasks alone: quality, costs, targets", multitask_grids),
+    "extend": View("ways to add a task: cost, quality, forgetting, storage", extend_grids),
     "claims": View("the claims of the study, judged on these results", claims_grids),
 }
 """View -> how to build it; `full` prints the complete tables and is not among them."""

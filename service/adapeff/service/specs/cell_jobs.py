@@ -84,7 +84,8 @@ class CellJobs:
         members = members_of(str(reference))
         if not members:
             return self._of_task(cell, name, parse_plugin(str(cell["method"])))
-        job = self._mixture(cell, canonical_task(reference), members)
+        task = canonical_task(reference)
+        job = self._mixture(cell, task, members, task.parameters.get("train_sizes", {}))
         return job.model_copy(update={"task_title": name}) if name in self._mixtures else job
 
     def _need(self, cell: Mapping[str, Any]) -> JobSpec:
@@ -93,8 +94,9 @@ class CellJobs:
         self.needed.append(job)
         return job
 
-    def _mixture(self, cell: Mapping[str, Any], task: PluginReference, members: Sequence[str]) -> JobSpec:
-        sizes = task.parameters.get("train_sizes", {})
+    def _mixture(
+        self, cell: Mapping[str, Any], task: PluginReference, members: Sequence[str], sizes: Mapping[str, Any]
+    ) -> JobSpec:
         method, jobs = parse_plugin(str(cell["method"])), []
         for member in members:
             name = str(parse_plugin(member))
@@ -107,10 +109,10 @@ class CellJobs:
         base, added = str(reference.parameters.get("base", "")), members_of(str(reference))
         if not base:
             raise SpecError("an extension needs a base; write extension[base=12,add=[wnut]]")
-        kept = {
-            key: value for key, value in canonical_task(reference).parameters.items() if key not in ("base", "tasks")
-        }
-        new = self._mixture(cell, PluginReference(name=reference.name, parameters=kept), added)
+        given = canonical_task(reference).parameters
+        kept = {key: value for key, value in given.items() if key not in ("base", "tasks", "train_sizes")}
+        task = PluginReference(name=reference.name, parameters=kept)
+        new = self._mixture(cell, task, added, given.get("train_sizes", {}))
         if _JOB_REFERENCE.fullmatch(base):
             return new.model_copy(update={"sources": (*new.sources, base), "base": base})
         job = self._need({**cell, "task": base})

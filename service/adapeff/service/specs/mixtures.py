@@ -134,6 +134,8 @@ class Step(Frozen):
     add: tuple[str, ...]
     replay: Replay
     old_heads: Literal["trained", "frozen"]
+    train_sizes: dict[str, Any] = {}
+    """New task -> its number of training examples, if it has one of its own."""
 
     @property
     def title(self) -> str:
@@ -144,7 +146,9 @@ class Step(Frozen):
 
     def __str__(self) -> str:
         parameters = {"base": self.base, "add": list(self.add), "replay": self.replay, "old_heads": self.old_heads}
-        return str(PluginReference(name="extension", parameters=parameters))
+        return str(
+            PluginReference(name="extension", parameters=_filled({**parameters, "train_sizes": self.train_sizes}))
+        )
 
 
 def short_name(task: str) -> str:
@@ -159,9 +163,13 @@ def steps_of(growth: Growth, mixtures: Sequence[NamedMixture]) -> Iterator[Step]
     Raises:
         SpecError: if `leave_one_out` names no mixture of the sweep, or one of a single task.
     """
-    for base, text, add in _additions(growth, {mixture.name: mixture for mixture in mixtures}):
+    named = {mixture.name: mixture for mixture in mixtures}
+    of_mixture = named[growth.leave_one_out].parameters if growth.leave_one_out in named else {}
+    for base, text, add in _additions(growth, named):
+        sizes = {task: size for task, size in of_mixture.get("train_sizes", {}).items() if task in add}
+        common = {"base": base, "base_text": text, "add": add, "old_heads": growth.old_heads, "train_sizes": sizes}
         for replay in growth.replay:
-            yield Step(base=base, base_text=text, add=add, replay=replay, old_heads=growth.old_heads)
+            yield Step(replay=replay, **common)
 
 
 def _additions(growth: Growth, mixtures: Mapping[str, NamedMixture]) -> list[tuple[str, str, tuple[str, ...]]]:

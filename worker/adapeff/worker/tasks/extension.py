@@ -18,7 +18,7 @@ class Extension(Mixture):
     """
 
     parameters: ClassVar[frozenset[str]] = frozenset(
-        {"base", "add", "replay", "old_heads", "tasks", "sampling", "temperature", "cap", "select"}
+        {"base", "add", "replay", "old_heads", "tasks", "sampling", "temperature", "cap", "train_sizes", "select"}
     )
 
     name: str = "extension"

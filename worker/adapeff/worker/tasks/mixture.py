@@ -58,7 +58,7 @@ class Mixture(Task):
 
     @model_validator(mode="after")
     def _known_tasks(self) -> Self:
-        names = [str(parse_plugin(task)) for task in self.tasks]
+        names = [str(parse_plugin(task)) for task in self.members()]
         if len(set(names)) != len(names):
             raise ValueError("a task appears twice; list each once")
         for field in ("weights", "loss_weights", "train_sizes"):
