@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from adapeff.service.errors import AdapeffError
 from adapeff.service.plugins import catalog
 from adapeff.service.plugins.plugin_reference import PluginReference
+from adapeff.service.reporting.claims_multitask import multitask_facts
 from adapeff.service.reporting.convergence import TargetCell
 from adapeff.service.reporting.decision import Decision, Line
 from adapeff.service.reporting.first_screen import short_model
@@ -181,9 +182,15 @@ def _latency_ratios(decision: Decision, line: Line) -> dict[str, tuple[ProfileTa
 
 
 def _multi_task(report: Report) -> Iterator[Judgement]:
+    judged = set()
+    for fact in multitask_facts(report, is_adapter):
+        judged.add(fact["model"])
+        found = Ratio(*fact.pop("found")) if "found" in fact else NO_RATIO
+        yield Judgement(claim=MULTITASK, rates="–", found=found, **fact)
     for model in dict.fromkeys(decision.table.model for decision in report.decisions):
-        test = "reports do not compare mixtures with their single tasks yet"
-        yield Judgement(MULTITASK, model, "–", "–", "–", "–", "not measured", test)
+        if model not in judged:
+            test = "no mixture of tasks trained by full; see `mixtures:` and `extend:` of a sweep"
+            yield Judgement(MULTITASK, model, "–", "–", "–", "–", "not measured", test)
 
 
 def _outcome(found: Ratio) -> Outcome:

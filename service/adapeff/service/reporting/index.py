@@ -76,7 +76,7 @@ def build_index(session: Session, *, sweep_ids: Sequence[int] | None = None) -> 
     for table in tables:
         same_cell.setdefault(_cell(table), []).append(table)
     varied = {cell: _varied(of_cell) for cell, of_cell in same_cell.items()}
-    return Index(tuple(_line(table, varied[_cell(table)]) for table in tables))
+    return Index(tuple(_line(table, varied[_cell(table)]) for table in tables if not _is_extension(table)))
 
 
 def _load_tables(session: Session, sweep_ids: Sequence[int] | None) -> list[_Table]:
@@ -107,6 +107,11 @@ def _load_tables(session: Session, sweep_ids: Sequence[int] | None) -> list[_Tab
     return tables
 
 
+def _is_extension(table: _Table) -> bool:
+    """Whether a table is of an extension, which the view `extend` shows with the other ways of adding a task."""
+    return str(table.recorded["task"]).startswith("extension[")
+
+
 def _cell(table: _Table) -> tuple[str, str]:
     return table.recorded["model"], table.recorded["task"]
 
@@ -128,7 +133,7 @@ def _line(table: _Table, varied: Sequence[str]) -> IndexLine:
     reference = _find_reference(table.rows)
     return IndexLine(
         model=recorded["model_name"],
-        task=file_stem(recorded["task"]) if is_task_file(recorded["task"]) else recorded["task"],
+        task=_task_name(recorded),
         differs={key: conditions.get(key) for key in varied},
         metric=metric,
         methods=len(table.rows),
@@ -138,6 +143,11 @@ def _line(table: _Table, varied: Sequence[str]) -> IndexLine:
         best_quality=None if best is None else means[best],
         reference_quality=None if reference is None else means.get(reference),
     )
+
+
+def _task_name(recorded: Mapping[str, Any]) -> str:
+    task = str(recorded["task"])
+    return str(recorded.get("task_title") or (file_stem(task) if is_task_file(task) else task))
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

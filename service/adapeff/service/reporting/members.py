@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy
@@ -67,10 +68,32 @@ class TaskRuns:
     """The same of extensions."""
     bases: Mapping[str, Result]
     """Job hash -> run, of those that extensions start from."""
+    jobs: Mapping[str, Result]
+    """Job hash -> run of a single task, if there are extensions."""
     examples: Mapping[tuple[str, int, str], numpy.ndarray] = field(default_factory=dict)
     """Member ('' for a single task), run and language -> score of each test example."""
     curves: Mapping[tuple[int, str], Curves] = field(default_factory=dict)
     """Run and member -> curves."""
+
+    def is_for_extensions(self, result: Result) -> bool:
+        """Whether the view `extend` alone shows a run.
+
+        Such are extensions, mixtures of a part of another's tasks that they start from, and AdapterFusions of the
+        adapters of several tasks.
+        """
+        if result.spec.base:
+            return True
+        if self.extensions and result.spec.method.name == "adapterfusion":
+            return len({str(self.jobs[each].spec.task) for each in result.spec.sources if each in self.jobs}) > 1
+        if result.run.run_id not in self.base_runs:
+            return False
+        own = _tasks(result)
+        return any(own < _tasks(next(iter(by_seed.values()))) for by_seed in self.mixtures.values())
+
+    @cached_property
+    def base_runs(self) -> frozenset[int]:
+        """The ids of runs that extensions start from."""
+        return frozenset(result.run.run_id for result in self.bases.values() if result.spec.members)
 
     def of_member(self, result: Result, number: int, method: str) -> BySeed:
         """The runs of one task of a mixture alone, with equal settings, by a method.
@@ -92,6 +115,10 @@ class TaskRuns:
             if of_cell == cell:
                 found.setdefault(method, runs)
         return found
+
+
+def _tasks(mixture: Result) -> set[str]:
+    return {str(member.task) for member in mixture.spec.members}
 
 
 def cell_of(spec: JobSpec, result: Result) -> str:
@@ -119,7 +146,8 @@ def task_runs_of(session: Session, finished: Sequence[Result]) -> TaskRuns | Non
             (extensions if spec.base else mixtures).setdefault(key, {})[spec.seed] = result
     needed = {result.spec.base for result in finished if result.spec.base}
     bases = {job_hash: result for result in finished if (job_hash := result.spec.job_hash) in needed} if needed else {}
-    return TaskRuns(alone, mixtures, extensions, bases, _examples(session, finished), _curves(session, finished))
+    jobs = {result.spec.job_hash: result for result in finished if not result.spec.members} if needed else {}
+    return TaskRuns(alone, mixtures, extensions, bases, jobs, _examples(session, finished), _curves(session, finished))
 
 
 def _examples(session: Session, finished: Sequence[Result]) -> dict[tuple[str, int, str], numpy.ndarray]:

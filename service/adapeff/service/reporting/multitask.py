@@ -89,20 +89,13 @@ class MixtureComparison:
 def compare_mixtures(runs: TaskRuns) -> tuple[MixtureComparison, ...]:
     """Compare each mixture of the report with its tasks alone.
 
-    Mixtures that extensions start from are left out if a larger mixture has their tasks, too.
+    Mixtures that were trained for extensions only are left out.
     """
-    tasks = {key: _tasks(next(iter(by_seed.values()))) for key, by_seed in runs.mixtures.items()}
-    bases = {result.run.run_id for result in runs.bases.values()}
     return tuple(
-        _compare(runs, key[0], by_seed)
-        for key, by_seed in runs.mixtures.items()
-        if not any(result.run.run_id in bases for result in by_seed.values())
-        or not any(tasks[key] < other for other in tasks.values())
+        _compare(runs, title, by_seed)
+        for (title, _, _), by_seed in runs.mixtures.items()
+        if not any(map(runs.is_for_extensions, by_seed.values()))
     )
-
-
-def _tasks(result: Result) -> set[str]:
-    return {str(member.task) for member in result.spec.members}
 
 
 def _compare(runs: TaskRuns, title: str, by_seed: BySeed) -> MixtureComparison:

@@ -47,7 +47,7 @@ class Overview:
 def build_overviews(tables: Sequence[Table]) -> tuple[Overview, ...]:
     """Build an overview for each group of two or more tasks with the same settings whose metric is a share."""
     groups: dict[str, list[Table]] = {}
-    for table in (table for table in tables if table.metric.unit == "%"):
+    for table in (table for table in tables if table.metric.unit == "%" and not table.members):
         groups.setdefault(shared_conditions(table), []).append(table)
     overviews = (
         _overview(group) for group in groups.values() if len({table.task for table in group}) == len(group) > 1

@@ -53,13 +53,15 @@ class Report:
     """Its runs by id."""
     mixtures: tuple[MixtureComparison, ...] = ()
     additions: tuple[Addition, ...] = ()
+    apart: int = 0
+    """The number of its runs that only the view `extend` shows: extensions, and mixtures made for them."""
     is_selection: bool = False
     """Whether conditions select its runs; `unfinished` counts all jobs."""
 
     @property
     def selects_nothing(self) -> bool:
         """Whether there are conditions, and no finished run or profile meets them."""
-        return self.is_selection and not self.tables and not self.profiles
+        return self.is_selection and not self.tables and not self.profiles and not self.apart
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,9 @@ def build_report(session: Session, *, sweep_ids: Sequence[int] | None = None, op
 def _build(session: Session, sweep_ids: Sequence[int] | None, options: Options) -> Report:
     selection = options.selection
     results = load_results(session, sweep_ids=sweep_ids, narrowed=selection.narrowed)
-    finished = [result for result in results if selection.matches(result)]
+    chosen = [result for result in results if selection.matches(result)]
+    task_runs = task_runs_of(session, chosen)
+    finished = [result for result in chosen if task_runs is None or not task_runs.is_for_extensions(result)]
     repeats = _with_repeats(session, finished) if sweep_ids is not None else finished
     group_key = model_and_task if options.allow_mixed else _likeness
     groups, repeats_of = _grouped(finished, group_key), _grouped(repeats, group_key)
@@ -109,7 +113,6 @@ def _build(session: Session, sweep_ids: Sequence[int] | None, options: Options) 
     tables = tuple(build_table(group, repeats_of[key], context) for key, group in groups.items())
     profiles = tuple(filter(selection.matches_profile, build_profiles(session, sweep_ids=sweep_ids)))
     apart = _measured_apart(session, tables) if sweep_ids is not None else ()
-    task_runs = task_runs_of(session, finished)
     counts = job_queries.count_by_state(session, sweep_ids=sweep_ids)
     return Report(
         tables,
@@ -117,9 +120,10 @@ def _build(session: Session, sweep_ids: Sequence[int] | None, options: Options) 
         profiles,
         {state: count for state, count in counts.items() if state != "succeeded"},
         _decide(session, tables, finished, [*reversed(profiles), *reversed(apart)], options),
-        {result.run.run_id: result.run for result in finished},
+        {result.run.run_id: result.run for result in chosen},
         mixtures=compare_mixtures(task_runs) if task_runs else (),
         additions=find_additions(task_runs) if task_runs else (),
+        apart=len(chosen) - len(finished),
         is_selection=selection != Selection(),
     )
 

@@ -44,7 +44,8 @@ def over_several_tasks(report: Report) -> list[SeveralTasks]:
     """For each model and conditions with two or more tasks whose metric is a share: methods complete on all of them."""
     groups: dict[str, list[Decision]] = {}
     for decision in report.decisions:
-        if decision.table.metric.unit == "%" and decision.table.metric.higher_is_better:
+        table = decision.table
+        if table.metric.unit == "%" and table.metric.higher_is_better and not table.members:
             groups.setdefault(shared_conditions(decision.table), []).append(decision)
     found = (
         _over_tasks(group)

@@ -72,6 +72,8 @@ class Table:
 
     model: str
     task: str
+    members: tuple[str, ...]
+    """The tasks of a mixture; empty for a single task."""
     title: str
     short_title: str
     """The task's name, and what tells the table from others of the task."""
@@ -171,6 +173,7 @@ def build_table(group: Sequence[Result], repeats: Sequence[Result], context: Con
     return Table(
         model=str(first.model),
         task=task_name(first),
+        members=tuple(str(member.task) for member in first.members),
         title=f"{task.title if task else task_name(first)}{ending}",
         short_title=f"{task_name(first)}{ending}",
         metric=metric,

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def task_name(spec: JobSpec) -> str:
-    """A task's name; for a task file, the name of its folder or the file's stem."""
+    """A task's name; for a task file, the name of its folder or the file's stem; the sweep's name for a mixture."""
+    if spec.task_title:
+        return spec.task_title
     return file_stem(spec.task.name) if is_task_file(spec.task.name) else str(spec.task)
 
 

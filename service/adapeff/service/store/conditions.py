@@ -27,6 +27,7 @@ def recorded_conditions(spec: JobSpec, resolved: Mapping[str, Any], environment:
         "model": spec.model.identity,
         "model_name": str(spec.model),
         "task": str(spec.task),
+        **({"task_title": spec.task_title} if spec.task_title else {}),
         "data": spec.data.fingerprint or spec.data.revision,
         "test_data": spec.data.test_fingerprint,
         "resolved": dict(resolved),
