@@ -17,8 +17,8 @@ from adapeff.service.reporting.report import Report
 
 MAX_UNWRAPPED = 24
 """Cells of up to this many characters stay on one line."""
-WIDE = 90
-"""Terminals of this width have room for two spaces between columns."""
+MAX_SHORT = 11
+"""The same where the table is wider than the terminal: names fold, figures do not."""
 
 
 def print_first_screen(report: Report, shape: Arrangement) -> None:
@@ -26,8 +26,8 @@ def print_first_screen(report: Report, shape: Arrangement) -> None:
     found = first_screens(report.decisions)
     console = stdout()
     for screen, grid in zip(found.screens, shape.apply(screen.grid for screen in found.screens), strict=True):
-        numbers = ", ".join(map(str, found.numbers_of(screen)))
-        console.print(f"\n[bold]{shown(grid.title)}[/]" + (f" [dim]\\[{numbers}][/]" if numbers else ""))
+        notes = found.notes_text(screen)
+        console.print(f"\n[bold]{shown(grid.title)}[/]" + (f" [dim]· {notes}[/]" if notes else ""))
         console.print(_drawn(grid))
         for sentence in screen.sentences:
             console.print(shown(sentence))
@@ -49,14 +49,17 @@ def print_grids(grids: Sequence[Grid]) -> None:
 
 
 def _drawn(grid: Grid) -> RichTable:
-    gap = 1 if stdout().width >= WIDE else 0
+    """A table with two spaces between columns and whole names where there is room, else one, and names fold."""
+    widths = [_width(grid, number) for number in range(len(grid.headings))]
+    room = stdout().width - sum(widths) - len(widths)
+    gap = 1 if room >= len(widths) else 0
     table = RichTable(box=SIMPLE_HEAD, padding=(0, gap, 0, 0), pad_edge=False, show_edge=False)
     for number, heading in enumerate(grid.headings):
         table.add_column(
             escape(heading.text),
             justify="left" if is_text(grid, number) else "right",
             overflow="fold",
-            no_wrap=heading.key != "verdict" and _longest(grid, number) <= MAX_UNWRAPPED,
+            no_wrap=heading.key != "verdict" and _longest(grid, number) <= (MAX_UNWRAPPED if room >= 0 else MAX_SHORT),
             min_width=10 if heading.key == "verdict" else None,
         )
     for row in grid.rows:
@@ -71,6 +74,11 @@ def is_text(grid: Grid, column: int) -> bool:
 
 def _longest(grid: Grid, column: int) -> int:
     return max((len(row[column].text) for row in grid.rows), default=0)
+
+
+def _width(grid: Grid, column: int) -> int:
+    lines = grid.headings[column].text.split("\n")
+    return max(_longest(grid, column), *map(len, lines))
 
 
 def markdown_grids(grids: Sequence[Grid]) -> str:

@@ -40,6 +40,8 @@ class Difference:
     seeds: int
     examples: int
     basis: Basis
+    seed_error: float | None = None
+    """The part of the standard error that shrinks with more seeds; None where nothing is known of it."""
 
     def lower_bound(self, confidence: float = 0.95) -> float | None:
         """The one-sided lower confidence bound."""
@@ -62,13 +64,13 @@ def typical_seed_variance(scores: Sequence[Sequence[float]]) -> SeedVariance | N
     The median of the methods' variances over the median of chi-squared / degrees of freedom, so that one method that
     varies wildly does not blur the others.
 
-    Its degrees of freedom are (n - 1) sqrt(k) for k methods with n seeds each, sum(n_i - 1) / sqrt(k) in general. If all
-    methods vary alike, it is known almost as well as from all k (n - 1) degrees of freedom; if they do not, it says no
-    more of a given pair than a single method does, with n - 1. Nothing in two or three seeds tells which is the case, so
-    the geometric mean of both is taken. With all of them, a reference that varies five times as much as the methods and
-    whose two seeds agree by chance gave 10 % of false positives after Holm's adjustment, which reads the far tail of the
-    distribution; with the geometric mean they stay below 5 %, and where methods do vary alike, intervals are wider
-    than they need be (`python -m benchmarks.statistics`, settings "unequal" and "large").
+    Its degrees of freedom are (n - 1) sqrt(k) for k methods with n seeds each, sum(n_i - 1) / sqrt(k) in general. If
+    all methods vary alike, it is known almost as well as from all k (n - 1) degrees of freedom; if they do not, it says
+    no more of a given pair than a single method does, with n - 1. Two or three seeds cannot tell which is the case, so
+    the geometric mean of both is taken. With all of them, a reference that varies five times as much as the methods
+    and whose two seeds agree by chance gave 10 % of false positives after Holm's adjustment, which reads the far tail
+    of the distribution; with the geometric mean they stay below 5 %, and where methods do vary alike, intervals are
+    wider than they need be (`python -m benchmarks.statistics`, settings "unequal" and "large").
 
     Args:
         scores: for each method, one score per seed.
@@ -147,17 +149,17 @@ def _difference(
             return Difference(value, None, None, None, 0.0, None, 1, 0, "none")
         largest = max(bounds, key=lambda bound: bound.variance)
         error = math.sqrt(largest.variance / seeds)
-        return _with_interval(value, error, largest.degrees_of_freedom, seeds, 0, "seeds")
+        return _with_interval(value, error, largest.degrees_of_freedom, seeds, 0, "seeds", error)
     count = examples.shape[1]
     if seeds == 1:
         error = float(examples.std(ddof=1)) / math.sqrt(count)
         return _with_interval(value, error, count - 1, 1, count, "examples")
-    error, freedom = _crossed(numpy.asarray(examples, dtype=float), bounds)
-    return _with_interval(value, error, freedom, seeds, count, "seeds and examples")
+    error, freedom, seed_error = _crossed(numpy.asarray(examples, dtype=float), bounds)
+    return _with_interval(value, error, freedom, seeds, count, "seeds and examples", seed_error)
 
 
-def _crossed(examples: numpy.ndarray, bounds: Sequence[SeedVariance]) -> tuple[float, float]:
-    """The standard error of the mean and its degrees of freedom."""
+def _crossed(examples: numpy.ndarray, bounds: Sequence[SeedVariance]) -> tuple[float, float, float]:
+    """The standard error of the mean, its degrees of freedom, and the seeds' part of it."""
     seeds, count = examples.shape
     by_seed, by_example = examples.mean(axis=1, keepdims=True), examples.mean(axis=0, keepdims=True)
     of_example = seeds * float(by_example.var(ddof=1))
@@ -172,15 +174,24 @@ def _crossed(examples: numpy.ndarray, bounds: Sequence[SeedVariance]) -> tuple[f
     )
     total = math.fsum(part for part, _ in parts)
     if total == 0.0:
-        return 0.0, float(seeds - 1)
-    return math.sqrt(total), total**2 / math.fsum(part**2 / freedom for part, freedom in parts)
+        return 0.0, float(seeds - 1), 0.0
+    freedom = total**2 / math.fsum(part**2 / freedom for part, freedom in parts)
+    return math.sqrt(total), freedom, math.sqrt(parts[0][0])
 
 
-def _with_interval(value: float, error: float, freedom: float, seeds: int, examples: int, basis: Basis) -> Difference:
+def _with_interval(
+    value: float,
+    error: float,
+    freedom: float,
+    seeds: int,
+    examples: int,
+    basis: Basis,
+    seed_error: float | None = None,
+) -> Difference:
     if error == 0.0 and not examples:  # equal scores by chance: nothing is known of their variance
         return Difference(value, None, None, None, 0.0, None, seeds, 0, "none")
     if error == 0.0:
-        error, freedom = _RULE_OF_THREE / 1.96 / examples, examples - 1
+        error, freedom, seed_error = _RULE_OF_THREE / 1.96 / examples, examples - 1, None
     half = float(special.stdtrit(freedom, 0.975)) * error
     p = 2 * float(special.stdtr(freedom, -abs(value) / error))
-    return Difference(value, value - half, value + half, error, freedom, p, seeds, examples, basis)
+    return Difference(value, value - half, value + half, error, freedom, p, seeds, examples, basis, seed_error)
