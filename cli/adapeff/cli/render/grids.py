@@ -17,6 +17,8 @@ from adapeff.service.reporting.report import Report
 
 MAX_UNWRAPPED = 24
 """Cells of up to this many characters stay on one line."""
+WIDE = 120
+"""Terminals of this width have room for two spaces between columns."""
 MAX_SHORT = 11
 """The same where the table is wider than the terminal: names fold, figures do not."""
 
@@ -49,10 +51,10 @@ def print_grids(grids: Sequence[Grid]) -> None:
 
 
 def _drawn(grid: Grid) -> RichTable:
-    """A table with two spaces between columns and whole names where there is room, else one, and names fold."""
+    """Two spaces between columns and whole names where there is room; else one space, and names that fold."""
     widths = [_width(grid, number) for number in range(len(grid.headings))]
     room = stdout().width - sum(widths) - len(widths)
-    gap = 1 if room >= len(widths) else 0
+    gap = 1 if room >= len(widths) or stdout().width >= WIDE else 0
     table = RichTable(box=SIMPLE_HEAD, padding=(0, gap, 0, 0), pad_edge=False, show_edge=False)
     for number, heading in enumerate(grid.headings):
         table.add_column(

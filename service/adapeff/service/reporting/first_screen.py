@@ -184,7 +184,8 @@ def _about_ratios(reference: str, pairing: Pairing) -> str:
     batch, length = shape.split("x")
     return (
         f"train: {reference}'s total time; others: the ratio of one step's time to {reference}'s at {shape} (batch "
-        f"{batch}, {length} tokens), not of totals; like latency's, measured once for all tasks, by profile job {job_id}."
+        f"{batch}, {length} tokens), not of totals; like latency's, measured once for all tasks by "
+        f"profile job {job_id}."
     )
 
 
