@@ -101,7 +101,7 @@ def test_a_difference_that_several_methods_explain_is_undecided_like_any_other(d
 
     assert lora.difference is not None and lora.difference.high is not None and lora.difference.high < 0
     assert lora.p is not None and lora.p > 0.05
-    assert lora.verdict.text == f"undecided (needs ~{lora.seeds_needed} seeds)"
+    assert lora.verdict.text == f"undecided (needs ≈{lora.seeds_needed} seeds)"
 
 
 def test_reader_without_a_method_that_holds_learns_what_leaving_the_reference_may_cost(database: Database) -> None:

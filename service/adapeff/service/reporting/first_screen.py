@@ -150,7 +150,7 @@ def _notes(decision: Decision) -> Iterator[str]:
         yield (
             f"±: 95 % interval of the difference to {table.reference} (of unrounded scores), for one method alone; "
             f"verdicts are adjusted for several (Holm, two-sided 5 %, margin {margin_words(table, decision.margin)}). "
-            "undecided: neither a difference nor holding the margin is shown; needs ~8 seeds: 8 in all would decide if "
+            "undecided: neither a difference nor holding the margin is shown; needs ≈8 seeds: 8 in all would decide if "
             "difference and spread stay."
         )
     if any(line.difference and not line.difference.examples for line in lines):

@@ -90,5 +90,5 @@ def evidence_words(difference: Difference) -> str:
 
 
 def needed_words(seeds: int) -> str:
-    """An estimated number of seeds: `~8`, or `>20`."""
-    return f">{MOST_SEEDS}" if seeds > MOST_SEEDS else f"~{seeds}"
+    """An estimated number of seeds: `≈8`, or `>20`."""
+    return f">{MOST_SEEDS}" if seeds > MOST_SEEDS else f"≈{seeds}"
