@@ -17,6 +17,8 @@ from adapeff.service.reporting.report import Report
 
 MAX_UNWRAPPED = 24
 """Cells of up to this many characters stay on one line."""
+LEAST_WRAPPED = 10
+"""Columns that wrap are at least this wide: the longest word of a verdict."""
 WIDE = 120
 """Terminals of this width have room for two spaces between columns."""
 MAX_SHORT = 11
@@ -52,17 +54,18 @@ def print_grids(grids: Sequence[Grid]) -> None:
 
 def _drawn(grid: Grid) -> RichTable:
     """Two spaces between columns and whole names where there is room; else one space, and names that fold."""
-    widths = [_width(grid, number) for number in range(len(grid.headings))]
-    room = stdout().width - sum(widths) - len(widths)
-    gap = 1 if room >= len(widths) or stdout().width >= WIDE else 0
+    columns, width = range(len(grid.headings)), stdout().width
+    whole = sum(_width(grid, column) for column in columns)
+    gap = 1 if width >= min(WIDE, whole + 2 * len(columns)) else 0
+    unwrapped = MAX_UNWRAPPED if width >= sum(_least_width(grid, column) + 1 for column in columns) else MAX_SHORT
     table = RichTable(box=SIMPLE_HEAD, padding=(0, gap, 0, 0), pad_edge=False, show_edge=False)
     for number, heading in enumerate(grid.headings):
         table.add_column(
             escape(heading.text),
             justify="left" if is_text(grid, number) else "right",
             overflow="fold",
-            no_wrap=heading.key != "verdict" and _longest(grid, number) <= (MAX_UNWRAPPED if room >= 0 else MAX_SHORT),
-            min_width=10 if heading.key == "verdict" else None,
+            no_wrap=heading.key != "verdict" and _longest(grid, number) <= unwrapped,
+            min_width=LEAST_WRAPPED if heading.key == "verdict" else None,
         )
     for row in grid.rows:
         table.add_row(*(shown(value.text) for value in row))
@@ -81,6 +84,11 @@ def _longest(grid: Grid, column: int) -> int:
 def _width(grid: Grid, column: int) -> int:
     lines = grid.headings[column].text.split("\n")
     return max(_longest(grid, column), *map(len, lines))
+
+
+def _least_width(grid: Grid, column: int) -> int:
+    is_wrapped = grid.headings[column].key == "verdict" or _longest(grid, column) > MAX_UNWRAPPED
+    return min(LEAST_WRAPPED, _width(grid, column)) if is_wrapped else _width(grid, column)
 
 
 def markdown_grids(grids: Sequence[Grid]) -> str:
