@@ -117,8 +117,9 @@ def _difference(scores: Any, method: str) -> tuple[tuple[float, float, float], f
     """The difference to full with its interval, and its p: the larger of two variances of a seed's difference.
 
     One is that of the two methods, one twice that of the typical method: the median of the variances, each over the
-    median of chi-squared, with the degrees of freedom of one method times the root of their number (docs/reports.md,
-    "Where the intervals come from").
+    median of chi-squared, with the degrees of freedom of one method times the root of their number. The typical one
+    counts in intervals too, because these runs have no scores by example (docs/reports.md, "Where the intervals come
+    from").
     """
     pairs = scores[[method, "full"]].dropna()
     own = (pairs[method].var() + pairs["full"].var(), len(pairs) - 1)

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapeff.service.statistics.differences import Difference, difference_of_methods
+from adapeff.service.statistics.differences import Comparison, Difference, compare_methods
 from adapeff.service.statistics.planning import MOST_SEEDS, seeds_to_decide
 
 
-def difference(value: float, seed_error: float | None = 0.01, *, error: float = 0.01, seeds: int = 3) -> Difference:
+def difference(value: float, seed_error: float | None = 0.01, *, error: float = 0.01, seeds: int = 3) -> Comparison:
     """A difference with the degrees of freedom of its seeds."""
-    return Difference(value, -1, 1, error, seeds - 1, 0.5, seeds, 0, "seeds", seed_error)
+    found = Difference(value, -1, 1, error, seeds - 1, 0.5, seeds, 0, "seeds", seed_error)
+    return Comparison(found, found)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ def difference(value: float, seed_error: float | None = 0.01, *, error: float = 
         pytest.param(difference(-0.012), 0.05, 11, id="significant, nearer to nothing"),
     ],
 )
-def test_seeds_are_those_of_the_table_of_t(found: Difference, level: float, expected: int) -> None:
+def test_seeds_are_those_of_the_table_of_t(found: Comparison, level: float, expected: int) -> None:
     assert seeds_to_decide(found, 0.01, level=level) == expected
 
 
@@ -38,7 +39,7 @@ def test_test_examples_do_not_multiply_with_seeds() -> None:
 
 
 def test_one_seed_tells_nothing_of_others() -> None:
-    assert seeds_to_decide(difference_of_methods([0.8], [0.7]), 0.01, level=0.05) is None
+    assert seeds_to_decide(compare_methods([0.8], [0.7]), 0.01, level=0.05) is None
     assert seeds_to_decide(difference(-0.02, None), 0.01, level=0.05) is None
     assert seeds_to_decide(difference(-0.02, seeds=MOST_SEEDS), 0.01, level=0.05) is None
 

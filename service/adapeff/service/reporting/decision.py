@@ -15,9 +15,10 @@ from adapeff.service.reporting.sentences import sentences_on
 from adapeff.service.reporting.table import Row, Table
 from adapeff.service.reporting.verdicts import SIGNIFICANT, Kind, Verdict, verdict_on
 from adapeff.service.statistics.differences import (
+    Comparison,
     Difference,
     SeedVariance,
-    difference_of_methods,
+    compare_methods,
     typical_seed_variance,
 )
 from adapeff.service.statistics.multiple import holm
@@ -95,30 +96,30 @@ def decide(
     pairing = find_pairing(table, fitting)
     used = _margin(table, reference, margin)
     typical = typical_seed_variance([_values(row) for row in trained])
-    differences = [
+    comparisons = [
         None
         if row.reference in ("", row.method)
-        else _difference(row, by_name[row.reference], table, typical, example_scores)
+        else _comparison(row, by_name[row.reference], table, typical, example_scores)
         for row in trained
     ]
-    adjusted = holm([None if found is None else found.p for found in differences])
-    needed = _seeds_needed(differences, used)
+    adjusted = holm([None if found is None else found.test.p for found in comparisons])
+    needed = _seeds_needed(comparisons, used)
     lines = [
-        _line(row, found, p, seeds, table, pairing, used)
-        for row, found, p, seeds in zip(trained, differences, adjusted, needed, strict=True)
+        _line(row, None if found is None else found.difference, p, seeds, table, pairing, used)
+        for row, found, p, seeds in zip(trained, comparisons, adjusted, needed, strict=True)
     ]
     ordered = tuple(sorted(lines, key=lambda line: _rank(line, table)))
     return Decision(table, used, ordered, tuple(sentences_on(ordered, table, used)), pairing, fitting)
 
 
-def _seeds_needed(differences: Sequence[Difference | None], margin: float) -> list[int | None]:
+def _seeds_needed(comparisons: Sequence[Comparison | None], margin: float) -> list[int | None]:
     """For each method, about how many seeds would decide it at the level that Holm's procedure leaves it."""
-    p_values = [found.p for found in differences if found is not None and found.p is not None]
+    p_values = [found.test.p for found in comparisons if found is not None and found.test.p is not None]
     return [
         None
-        if found is None or found.p is None
-        else seeds_to_decide(found, margin, level=SIGNIFICANT / sum(p >= found.p for p in p_values))
-        for found in differences
+        if found is None or found.test.p is None
+        else seeds_to_decide(found, margin, level=SIGNIFICANT / sum(p >= found.test.p for p in p_values))
+        for found in comparisons
     ]
 
 
@@ -134,9 +135,9 @@ def _values(row: Row) -> Sequence[float]:
     return found.values if found else ()
 
 
-def _difference(
+def _comparison(
     row: Row, reference: Row, table: Table, typical: SeedVariance | None, example_scores: ExampleScores
-) -> Difference | None:
+) -> Comparison | None:
     """The difference over the seeds that both ran with, by example where both have example scores."""
     scores, reference_scores = _by_seed(row), _by_seed(reference)
     seeds = sorted(scores.keys() & reference_scores.keys())
@@ -144,7 +145,7 @@ def _difference(
         return None
     sign = 1.0 if table.metric.higher_is_better else -1.0
     examples = _example_differences(row, reference, seeds, example_scores)
-    return difference_of_methods(
+    return compare_methods(
         [sign * scores[seed] for seed in seeds],
         [sign * reference_scores[seed] for seed in seeds],
         typical=typical,

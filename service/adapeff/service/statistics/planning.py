@@ -6,16 +6,16 @@ import math
 
 from scipy import special
 
-from adapeff.service.statistics.differences import Difference
+from adapeff.service.statistics.differences import Comparison, Difference
 
 MOST_SEEDS = 20
 """Beyond these many seeds, an estimate from a few is no more than a direction."""
 
 
-def seeds_to_decide(difference: Difference, margin: float, *, level: float) -> int | None:
+def seeds_to_decide(found: Comparison, margin: float, *, level: float) -> int | None:
     """The number of seeds at which an undecided difference would be decided if it and its spread stay as they are.
 
-    The smallest n at which the difference is significant, |d| >= t(1 - level / 2) SE(n), or within the margin,
+    The smallest n at which the test is significant, |d| >= t(1 - level / 2) SE(n), or the difference within the margin,
     d - t(0.95) SE(n) > -margin. Of S seeds' squared standard error, the seeds' part shrinks with S / n and the test
     examples' part remains; Student's t has df (n - 1) / (S - 1) degrees of freedom. This is a plug-in estimate: the
     true difference may be half or twice the one that was seen, so the number gives a magnitude, not a promise.
@@ -27,15 +27,24 @@ def seeds_to_decide(difference: Difference, margin: float, *, level: float) -> i
     Returns:
         `MOST_SEEDS` + 1 if more seeds than those would be needed; None if nothing is known of the variance over seeds.
     """
-    total, of_seeds, seeds = difference.standard_error, difference.seed_error, difference.seeds
-    if total is None or of_seeds is None or not 2 <= seeds < MOST_SEEDS:
+    value, seeds = found.difference.value, found.difference.seeds
+    if not 2 <= seeds < MOST_SEEDS:
         return None
-    remains = max(0.0, total**2 - of_seeds**2)
     for count in range(seeds + 1, MOST_SEEDS + 1):
-        error = math.sqrt(of_seeds**2 * seeds / count + remains)
-        freedom = difference.degrees_of_freedom * (count - 1) / (seeds - 1)
-        is_significant = abs(difference.value) >= float(special.stdtrit(freedom, 1 - level / 2)) * error
-        is_within = difference.value - float(special.stdtrit(freedom, 0.95)) * error > -margin
-        if is_significant or is_within:
+        reach = _reach(found.test, count, 1 - level / 2)
+        below = _reach(found.difference, count, 0.95)
+        if reach is None or below is None:
+            return None
+        if abs(value) >= reach or value - below > -margin:
             return count
     return MOST_SEEDS + 1
+
+
+def _reach(difference: Difference, seeds: int, confidence: float) -> float | None:
+    """How far the bound of a difference would lie from it with this many seeds."""
+    if difference.standard_error is None or difference.seed_error is None:
+        return None
+    of_seeds = difference.seed_error**2
+    remains = max(0.0, difference.standard_error**2 - of_seeds)
+    freedom = difference.degrees_of_freedom * (seeds - 1) / (difference.seeds - 1)
+    return float(special.stdtrit(freedom, confidence)) * math.sqrt(of_seeds * difference.seeds / seeds + remains)
