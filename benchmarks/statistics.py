@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy
 from scipy import special
 
-from adapeff.service.statistics.differences import Difference, difference_of_methods, typical_seed_variance
+from adapeff.service.statistics.differences import Comparison, Difference, compare_methods, typical_seed_variance
 from adapeff.service.statistics.equivalence import is_non_inferior
 from adapeff.service.statistics.multiple import holm
 from adapeff.service.statistics.several_tasks import OverTasks, interquartile_mean, probability_of_improvement
@@ -114,12 +114,12 @@ def shares_of(draw: numpy.random.Generator, setting: Setting, seeds: int, sweeps
         if seeds == 1:
             expected = accuracy(setting, gaps + effects[:, 0], numpy.zeros(METHODS + 1))
         found = differences_of(answers)
-        held += sum(_holds(each, true) for each, true in zip(found, expected[1:] - expected[0], strict=True))
-        alone += _holds(differences_of(answers[:2])[0], expected[1] - expected[0])
-        inferior += bool(is_non_inferior(found[0], MARGIN))
-        worse += found[1].value < 0 and _rejects(holm([each.p for each in found])[1])
+        held += sum(_holds(each.difference, true) for each, true in zip(found, expected[1:] - expected[0], strict=True))
+        alone += _holds(differences_of(answers[:2])[0].difference, expected[1] - expected[0])
+        inferior += bool(is_non_inferior(found[0].difference, MARGIN))
+        worse += found[1].difference.value < 0 and _rejects(holm([each.test.p for each in found])[1])
         alike, _ = simulate(draw, setting, seeds, equal)
-        false += any(map(_rejects, holm([each.p for each in differences_of(alike)])))
+        false += any(map(_rejects, holm([each.test.p for each in differences_of(alike)])))
     return {
         "coverage": held / sweeps / METHODS,
         "coverage_alone": alone / sweeps,
@@ -166,12 +166,12 @@ def gap_of(setting: Setting, points: float) -> float:
     return (low + high) / 2
 
 
-def differences_of(answers: numpy.ndarray) -> list[Difference]:
-    """The report's difference of each method to the first."""
+def differences_of(answers: numpy.ndarray) -> list[Comparison]:
+    """The report's comparison of each method to the first."""
     scores = answers.mean(axis=2).tolist()
     typical = typical_seed_variance(scores)
     return [
-        difference_of_methods(of_method, scores[0], typical=typical, examples=of_example - answers[0])
+        compare_methods(of_method, scores[0], typical=typical, examples=of_example - answers[0])
         for of_method, of_example in zip(scores[1:], answers[1:], strict=True)
     ]
 

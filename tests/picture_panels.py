@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import get_args
 
-from adapeff.service.reporting.decision import Kind
 from adapeff.service.reporting.picture_data import (
     Curve,
     CurvesPanel,
@@ -21,6 +20,7 @@ from adapeff.service.reporting.picture_data import (
     RanksPanel,
 )
 from adapeff.service.reporting.picture_data_profiles import LatencyLine, LatencyPanel, StepBar, StepsPanel
+from adapeff.service.reporting.verdicts import Kind
 from adapeff.service.statistics.ranks import critical_difference
 
 NAMES = (
@@ -64,7 +64,7 @@ def _pareto(draw: random.Random, methods: Sequence[str]) -> ParetoPanel:
 
 def _forest(draw: random.Random, methods: Sequence[str]) -> ForestPanel:
     kinds: Sequence[Kind] = [kind for kind in get_args(Kind) if kind not in ("reference", "alone")]
-    verdict = "within 1 point of full, 0.62x the training time"
+    verdict = "within 1 point of full, 0.62x the step time"
     rows = tuple(
         ForestRow(method, _around(draw, draw.gauss(-2, 3), 3), kinds[at % 4], verdict, at)
         for at, method in enumerate(methods)

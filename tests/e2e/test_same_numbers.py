@@ -117,13 +117,15 @@ def _difference(scores: Any, method: str) -> tuple[tuple[float, float, float], f
     """The difference to full with its interval, and its p: the larger of two variances of a seed's difference.
 
     One is that of the two methods, one twice that of the typical method: the median of the variances, each over the
-    median of chi-squared (docs/reports.md, "Where the intervals come from").
+    median of chi-squared, with the degrees of freedom of one method times the root of their number. The typical one
+    counts in intervals too, because these runs have no scores by example (docs/reports.md, "Where the intervals come
+    from").
     """
     pairs = scores[[method, "full"]].dropna()
     own = (pairs[method].var() + pairs["full"].var(), len(pairs) - 1)
     freedom = scores.count() - 1
     scaled = scores.var() * freedom / stats.chi2.median(freedom)
-    variance, degrees = max(own, (2 * scaled.median(), freedom.sum()))
+    variance, degrees = max(own, (2 * scaled.median(), freedom.sum() / len(freedom) ** 0.5))
     value, error = (pairs[method] - pairs["full"]).mean(), (variance / len(pairs)) ** 0.5
     half = stats.t.ppf(0.975, degrees) * error
     return (value, value - half, value + half), 2 * stats.t.sf(abs(value) / error, degrees)

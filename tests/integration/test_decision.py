@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -10,8 +11,8 @@ import pytest
 from adapeff.cli.render.grids import markdown_grids
 from adapeff.cli.render.latex import latex_grids, latex_text
 from adapeff.service.reporting.decision import Decision
-from adapeff.service.reporting.first_screen import first_screens
-from adapeff.service.reporting.grids import grid_documents, grid_rows
+from adapeff.service.reporting.first_screen import Screen, Screens, first_screens
+from adapeff.service.reporting.grids import Grid, grid_documents, grid_rows, ratio
 from adapeff.service.reporting.report import Options, build_report
 from adapeff.service.reporting.rows import report_rows
 from adapeff.service.reporting.views import VIEWS, build_view
@@ -65,10 +66,10 @@ def test_verdicts_follow_the_evidence_and_order_the_lines(database: Database) ->
     assert kinds(decision) == {
         "houlsby": "better", "full": "reference", "pfeiffer": "within", "lora": "undecided", "head": "worse",
     }  # fmt: skip
-    assert [line.verdict.text for line in decision.lines][-2:] == ["undecided: 3 seeds", "clearly below full"]
+    assert [line.verdict.text for line in decision.lines][-2:] == ["undecided (needs >20 seeds)", "clearly below full"]
     assert decision.sentences == (
         "houlsby and pfeiffer hold full's quality within 1 point.",
-        "head is clearly below; lora is undecided (more seeds would help).",
+        "head is clearly below; lora is undecided (too few seeds).",
     )
 
 
@@ -87,7 +88,52 @@ def test_one_seed_without_example_scores_decides_nothing(database: Database) -> 
     (_, lora) = decided(database).lines
 
     assert lora.difference is not None and lora.difference.value == pytest.approx(-0.8)
-    assert (lora.difference.low, lora.verdict.text) == (None, "undecided: 1 seed")
+    assert (lora.difference.low, lora.verdict.text) == (None, "undecided (1 seed)")
+
+
+def test_a_difference_that_several_methods_explain_is_undecided_like_any_other(database: Database) -> None:
+    """lora: t = 0.04 / (0.01 sqrt(2 / 3)) = 4.9, p = 0.04 with 2 degrees of freedom; among four methods, more."""
+    store_scores(database, {"full": [0.80, 0.82, 0.81], "lora": [0.77, 0.76, 0.78]})
+    assert kinds(decided(database))["lora"] == "worse"
+
+    store_scores(database, {method: [0.807, 0.808, 0.807] for method in ("head", "ia3", "bitfit")})
+    lora = next(line for line in decided(database).lines if line.method == "lora")
+
+    assert lora.difference is not None and lora.difference.high is not None and lora.difference.high < 0
+    assert lora.p is not None and lora.p > 0.05
+    assert lora.verdict.text == f"undecided (needs ≈{lora.seeds_needed} seeds)"
+
+
+def test_reader_without_a_method_that_holds_learns_what_leaving_the_reference_may_cost(database: Database) -> None:
+    store_scores(database, {"full": [0.80, 0.81, 0.80], "lora": [0.78, 0.77, 0.79], "head": [0.60, 0.61, 0.60]})
+
+    decision = decided(database)
+
+    bounds = {line.method: line.difference.lower_bound() for line in decision.lines if line.difference}
+    lost = 100 * -(bounds["lora"] or 0)  # one-sided, of the best method; rounded up
+    (accepted,) = re.findall(r"unless you accept losing up to ([\d.]+) points \(lora\)", decision.sentences[0])
+    assert lost <= float(accepted) < lost + 0.1
+
+
+def test_scores_near_chance_are_marked_and_explained(database: Database) -> None:
+    store_scores(database, {"full": [0.80, 0.81, 0.80], "head": [0.51, 0.52, 0.51]})  # of a majority of 0.5
+
+    (screen,) = first_screens([decided(database)]).screens
+
+    shown = {row[0].text: row[1] for row in screen.grid.rows}
+    assert (shown["full"].text, shown["head"].text, shown["head"].mark) == ("80.3", "51.3 ~", "chance")
+    assert any("~: near chance, within noise of the majority baseline" in note for note in screen.notes)
+
+
+def test_a_step_is_not_taken_for_the_whole_training(database: Database) -> None:
+    store_scores(database, {"full": [0.80, 0.81, 0.80], "lora": [0.70, 0.71, 0.70]})
+    job_id = store_profile(database, {"lora": (0.7, 0.68, 0.72)})
+
+    (screen,) = first_screens([decided(database)]).screens
+
+    assert "train\nstep 32x64" in [heading.text for heading in screen.grid.headings]
+    (note,) = [note for note in screen.notes if note.startswith("train:")]
+    assert "32x64 (batch 32, 64 tokens), not of totals" in note and f"profile job {job_id}" in note
 
 
 def test_times_have_ratios_only_from_a_profile_of_the_same_model_hardware_and_methods(database: Database) -> None:
@@ -108,9 +154,9 @@ def test_times_have_ratios_only_from_a_profile_of_the_same_model_hardware_and_me
     train, latency = lines["lora"].costs["train"], lines["lora"].costs["latency"]
     assert (train.ratio, train.low, train.high, train.basis, train.shape) == (0.7, 0.68, 0.72, "paired", "32x64")
     assert (latency.ratio, latency.shape) == (1.2, "1x64")
-    assert lines["lora"].verdict.text == "within 1 point of full, 0.70x the training time"
+    assert lines["lora"].verdict.text == "within 1 point of full, 0.70x the step time"
     assert (lines["head"].costs["train"].basis, lines["head"].verdict.text) == ("unpaired", "within 1 point of full")
-    assert decision.sentences[0].endswith("hold full's quality within 1 point; lora trains in 0.70x the time.")
+    assert decision.sentences[0].endswith("within 1 point; a training step of lora takes 0.70x full's time.")
 
 
 def test_another_reference_has_the_quotients_of_the_profiles_ratios(database: Database) -> None:
@@ -194,6 +240,23 @@ def test_notes_are_said_once_for_the_report(database: Database) -> None:
 
     assert len(found.screens) == 2 and len(found.notes) == len(set(found.notes))
     assert found.numbers_of(found.screens[0]) == found.numbers_of(found.screens[1])
+
+
+@pytest.mark.parametrize(
+    ("notes", "text"),
+    [((), ""), (("a",), "note 1"), (("a", "b"), "notes 1-2"), (("a", "c", "d", "e"), "notes 1, 3-5")],
+)
+def test_titles_name_their_notes(notes: tuple[str, ...], text: str) -> None:
+    grid = Grid("t", (), ())
+
+    assert (
+        Screens((Screen(grid, (), tuple("abcde")), Screen(grid, (), notes))).notes_text(Screen(grid, (), notes)) == text
+    )
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.004, "<0.005x"), (0.005, "0.01x"), (0.0, "0.00x"), (1.2, "1.20x")])
+def test_a_small_ratio_is_not_shown_as_none(value: float, text: str) -> None:
+    assert ratio(value).text == text
 
 
 def test_latex_escapes_what_it_would_act_on() -> None:

@@ -215,7 +215,7 @@ def test_difference_of_one_seed_rests_on_its_examples(database: Database) -> Non
     (_, lora) = decision.lines
 
     assert lora.difference is not None and (lora.difference.basis, lora.difference.examples) == ("examples", 8)
-    assert lora.verdict.text == "undecided: 1 seed"
+    assert lora.verdict.text == "undecided (1 seed)"
 
 
 def test_runner_scores_examples_of_the_trained_model_once_per_language(tiny_model: Path, tmp_path: Path) -> None:

@@ -8,7 +8,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from adapeff.service.statistics.differences import difference_of_methods, paired_difference, typical_seed_variance
+from adapeff.service.statistics.differences import (
+    SeedVariance,
+    compare_methods,
+    difference_of_methods,
+    paired_difference,
+    typical_seed_variance,
+)
 from adapeff.service.statistics.equivalence import is_non_inferior
 from adapeff.service.statistics.multiple import holm
 
@@ -61,16 +67,31 @@ def test_units_do_not_matter(scores: list[float], shift: float, scale: float) ->
 def test_seeds_that_agree_by_chance_vary_as_the_typical_method_does() -> None:
     agreeing, scattered = [0.80, 0.80], [[0.70, 0.72], [0.60, 0.62], [0.50, 0.52]]
     typical = typical_seed_variance([agreeing, *scattered])
-    assert typical is not None and typical.degrees_of_freedom == 4
+    assert typical is not None and typical.degrees_of_freedom == pytest.approx(2)  # of 1 if unlike, 4 if alike
     assert typical.variance == pytest.approx(0.0002 / stats.chi2.median(1))
 
     alone = difference_of_methods(agreeing, [0.75, 0.75])
     in_table = difference_of_methods(agreeing, [0.75, 0.75], typical=typical)
 
     assert (alone.p, alone.basis) == (None, "none")  # nothing is known of the variance
-    expected = 2 * stats.t.sf(0.05 / typical.variance**0.5, 4)
+    expected = 2 * stats.t.sf(0.05 / typical.variance**0.5, 2)
     assert in_table.p == pytest.approx(expected)
     assert typical_seed_variance([agreeing, scattered[0]]) is None
+
+
+def test_the_typical_method_bounds_the_test_among_several_but_not_the_interval_of_one() -> None:
+    draw = numpy.random.default_rng(0)
+    answers = (draw.random((2, 2, 400)) < 0.8).astype(float)
+    ours, theirs = answers.mean(axis=2).tolist()
+    by_example, typical = answers[0] - answers[1], SeedVariance(0.05**2, 3.0)
+
+    found = compare_methods(ours, theirs, typical=typical, examples=by_example)
+
+    assert found.difference == difference_of_methods(ours, theirs, examples=by_example)
+    assert found.test == difference_of_methods(ours, theirs, typical=typical, examples=by_example)
+    assert found.difference.p is not None and found.test.p is not None and found.difference.p < found.test.p
+    without = compare_methods(ours, theirs, typical=typical)
+    assert without.difference == without.test == difference_of_methods(ours, theirs, typical=typical)
 
 
 def test_seeds_vary_at_least_by_the_answers_they_draw() -> None:

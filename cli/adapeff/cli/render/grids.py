@@ -17,8 +17,12 @@ from adapeff.service.reporting.report import Report
 
 MAX_UNWRAPPED = 24
 """Cells of up to this many characters stay on one line."""
-WIDE = 90
+LEAST_WRAPPED = 10
+"""Columns that wrap are at least this wide: the longest word of a verdict."""
+WIDE = 120
 """Terminals of this width have room for two spaces between columns."""
+MAX_SHORT = 11
+"""The same where the table is wider than the terminal: names fold, figures do not."""
 
 
 def print_first_screen(report: Report, shape: Arrangement) -> None:
@@ -26,8 +30,8 @@ def print_first_screen(report: Report, shape: Arrangement) -> None:
     found = first_screens(report.decisions)
     console = stdout()
     for screen, grid in zip(found.screens, shape.apply(screen.grid for screen in found.screens), strict=True):
-        numbers = ", ".join(map(str, found.numbers_of(screen)))
-        console.print(f"\n[bold]{shown(grid.title)}[/]" + (f" [dim]\\[{numbers}][/]" if numbers else ""))
+        notes = found.notes_text(screen)
+        console.print(f"\n[bold]{shown(grid.title)}[/]" + (f" [dim]· {notes}[/]" if notes else ""))
         console.print(_drawn(grid))
         for sentence in screen.sentences:
             console.print(shown(sentence))
@@ -49,15 +53,19 @@ def print_grids(grids: Sequence[Grid]) -> None:
 
 
 def _drawn(grid: Grid) -> RichTable:
-    gap = 1 if stdout().width >= WIDE else 0
+    """Two spaces between columns and whole names where there is room; else one space, and names that fold."""
+    columns, width = range(len(grid.headings)), stdout().width
+    whole = sum(_width(grid, column) for column in columns)
+    gap = 1 if width >= min(WIDE, whole + 2 * len(columns)) else 0
+    unwrapped = MAX_UNWRAPPED if width >= sum(_least_width(grid, column) + 1 for column in columns) else MAX_SHORT
     table = RichTable(box=SIMPLE_HEAD, padding=(0, gap, 0, 0), pad_edge=False, show_edge=False)
     for number, heading in enumerate(grid.headings):
         table.add_column(
             escape(heading.text),
             justify="left" if is_text(grid, number) else "right",
             overflow="fold",
-            no_wrap=heading.key != "verdict" and _longest(grid, number) <= MAX_UNWRAPPED,
-            min_width=10 if heading.key == "verdict" else None,
+            no_wrap=heading.key != "verdict" and _longest(grid, number) <= unwrapped,
+            min_width=LEAST_WRAPPED if heading.key == "verdict" else None,
         )
     for row in grid.rows:
         table.add_row(*(shown(value.text) for value in row))
@@ -71,6 +79,16 @@ def is_text(grid: Grid, column: int) -> bool:
 
 def _longest(grid: Grid, column: int) -> int:
     return max((len(row[column].text) for row in grid.rows), default=0)
+
+
+def _width(grid: Grid, column: int) -> int:
+    lines = grid.headings[column].text.split("\n")
+    return max(_longest(grid, column), *map(len, lines))
+
+
+def _least_width(grid: Grid, column: int) -> int:
+    is_wrapped = grid.headings[column].key == "verdict" or _longest(grid, column) > MAX_UNWRAPPED
+    return min(LEAST_WRAPPED, _width(grid, column)) if is_wrapped else _width(grid, column)
 
 
 def markdown_grids(grids: Sequence[Grid]) -> str:

@@ -15,7 +15,7 @@ from adapeff.cli.render.units import (
 )
 from adapeff.service.reporting.convergence import DECOMPOSED, TargetCell, TimeFactors
 from adapeff.service.reporting.notes import profile_notes, table_notes
-from adapeff.service.reporting.numbers import format_value
+from adapeff.service.reporting.numbers import format_value, ratio_text
 from adapeff.service.reporting.overview import Overview
 from adapeff.service.reporting.report import Report
 from adapeff.service.reporting.reruns import Rerun
@@ -156,7 +156,7 @@ def _reached(cell: TargetCell) -> str:
 
 def _factors(factors: TimeFactors) -> list[str]:
     """Ratios to the reference's factors."""
-    return ["–" if ratio is None else f"{ratio:.2f}x" for ratio in (factors.steps, factors.flops_per_step)]
+    return ["–" if ratio is None else ratio_text(ratio) for ratio in (factors.steps, factors.flops_per_step)]
 
 
 def _grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from adapeff.service.measured import Display
 from adapeff.service.reporting.columns import Column, MetricView
 from adapeff.service.reporting.languages import LanguageCell
-from adapeff.service.reporting.numbers import format_value
+from adapeff.service.reporting.numbers import format_value, ratio_text
 from adapeff.service.reporting.reruns import Spread
 from adapeff.service.reporting.table import Row, Table
 from adapeff.service.statistics.summaries import Summary
@@ -29,7 +29,7 @@ def format_cell(table: Table, row: Row, column: Column) -> str:
     if column.key == "quality" and (score := table.languages.get(table.source_language, {}).get(row.method)):
         text += " ~" if score.at_chance else ""
     text += " !" if cell.doubt else ""
-    return f"{text} ({cell.ratio:.2f}x)" if cell.ratio is not None and column.unit != "params" else text
+    return f"{text} ({ratio_text(cell.ratio)})" if cell.ratio is not None and column.unit != "params" else text
 
 
 def format_language(cell: LanguageCell, metric: MetricView) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from adapeff.service.reporting.costs import CostName
-from adapeff.service.reporting.decision import Decision, Line, margin_words
+from adapeff.service.reporting.costs import CostName, Pairing
+from adapeff.service.reporting.decision import Decision, Line
 from adapeff.service.reporting.grids import MISSING, Grid, Heading, Value, number, ratio, signed, words
 from adapeff.service.reporting.table import Table
+from adapeff.service.reporting.verdicts import margin_words
 
 _SHOWN: tuple[tuple[CostName, str, str], ...] = (
     ("train", "train", "train_time"),
@@ -50,6 +51,14 @@ class Screens:
         """The numbers of a screen's notes."""
         return sorted(self.notes.index(note) + 1 for note in screen.notes)
 
+    def notes_text(self, screen: Screen) -> str:
+        """Where to find a screen's notes: `notes 1-3, 5`; '' if it has none."""
+        numbers = self.numbers_of(screen)
+        starts = [number for number in numbers if number - 1 not in numbers]
+        ends = [number for number in numbers if number + 1 not in numbers]
+        parts = [str(start) if start == end else f"{start}-{end}" for start, end in zip(starts, ends, strict=True)]
+        return f"note{'s' if len(numbers) > 1 else ''} {', '.join(parts)}" if parts else ""
+
 
 def first_screens(decisions: Sequence[Decision]) -> Screens:
     """The first screen of each model and task."""
@@ -75,7 +84,9 @@ def summary_grid(decision: Decision) -> Grid:
     rows = tuple(
         (
             words(line.method),
-            number(line.quality.mean, table.metric.unit) if line.quality else MISSING,
+            number(line.quality.mean, table.metric.unit, mark="chance" if line.is_near_chance else "")
+            if line.quality
+            else MISSING,
             _difference(line, decision),
             *(_cost(line, name, decision) for name, _, _ in _SHOWN),
             words(line.verdict.text),
@@ -109,7 +120,7 @@ def _cost_heading(decision: Decision, name: CostName, text: str) -> str:
     costs = [line.costs[name] for line in decision.lines]
     shapes = dict.fromkeys(cost.shape for cost in costs if cost.shape)
     if shapes:
-        return f"{text}\n{next(iter(shapes))}"
+        return f"{text}\n{'step ' if name == 'train' else ''}{next(iter(shapes))}"
     if any(cost.basis == "unpaired" for cost in costs):
         return f"{text}\nunpaired"
     return text
@@ -130,26 +141,27 @@ def _cost(line: Line, name: CostName, decision: Decision) -> Value:
             return MISSING
         mark = "disturbed" if cost.doubt else "unpaired" if _is_unpaired(line, name, decision) else ""
         return number(cost.value, cost.display, mark=mark)
-    return ratio(cost.ratio) if cost.low is None else Value(f"{cost.ratio:.2f}x", cost.ratio, cost.low, cost.high, "x")
+    return replace(ratio(cost.ratio), low=cost.low, high=cost.high)
 
 
 def _notes(decision: Decision) -> Iterator[str]:
     table, lines = decision.table, decision.lines
     if table.has_reference and len(lines) > 1:
         yield (
-            f"±: 95 % interval of the difference to {table.reference} over seeds and test examples. Verdicts: "
-            f"two-sided 5 %, Holm-adjusted over the methods; margin {margin_words(table, decision.margin)}."
+            f"±: 95 % interval of the difference to {table.reference} (of unrounded scores), for one method alone; "
+            f"verdicts are adjusted for several (Holm, two-sided 5 %, margin {margin_words(table, decision.margin)}). "
+            "undecided: neither a difference nor holding the margin is shown; needs ≈8 seeds: 8 in all would decide if "
+            "difference and spread stay."
         )
     if any(line.difference and not line.difference.examples for line in lines):
         yield "Some runs have no scores by example, so their differences rest on the seeds alone."
     if any(line.difference and line.difference.basis == "examples" for line in lines):
-        yield "With one seed the interval covers the test examples only: another seed may differ by more."
-    if decision.pairing is not None:
-        profile = decision.pairing.profile
         yield (
-            f"Ratios of training time and latency come from profile job {profile.job_id}, which measured the methods "
-            "interleaved; absolute times are those of the reference's own runs."
+            "1 seed: ± covers the test examples only; above, below and within are about these two trained models, and "
+            "another seed may differ by more."
         )
+    if decision.pairing is not None:
+        yield _about_ratios(table.reference, decision.pairing)
     if any(_is_unpaired(line, name, decision) for line in lines for name, _, _ in _SHOWN):
         yield (
             "unpaired: times of separate runs, not comparable to a few percent; `profile: auto` in the sweep, or "
@@ -157,12 +169,24 @@ def _notes(decision: Decision) -> Iterator[str]:
         )
     if any(line.costs[name].doubt and _shows_absolute(line, name) for line in lines for name, _, _ in _SHOWN):
         yield "!: a time that was disturbed, or measured while another run used the host."
+    if any(line.is_near_chance for line in lines):
+        yield f"~: near chance, within noise of the {table.metric.baseline}; check the training before comparing."
     if table.score_ceiling is not None:
         yield "The data are generated with label noise: `--view quality` has the score ceiling."
     if table.non_commercial:
         yield f"Data of {table.task}: non-commercial use only ({table.licence})."
     if table.differs:
         yield f"Runs of {table.task} on {short_model(table.model)} differ in {'; '.join(table.differs)}."
+
+
+def _about_ratios(reference: str, pairing: Pairing) -> str:
+    shape, job_id = pairing.step_shape, pairing.profile.job_id
+    batch, length = shape.split("x")
+    return (
+        f"train: {reference}'s total time; others: the ratio of one step's time to {reference}'s at {shape} (batch "
+        f"{batch}, {length} tokens), not of totals; like latency's, measured once for all tasks by "
+        f"profile job {job_id}."
+    )
 
 
 def _is_unpaired(line: Line, name: CostName, decision: Decision) -> bool:

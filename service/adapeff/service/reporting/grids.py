@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapeff.service.measured import Display
-from adapeff.service.reporting.numbers import format_value, stored_unit
+from adapeff.service.reporting.numbers import format_value, ratio_text, stored_unit
 from adapeff.service.statistics.summaries import Summary
 
 
@@ -64,7 +64,7 @@ def number(
     text = format_value(value, display)
     if low is not None and high is not None:
         text += f" [{format_value(low, display)}, {format_value(high, display)}]"
-    return Value(f"{text} !" if mark == "disturbed" else text, value, low, high, display, mark)
+    return Value(_marked(text, mark), value, low, high, display, mark)
 
 
 def summary(found: Summary | None, display: Display, mark: str = "") -> Value:
@@ -75,7 +75,12 @@ def summary(found: Summary | None, display: Display, mark: str = "") -> Value:
     if found.low is not None or len(set(found.values)) == 1:
         return number(found.mean, display, mark=mark) if len(set(found.values)) == 1 else cell
     text = " / ".join(format_value(value, display) for value in found.values)
-    return Value(f"{text} !" if mark == "disturbed" else text, found.mean, None, None, display, mark)
+    return Value(_marked(text, mark), found.mean, None, None, display, mark)
+
+
+def _marked(text: str, mark: str) -> str:
+    sign = {"disturbed": " !", "chance": " ~"}.get(mark, "")
+    return f"{text}{sign}"
 
 
 def ratio(value: float | None, low: float | None = None, high: float | None = None, mark: str = "") -> Value:
@@ -83,7 +88,7 @@ def ratio(value: float | None, low: float | None = None, high: float | None = No
     if value is None:
         return MISSING
     interval = f" [{low:.2f}, {high:.2f}]" if low is not None and high is not None else ""
-    return Value(f"{value:.2f}x{interval}", value, low, high, "x", mark)
+    return Value(f"{ratio_text(value)}{interval}", value, low, high, "x", mark)
 
 
 def signed(value: float, display: Display, low: float | None = None, high: float | None = None) -> Value:

@@ -35,6 +35,11 @@ def format_value(value: float, display: Display) -> str:
     return f"{value:.3g}"
 
 
+def ratio_text(value: float) -> str:
+    """A ratio to the reference: `0.62x`, or `<0.005x`."""
+    return "<0.005x" if 0 < value < 0.005 else f"{value:.2f}x"
+
+
 def with_prefix(value: float | None) -> str:
     """Format a rate or count with a decimal prefix, ready for its unit: `3.1 T`; `? ` if unknown."""
     if value is None:

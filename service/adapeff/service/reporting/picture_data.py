@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from adapeff.service.measurements import TRAIN_COMPUTE_S
-from adapeff.service.reporting.decision import Decision, Kind, Line, margin_words
+from adapeff.service.reporting.decision import Decision, Line
 from adapeff.service.reporting.first_screen import screen_title, short_model
 from adapeff.service.reporting.pareto import CostKind, pareto_front
 from adapeff.service.reporting.report import Report
 from adapeff.service.reporting.runs import RunRecord
 from adapeff.service.reporting.several_tasks import SeveralTasks, over_several_tasks
 from adapeff.service.reporting.table import Table
+from adapeff.service.reporting.verdicts import Kind, margin_words
 from adapeff.service.statistics.ranks import CriticalDifference
 
 Points = tuple[tuple[float, float], ...]

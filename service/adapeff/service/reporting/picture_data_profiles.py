@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from adapeff.service.reporting.decision import Decision
 from adapeff.service.reporting.first_screen import screen_title, short_model
+from adapeff.service.reporting.numbers import ratio_text
 from adapeff.service.reporting.picture_data import Estimate, Panel
 from adapeff.service.reporting.profiles import Figure, ProfileRow, ProfileTable
 from adapeff.service.reporting.report import Report
@@ -158,7 +159,7 @@ def _bar(row: ProfileRow, reference: str) -> StepBar:
     if ratio is None or ratio.value is None or row.label == reference:
         return StepBar(row.label, parts, "")
     interval = "" if ratio.low is None or ratio.high is None else f" [{ratio.low:.2f}, {ratio.high:.2f}]"
-    return StepBar(row.label, parts, f"{ratio.value:.2f}x{interval}")
+    return StepBar(row.label, parts, f"{ratio_text(ratio.value)}{interval}")
 
 
 def profile_heading(profile: ProfileTable) -> str:

@@ -19,10 +19,11 @@ from adapeff.service.measurements import (
     TRAIN_COMPUTE_S,
     TUNING_COMPUTE_S,
 )
-from adapeff.service.reporting.decision import Decision, Line, evidence_words
+from adapeff.service.reporting.decision import Decision, Line
 from adapeff.service.reporting.grids import signed_text
 from adapeff.service.reporting.numbers import format_value
 from adapeff.service.reporting.pscp import SHAPE, Pscp, pscp_of
+from adapeff.service.reporting.verdicts import evidence_words
 from adapeff.service.statistics.equivalence import is_non_inferior
 from adapeff.service.statistics.summaries import Summary
 

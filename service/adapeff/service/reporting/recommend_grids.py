@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from adapeff.service.reporting.decision import margin_words
 from adapeff.service.reporting.first_screen import screen_title
 from adapeff.service.reporting.grids import MISSING, Grid, Heading, Value, number, signed, words
 from adapeff.service.reporting.recommend import Choice, Recommendation, Term, hours_text
+from adapeff.service.reporting.verdicts import margin_words
 
 
 def recommendation_grids(found: Recommendation) -> list[Grid]:

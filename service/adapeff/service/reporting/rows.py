@@ -112,6 +112,8 @@ def _figures(table: Table, row: Row) -> Iterator[dict[str, Any]]:
 def _facts(line: Line) -> Iterator[dict[str, Any]]:
     """The findings of the first screen on one method."""
     yield {"figure": "verdict", "reason": line.verdict.text, "doubt": line.verdict.kind}
+    if line.seeds_needed is not None:
+        yield {"figure": "seeds_needed", "mean": line.seeds_needed}
     found = line.difference
     if found is not None:
         interval = {"low": found.low, "high": found.high}

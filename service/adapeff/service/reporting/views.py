@@ -131,12 +131,7 @@ def _languages(decision: Decision) -> Iterator[Grid]:
             cell = cells.get(row.method)
             if cell is None:
                 return MISSING
-            shown = summary(cell.summary, table.metric.unit)
-            return (
-                Value(f"{shown.text} ~", shown.number, shown.low, shown.high, shown.unit, "chance")
-                if (cell.at_chance)
-                else shown
-            )
+            return summary(cell.summary, table.metric.unit, "chance" if cell.at_chance else "")
 
         baseline = format_value(next(iter(cells.values())).baseline, table.metric.unit)
         columns[Heading(f"{language}\n({baseline})", language)] = score

@@ -11,8 +11,8 @@ from adapeff.cli.render.pictures.inline import INK
 from adapeff.cli.render.pictures.sheet import Sheet, new_sheet
 from adapeff.cli.render.pictures.style import Look, bars_of, name_rows
 from adapeff.cli.render.text import printable
-from adapeff.service.reporting.decision import Kind
 from adapeff.service.reporting.picture_data import ForestPanel
+from adapeff.service.reporting.verdicts import Kind
 
 _VERDICTS: Mapping[Kind, tuple[str, str, Any]] = {
     "better": ("▲", "#009E73", "-"),
