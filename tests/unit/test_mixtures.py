@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,12 +11,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
 from adapeff.service.errors import AdapeffError
-from adapeff.service.specs.expansion import expand
 from adapeff.service.specs.job import JobSpec
-from adapeff.service.specs.sweep_file import parse_sweep
 from adapeff.worker.devices.cpu import Cpu
 from adapeff.worker.families.token_cache import TokenCache
 from adapeff.worker.measure.clocks import PhaseClock
@@ -27,18 +21,9 @@ from adapeff.worker.tasks.mixture import Mixture
 from adapeff.worker.training.load import prepare
 from adapeff.worker.training.mixing import member_order
 from adapeff.worker.training.tuning import batch_stream
+from tests.several_tasks import job, mixture, train_alone
 
 TASKS = ("offline_sentiment", "offline_ner", "offline_qa", "offline_choice")
-
-
-def mixture(*tasks: str, **parameters: Any) -> str:
-    given = "".join(f",{key}={value}" for key, value in parameters.items())
-    return f"mixture[tasks=[{','.join(tasks)}]{given}]"
-
-
-def job(task: str, model: str = "org/model", method: str = "full", **settings: Any) -> JobSpec:
-    sweep = {"name": "s", "models": [model], "tasks": [task], "methods": [method], "settings": settings}
-    return expand(parse_sweep(sweep), data_root=None)[0]
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(0, 5))
@@ -98,20 +83,20 @@ def test_what_cannot_be_mixed_is_said_in_a_line(task: str, said: str) -> None:
 
 
 def test_members_keep_their_own_settings_and_all_of_them_are_part_of_the_identity() -> None:
-    spec = job(mixture("offline_sentiment[difficulty=0.5]", "offline_qa"))
+    spec = job(mixture("offline_sentiment[difficulty=0.4]", "offline_qa"))
 
     assert [member.max_length for member in spec.members] == [
         job("offline_sentiment").training.max_length,
         job("offline_qa").training.max_length,
     ]
     assert [spec.of_member(member) for member in spec.members] == [
-        job("offline_sentiment[difficulty=0.5]"),
+        job("offline_sentiment[difficulty=0.4]"),
         job("offline_qa"),
     ]
     others = (
         mixture("offline_sentiment", "offline_qa"),
-        mixture("offline_sentiment[difficulty=0.5]", "offline_nli"),
-        mixture("offline_sentiment[difficulty=0.5]", "offline_qa", sampling="equal"),
+        mixture("offline_sentiment[difficulty=0.4]", "offline_nli"),
+        mixture("offline_sentiment[difficulty=0.4]", "offline_qa", sampling="equal"),
     )
     assert len({spec.train_hash, *(job(other).train_hash for other in others)}) == 4
     assert JobSpec.model_validate(spec.model_dump(mode="json")) == spec
@@ -120,45 +105,24 @@ def test_members_keep_their_own_settings_and_all_of_them_are_part_of_the_identit
 SETTINGS: dict[str, Any] = {"steps": 12, "batch_size": 8, "train_size": 64, "max_length": 32, "evaluate_every_steps": 6}
 
 
-def trained(spec: JobSpec, out: Path) -> list[dict[str, Any]]:
-    out.mkdir()
-    (out / "job.json").write_text(spec.model_dump_json())
-    command = [sys.executable, "-m", "adapeff.worker.runner", str(out / "job.json"), "--out", str(out)]
-    subprocess.run(command, check=True, capture_output=True, timeout=600)
-    return [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
-
-
-def curve(events: list[dict[str, Any]], name: str) -> list[list[float]]:
-    return next(event["points"] for event in events if event["event"] == "curve" and event["name"] == name)
-
-
-def scores(events: list[dict[str, Any]], task: str) -> dict[tuple[str, ...], float]:
-    return {
-        (event["name"], event.get("language", ""), event["split"]): event["value"]
-        for event in events
-        if event["event"] == "measurement" and event.get("task", "") == task and event.get("split") == "test"
-    }
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_mixture_of_one_trains_bit_for_bit_like_the_task(tiny_model: Path, tmp_path: Path, method: str) -> None:
     settings = {**SETTINGS, "keep_weights": True, "latency_batches": [], "device": "cpu"}
-    alone = trained(job("offline_sentiment", str(tiny_model), method, **settings), tmp_path / "alone")
-    mixed = trained(job(mixture("offline_sentiment"), str(tiny_model), method, **settings), tmp_path / "mixed")
+    alone = train_alone(job("offline_sentiment", str(tiny_model), method, **settings), tmp_path / "alone")
+    mixed = train_alone(job(mixture("offline_sentiment"), str(tiny_model), method, **settings), tmp_path / "mixed")
 
-    assert curve(mixed, "train_loss") == curve(alone, "train_loss")
-    assert scores(mixed, "offline_sentiment") == scores(alone, "") != {}
-    weights = [load_file(tmp_path / name / "weights.safetensors") for name in ("alone", "mixed")]
-    assert weights[0].keys() == weights[1].keys()
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert mixed.curve("train_loss") == alone.curve("train_loss")
+    assert mixed.scores("offline_sentiment") == alone.scores("") != {}
+    assert mixed.weights.keys() == alone.weights.keys()
+    assert all(torch.equal(mixed.weights[name], alone.weights[name]) for name in alone.weights)
 
 
 @pytest.mark.slow
 def test_mixture_of_two_equals_a_bare_loop(tiny_model: Path, tmp_path: Path) -> None:
     tasks = mixture("offline_sentiment", "offline_ner", loss_weights="{offline_ner: 0.5}")
     spec = job(tasks, str(tiny_model), latency_batches=[], device="cpu", **SETTINGS)
-    losses = [loss for _, loss in curve(trained(spec, tmp_path / "run"), "train_loss")]
+    losses = [loss for _, loss in train_alone(spec, tmp_path / "run").curve("train_loss")]
 
     prepared = prepare(spec, Cpu(), PhaseClock(), None, {}, TokenCache(None))
     (encoder, heads), parts = (prepared.model.encoder, prepared.model.head), prepared.parts
