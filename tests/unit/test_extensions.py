@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import json
+import random
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy import select, update
 
-from adapeff.service.errors import AdapeffError, JobError
+from adapeff.service.errors import AdapeffError, JobError, ModelError
+from adapeff.service.plugins import catalog
+from adapeff.service.plugins.plugin_reference import parse_plugin
 from adapeff.service.specs.expansion import expand
+from adapeff.service.specs.extensions import on_base
 from adapeff.service.specs.job import JobSpec
 from adapeff.service.specs.profile import plan_profile
 from adapeff.service.specs.sweep_file import SweepSpec, load_sweep, parse_sweep
 from adapeff.service.store import sweeps
 from adapeff.service.store.database import Database, upgrade
 from adapeff.service.store.tables import Job, JobSource
-from tests.several_tasks import job, jobs, mixture
+from adapeff.worker.devices.cpu import Cpu
+from adapeff.worker.families.token_cache import TokenCache
+from adapeff.worker.measure.clocks import PhaseClock
+from adapeff.worker.tasks.extension import Extension
+from adapeff.worker.training.evaluate import Predictions
+from adapeff.worker.training.forgetting import score_change
+from adapeff.worker.training.load import Part, Prepared, prepare
+from adapeff.worker.training.tuning import batch_stream
+from tests.several_tasks import Trained, job, jobs, mixture, train_here
 
 TWO = {"name": "two", "tasks": ["offline_sentiment", "offline_ner"]}
 THREE = {"name": "three", "tasks": ["offline_sentiment", "offline_ner", "offline_qa"]}
@@ -221,10 +240,7 @@ def test_specifications_survive_json(replay: Any, old_heads: str) -> None:
         ({"mixtures": [TWO, TWO]}, "two mixtures are called 'two'"),
         ({"mixtures": [{**TWO, "samplng": "equal"}]}, "unknown key 'samplng' of a mixture; did you mean 'sampling'?"),
         ({"mixtures": [{**TWO, "train_sizes": {"offline_nli": 3}}]}, "'offline_nli', which is not among its tasks"),
-        (
-            {"mixtures": [{"name": "one", "tasks": "offline_ner"}], "extend": [{"leave_one_out": "one"}]},
-            "'one' has one",
-        ),
+        ({"mixtures": [{"name": "one", "tasks": "offline_ner"}], "extend": [{"leave_one_out": "one"}]}, "one' has one"),
         ({"extend": [{**ADD_NLI, "add": ["offline_ner"]}]}, "it has learned 'offline_ner' already; add another task"),
         ({"extend": [{**ADD_NLI, "add": ["offline_nli"] * 2}]}, "a task appears twice; list each once"),
         ({"extend": [{**ADD_NLI, "add": ["offline_nli", "offline_nli[noise=0.05]"]}]}, "'offline_nli' appears twice"),
@@ -312,10 +328,7 @@ def test_extension_of_a_stored_job_is_that_of_the_same_cell_of_a_sweep(database:
         ({"methods": ["lora"]}, "the extension's method is lora; name a job of lora, or use full"),
         ({"methods": ["full"], "models": ["org/other"]}, "trained another model, org/model; name a job of org/other"),
         ({"extend": [{"base": 1, "add": ["offline_ner"]}]}, "it has learned 'offline_ner' already; add another task"),
-        (
-            {"extend": [{"base": 2, "add": ["offline_nli"]}]},
-            "job 2 keeps no weights; submit it with keep_weights: true",
-        ),
+        ({"extend": [{"base": 2, "add": ["offline_nli"]}]}, "2 keeps no weights; submit it with keep_weights: true"),
         ({"extend": [{"base": 3, "add": ["offline_nli"]}]}, "job 3 is failed; retry it first (adapeff retry 3)"),
         ({"extend": [{"base": 4, "add": ["offline_nli"]}]}, "job 4 is a profile, which keeps no weights"),
         ({"extend": [{"base": 99, "add": ["offline_nli"]}]}, "job 99 does not exist; submit it first"),
@@ -349,3 +362,252 @@ def test_forced_sweep_extends_the_new_bases(database: Database) -> None:
     assert stored(database, new_base)[0].repeat == 1
     new_hash = stored(database, new_base)[0].job_hash
     assert all(stored(database, number)[0].base == new_hash for number in new_extensions)
+
+
+SMALL = "[test_examples=40,train_examples={}]"
+SENTIMENT, NER, NLI = (f"offline_{task}{SMALL.format(32)}" for task in ("sentiment", "ner", "nli"))
+TOPICS, SHORT = (f"offline_{task}{SMALL.format(24)}" for task in ("topics", "nli"))
+SETTINGS: dict[str, Any] = {
+    "steps": 8,
+    "batch_size": 8,
+    "max_length": 32,
+    "evaluate_every_steps": 4,
+    "learning_rate": 1e-2,
+    "latency_batches": [],
+    "test_languages": ["en", "de"],
+    "device": "cpu",
+    "keep_weights": True,
+}
+
+
+def extension(base: Trained, *add: str, settings: dict[str, Any] | None = None, **parameters: Any) -> JobSpec:
+    """The job that extends a finished run."""
+    given = "".join(f",{key}={value}" for key, value in parameters.items())
+    text = f"extension[base={base.spec.job_hash},add=[{','.join(add)}]{given}]"
+    model, method = base.spec.model.name, str(base.spec.method)
+    return on_base(job(text, model, method, **{**SETTINGS, **(settings or {})}), base.spec)
+
+
+def prepared(spec: JobSpec, *sources: Trained) -> Prepared:
+    folders = {source.spec.job_hash: source.folder for source in sources}
+    return prepare(spec, Cpu(), PhaseClock(), None, folders, TokenCache(None))
+
+
+@pytest.fixture(scope="module")
+def base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A model of two tasks."""
+    folder = tmp_path_factory.mktemp("base") / "run"
+    return train_here(job(mixture(SENTIMENT, NER), str(tiny_model), **SETTINGS), folder)
+
+
+def heads(weights: dict[str, torch.Tensor], *numbers: int) -> dict[str, torch.Tensor]:
+    prefixes = tuple(f"head.{number}." for number in numbers)
+    found = {name: tensor for name, tensor in weights.items() if name.startswith(prefixes)}
+    assert found
+    return found
+
+
+def are_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_whole_replay_draws_the_batches_of_the_mixture_of_all_tasks(base: Trained) -> None:
+    extended = extension(base, NLI, replay=1)
+    union = job(mixture(SENTIMENT, NER, NLI), base.spec.model.name, **SETTINGS)
+
+    (ours, steps), (theirs, steps_of_union) = (
+        batch_stream(ready, spec) for ready, spec in ((prepared(extended, base), extended), (prepared(union), union))
+    )
+
+    assert steps == steps_of_union == 3 * 32 // 8
+    for batch, other in itertools.islice(zip(ours, theirs, strict=True), 3 * steps):
+        assert (batch.member, batch.row_counts) == (other.member, other.row_counts)
+        assert are_equal(batch.inputs, other.inputs) and are_equal(batch.targets, other.targets)
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "houlsby"])
+def test_scores_before_are_those_of_the_base(tiny_model: Path, tmp_path: Path, method: str) -> None:
+    """Also of a task with a threshold chosen by validation data, and when one task's model is extended twice."""
+    alone = train_here(job(TOPICS, str(tiny_model), method, **SETTINGS), tmp_path / "alone")
+    once = train_here(extension(alone, NER), tmp_path / "once", alone)
+    twice = train_here(extension(once, NLI), tmp_path / "twice", once)
+
+    assert alone.measured("label_threshold") != [0.5], "the default threshold would do"
+    for trained, source, task, name in (
+        (once, alone, TOPICS, ""),
+        (twice, once, TOPICS, TOPICS),
+        (twice, once, NER, NER),
+    ):
+        metric = catalog.get_task(*_parts(task)).metric
+        wanted = {(at, language): score for (at, language), score in source.scores(name).items() if at == metric}
+        assert trained.scores(task, "base_") == wanted
+        assert {language for _, language in wanted} == {"en", "de"}
+    assert twice.scores(NLI, "base_"), "the new task's score with an untrained head is there too"
+    assert once.weights.keys() - alone.weights.keys() == {
+        *(name.replace("head.", "head.0.") for name in alone.weights if name.startswith("head.")),
+        *heads(once.weights, 1),
+    }
+    assert {number for number in range(4) for name in twice.weights if name.startswith(f"head.{number}.")} == {0, 1, 2}
+
+
+def _parts(task: str) -> tuple[str, dict[str, Any]]:
+    reference = parse_plugin(task)
+    return reference.name, reference.parameters
+
+
+@pytest.mark.parametrize("settings", [{}, {"batch_tokens": 128}], ids=["batch size", "token budget"])
+def test_without_replay_old_heads_stay_bit_for_bit_and_no_old_batch_is_drawn(
+    base: Trained, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    extended = train_here(extension(base, NLI, settings=settings), tmp_path / "extended", base)
+
+    assert are_equal(heads(extended.weights, 0, 1), heads(base.weights, 0, 1))
+    for old in (SENTIMENT, NER):
+        for figure in ("train_steps", "train_samples", "train_tokens"):
+            assert set(extended.measured(figure, task=old)) == {0}
+        assert extended.measured("data_examples", task=old, split="train") == [0]
+    assert extended.measured("train_steps", task=NLI) == extended.measured("train_steps", task="") == [8]
+    assert len(extended.scores(SENTIMENT)) and len(extended.measured("forgetting", task=NER, statistic="")) == 2
+
+
+@pytest.mark.parametrize("old_heads", ["frozen", "trained"])
+def test_frozen_old_heads_stay_bit_for_bit_under_replay(base: Trained, tmp_path: Path, old_heads: str) -> None:
+    whole = {"evaluate_every_steps": 8}  # the state after all steps
+    spec = extension(base, NLI, settings=whole, replay=0.5, old_heads=old_heads)
+    extended = train_here(spec, tmp_path / "extended", base)
+
+    assert min(extended.measured("train_steps", task=task)[0] for task in (SENTIMENT, NER)) > 0
+    for number in (0, 1):
+        stays = are_equal(heads(extended.weights, number), heads(base.weights, number))
+        assert stays == (old_heads == "frozen")
+    encoder = [name for name in base.weights if name.startswith("encoder.") and "layer.1" in name]
+    assert not any(torch.equal(extended.weights[name], base.weights[name]) for name in encoder if "weight" in name)
+
+
+def test_replay_that_could_train_nothing_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    alone = train_here(job(NER, str(tiny_model), "head", **SETTINGS), tmp_path / "alone")
+
+    with pytest.raises(ModelError, match=r"'head' trains only heads, .* set replay: 0 or old_heads: trained"):
+        prepared(extension(alone, NLI, replay=0.5, old_heads="frozen"), alone)
+    assert train_here(extension(alone, NLI, old_heads="frozen"), tmp_path / "extended", alone).scores(NLI)
+
+
+def write_task(folder: Path, positive: str, *, train: int, test: int) -> str:
+    """A task of one's own: whether a text has a word, except that one label in five is wrong."""
+    draw = random.Random(positive)
+    folder.mkdir()
+    for split, size in (("train", train), ("validation", 20), ("test", test)):
+        lines = []
+        for _ in range(size):
+            text = " ".join(draw.choice(["good", "bad", "film", "was", "the", "not"]) for _ in range(5))
+            label = (positive in text.split()) != (draw.random() < 0.2)
+            lines.append(json.dumps({"text": text, "label": int(label)}) + "\n")
+        (folder / f"{split}.jsonl").write_text("".join(lines))
+    (folder / "task.yaml").write_text(
+        "family: sequence_classification\ncolumns: {text: text, label: label}\nlabels: [absent, present]\n"
+    )
+    return str(folder)
+
+
+def correctness(trained: Trained, task: str) -> numpy.ndarray:
+    """Whether each stored answer to a task's test examples is correct."""
+    with gzip.open(trained.folder / "predictions.jsonl.gz", "rt") as lines:
+        rows = [json.loads(line) for line in lines]
+    return numpy.array([row["gold"] == row["predicted"] for row in rows if row["task"] == task])
+
+
+def test_forgetting_is_after_minus_before_with_a_paired_bootstrap_interval(tiny_model: Path, tmp_path: Path) -> None:
+    examples, resamples = 300, 20_000
+    *old, new = (write_task(tmp_path / word, word, train=200, test=examples) for word in ("good", "not", "film"))
+    settings = {**SETTINGS, "steps": 60, "evaluate_every_steps": 60, "learning_rate": 3e-3, "test_languages": None}
+    before = train_here(job(mixture(*old), str(tiny_model), **settings), tmp_path / "before")
+    after = train_here(extension(before, new, settings=settings), tmp_path / "after", before)
+    draw = numpy.random.default_rng(12345)
+    changes, of_tasks = [], []
+
+    for task in old:
+        is_correct, was_correct = correctness(after, task), correctness(before, task)
+        rows = draw.integers(examples, size=(resamples, examples))
+        samples = is_correct[rows].mean(axis=1) - was_correct[rows].mean(axis=1)
+        where = {"task": task, "split": "test"}
+        (change,) = after.measured("forgetting", statistic="", **where)
+        interval = [after.measured("forgetting", statistic=end, **where)[0] for end in ("low", "high")]
+
+        assert change == pytest.approx(is_correct.mean() - was_correct.mean(), abs=1e-12)
+        assert [change] == [after.measured("accuracy", **where)[0] - before.measured("accuracy", **where)[0]]
+        assert after.measured("base_accuracy", **where) == before.measured("accuracy", **where)
+        assert interval == pytest.approx(numpy.quantile(samples, [0.025, 0.975]), abs=_error(samples, examples))
+        changes.append(change)
+        of_tasks.append(samples)
+
+    mean_samples = numpy.mean(of_tasks, axis=0)
+    interval = [after.measured("forgetting", task="", statistic=end)[0] for end in ("mean_low", "mean_high")]
+    assert interval == pytest.approx(numpy.quantile(mean_samples, [0.025, 0.975]), abs=_error(mean_samples, examples))
+    assert after.measured("forgetting", task="", statistic="mean") == [pytest.approx(numpy.mean(changes))]
+    assert after.measured("forgetting", task="", statistic="worst") == [min(changes)]
+    assert min(changes) < -0.05, "nothing was forgotten, so this shows nothing"
+    assert not after.measured("forgetting", task=new)
+
+
+def _error(samples: numpy.ndarray, examples: int) -> float:
+    """Four standard errors of the 2.5 % quantile of 1,000 samples of a normal distribution, and the score's step."""
+    return float(4 * samples.std() * (0.025 * 0.975 / 1000) ** 0.5 / 0.0584 + 1 / examples)
+
+
+def test_samples_of_tasks_whose_names_end_alike_are_independent(base: Trained) -> None:
+    ready = prepared(extension(base, NLI), base)
+    gold = [number % 2 for number in range(40)]
+    before, after = (Predictions([], gold, [number % each for number in range(40)], []) for each in (2, 3))
+    accuracy = ready.parts[0]
+
+    def samples(name: str) -> numpy.ndarray:
+        part = Part(name, accuracy.task, accuracy.family, accuracy.train, accuracy.validation, accuracy.tests)
+        return score_change(part, before, after)[1]
+
+    assert numpy.array_equal(samples("a[test_examples=40]"), samples("a[test_examples=40]"))
+    correlation = numpy.corrcoef(samples("a[test_examples=40]"), samples("b[test_examples=40]"))[0, 1]
+    assert abs(correlation) < 0.15  # 1,000 samples: a standard error of 0.03
+
+
+@pytest.mark.parametrize(
+    ("added", "replay", "expected"),
+    [
+        (SHORT, "sized", {SENTIMENT: 24, NER: 24, SHORT: 24}),
+        ("offline_nli[test_examples=40,train_examples=50]", "sized", {SENTIMENT: 32, NER: 32}),
+        (NLI, 0.5, {SENTIMENT: 16, NER: 16, NLI: 32}),
+        (NLI, 0.001, {SENTIMENT: 1, NER: 1, NLI: 32}),
+        (NLI, 0, {SENTIMENT: 0, NER: 0, NLI: 32}),
+    ],
+)
+def test_replay_takes_its_share_of_each_old_task(
+    base: Trained, added: str, replay: Any, expected: dict[str, int]
+) -> None:
+    ready = prepared(extension(base, added, replay=replay), base)
+
+    found = {part.name: len(part.train.examples) for part in ready.parts}
+    assert expected.items() <= found.items()
+    whole = {part.name: part.train.examples for part in prepared(extension(base, added, replay=1), base).parts}
+    for part in ready.parts:
+        assert {example.id for example in part.train.examples} <= {example.id for example in whole[part.name]}
+
+
+@given(st.floats(0, 1), st.integers(1, 10_000), st.integers(1, 10_000))
+def test_replayed_examples_are_the_nearest_number_but_never_none(replay: float, examples: int, new: int) -> None:
+    found = Extension(add=("offline_nli",), replay=replay).replayed(examples, new)
+
+    if replay == 0:
+        assert found == 0
+    else:
+        assert 1 <= found <= examples
+        assert abs(found - replay * examples) <= 0.5 or found == 1
+    assert Extension(add=("offline_nli",), replay="sized").replayed(examples, new) == min(examples, new)
+
+
+def test_members_that_were_drawn_keep_their_shares_under_replay(base: Trained) -> None:
+    spec = extension(base, NLI, replay=0.25)
+    stream, steps = batch_stream(prepared(spec, base), spec)
+
+    drawn = Counter(batch.member for batch in itertools.islice(stream, 5 * steps))
+
+    assert steps == 1 + 1 + 4  # 8 examples of each old task and 32 of the new one, in batches of 8
+    assert drawn == {0: 5, 1: 5, 2: 20}
