@@ -17,6 +17,7 @@ if they are of a member of a mixture of tasks. The end event of a run that faile
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO, Unpack
@@ -32,11 +33,12 @@ WAITING = "wait"
 
 
 class EventLog:
-    """Appends events to a file that a reader may follow during the run."""
+    """Appends events to a file that a reader may follow during the run; nobody has to close it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._file: TextIO = (folder / EVENTS).open("a", encoding="utf-8", buffering=1)
+        weakref.finalize(self, self._file.close)
 
     def emit(self, event: str, **values: Any) -> None:
         """Write one event."""

@@ -53,7 +53,7 @@ from adapeff.worker.profiling.profiler import run_profile
 from adapeff.worker.sensors.window import Window, idle_window
 from adapeff.worker.training.evaluate import Predictions
 from adapeff.worker.training.forgetting import measure_forgetting
-from adapeff.worker.training.load import Prepared, prepare
+from adapeff.worker.training.load import Part, Prepared, prepare
 from adapeff.worker.training.record import (
     describe_data,
     measure_data,
@@ -137,7 +137,10 @@ def run_job(
         **m.changed_versions("train"),
     )
 
-    before = test(prepared, bench) if spec.base else {}
+    before: dict[str, dict[str, Predictions]] = {}
+    if spec.base:
+        choose(prepared, bench)
+        before = test(prepared, bench)
 
     log.emit("stage", stage="train")
     memory.restart()
@@ -165,12 +168,10 @@ def run_job(
     store_weights(log, spec, prepared.model, out)
 
     log.emit("stage", stage="evaluate")
-    with clock.phase("validation"):
-        for part in prepared.parts:
-            if part.family.chooses:  # the last validation may have been of another state
-                where: Dimensions = {"split": "validation", "language": part.task.source_language, "task": part.name}
-                for name, value in answer_validation(prepared, part, bench).chosen.items():
-                    log.measure(m.CHOSEN.of(name), value, **where)
+    for part, chosen in choose(prepared, bench):  # the last validation may have been of another state
+        where: Dimensions = {"split": "validation", "language": part.task.source_language, "task": part.name}
+        for name, value in chosen.items():
+            log.measure(m.CHOSEN.of(name), value, **where)
     predictions = test(prepared, bench)
     with clock.phase("score"):
         for part in prepared.parts:
@@ -203,6 +204,13 @@ def run_job(
                 )
     store_samples(log, trained, samples, out)
     log_phases(log, clock)
+
+
+def choose(prepared: Prepared, bench: Bench) -> list[tuple[Part, dict[str, float]]]:
+    """Have each family choose by validation data, with the weights as they are, what it has to choose."""
+    with bench.clock.phase("validation"):
+        choosing = [part for part in prepared.parts if part.family.chooses]
+        return [(part, answer_validation(prepared, part, bench).chosen) for part in choosing]
 
 
 def test(prepared: Prepared, bench: Bench) -> dict[str, dict[str, Predictions]]:

@@ -14,6 +14,7 @@ from adapeff.service.strict_yaml import load_yaml
 
 _CALL = re.compile(r"^(?P<name>[^\[\]]*[^\[\]\s])(?:\[(?P<arguments>.*)\])?$", re.DOTALL)
 
+_ENTRY = re.compile(r"^(?P<key>[^\[\]]*?(?:\[.*\])?)\s*:\s(?P<value>.*)$", re.DOTALL)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -55,13 +56,24 @@ def parse_plugin(text: str) -> PluginReference:
 
 
 def _read(value: str) -> Any:
-    """A YAML scalar or flow list; the items of a list may be of the form name[key=value,...] themselves."""
+    """A YAML scalar, flow list or flow mapping; items and keys may be of the form name[key=value,...] themselves."""
     try:
         return load_yaml(value)
     except yaml.YAMLError:
-        if not (value.startswith("[") and value.endswith("]") and "[" in value[1:]):
+        ends, inner = value[:1] + value[-1:], split_list(value[1:-1])
+        if "[" not in value[1:] or ends not in ("[]", "{}"):
             raise
-        return [item if "[" in item else load_yaml(item) for item in split_list(value[1:-1])]
+        if ends == "[]":
+            return [item if "[" in item else load_yaml(item) for item in inner]
+        return dict(_entry(item) for item in inner)
+
+
+def _entry(text: str) -> tuple[str, Any]:
+    """A key and its value, of a flow mapping."""
+    match = _ENTRY.match(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not of the form key: value")
+    return match["key"], load_yaml(match["value"])
 
 
 def split_list(text: str) -> tuple[str, ...]:

@@ -43,12 +43,17 @@ class CellJobs:
         self._identify, self._count = _memoised_identity(data_root), _memoised_count(data_root)
 
     def text_of(self, name: str) -> str:
-        """The task of a cell in full."""
-        return str(self._steps.get(name) or self._mixtures.get(name) or name)
+        """A task or mixture in full."""
+        return self._mixtures.get(name, name)
 
     def name_step(self, step: Step) -> str:
-        """A name that stands for an extension."""
-        self._steps[step.title] = step
+        """A name that stands for an extension.
+
+        Raises:
+            SpecError: if it is that of another one.
+        """
+        if self._steps.setdefault(step.title, step) != step:
+            raise SpecError(f"two extensions would be called '{step.title}'; give the task folders different names")
         if step.base_text != step.base:
             self._mixtures[step.base] = step.base_text
         return step.title
@@ -77,13 +82,14 @@ class CellJobs:
             method, tasks = fusion
             sources = [self._need({**cell, "task": task, "method": method}).job_hash for task in tasks]
             return self._of_task(cell, name, PluginReference(name="adapterfusion", parameters={"sources": sources}))
-        reference = parse_plugin(self.text_of(name))
+        if step := self._steps.get(name):
+            return self._extension(cell, step.reference).model_copy(update={"task_title": name})
+        text = self.text_of(name)
+        reference, members = parse_plugin(text), members_of(text)
         if reference.name == "extension":
-            job = self._extension(cell, reference)
-            return job.model_copy(update={"task_title": name}) if name in self._steps else job
-        members = members_of(str(reference))
+            return self._extension(cell, reference)
         if not members:
-            return self._of_task(cell, name, parse_plugin(str(cell["method"])))
+            return self._of_task(cell, text, parse_plugin(str(cell["method"])))
         task = canonical_task(reference)
         job = self._mixture(cell, task, members, task.parameters.get("train_sizes", {}))
         return job.model_copy(update={"task_title": name}) if name in self._mixtures else job
@@ -106,7 +112,7 @@ class CellJobs:
 
     def _extension(self, cell: Mapping[str, Any], reference: PluginReference) -> JobSpec:
         """An extension; one of a job is completed when it is submitted, because only the database knows the job."""
-        base, added = str(reference.parameters.get("base", "")), members_of(str(reference))
+        base, added = str(reference.parameters.get("base", "")), _members(reference)
         if not base:
             raise SpecError("an extension needs a base; write extension[base=12,add=[wnut]]")
         given = canonical_task(reference).parameters
@@ -116,6 +122,11 @@ class CellJobs:
         if _JOB_REFERENCE.fullmatch(base):
             return new.model_copy(update={"sources": (*new.sources, base), "base": base})
         job = self._need({**cell, "task": base})
+        if job.base and len(job.members) == len(job.task.parameters["add"]):
+            raise SpecError(
+                f"cannot extend '{base}': it extends job {job.base}, whose tasks are not known yet; "
+                "submit it first and give its job as the base"
+            )
         spec = new.model_copy(update={"sources": (*new.sources, job.job_hash), "base": job.job_hash})
         try:
             return on_base(spec, job)
@@ -225,7 +236,10 @@ def members_of(text: str) -> tuple[str, ...]:
     Raises:
         SpecError: if a mixture has no tasks, or an extension no new ones.
     """
-    reference = parse_plugin(text)
+    return _members(parse_plugin(text))
+
+
+def _members(reference: PluginReference) -> tuple[str, ...]:
     task = catalog.get_task(reference.name, reference.parameters)
     if task.name == "mixture" and not task.members():
         raise SpecError("a mixture needs tasks; write mixture[tasks=[sst2,xnli]]")

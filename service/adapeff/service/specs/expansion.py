@@ -11,7 +11,7 @@ from typing import Any
 from adapeff.service.errors import SpecError, suggest
 from adapeff.service.paths import expanded
 from adapeff.service.plugins import catalog
-from adapeff.service.plugins.plugin_reference import parse_plugin
+from adapeff.service.plugins.plugin_reference import is_task_file, parse_plugin
 from adapeff.service.specs.cell_jobs import CellJobs, as_list, members_of
 from adapeff.service.specs.job import JobSpec
 from adapeff.service.specs.mixtures import matching_methods, steps_of
@@ -31,7 +31,8 @@ def expand(sweep: SweepSpec, *, data_root: Path | None) -> list[JobSpec]:
     tasks = [task for text in names for task in _matching_folders(text)]
     tasks = list(dict.fromkeys([*tasks, *(mixture.name for mixture in sweep.mixtures)]))
     jobs = CellJobs(sweep, data_root)
-    _check_test_languages(sweep, [jobs.text_of(task) for task in tasks])
+    extended = [jobs.text_of(task) for growth in sweep.extend for task in (growth.base, *growth.add)]
+    _check_test_languages(sweep, [*map(jobs.text_of, tasks), *filter(_is_task, extended)])
     grid = [jobs.of_cell(cell) for cell in _cells(sweep, tasks, jobs)]
     needed = {job.job_hash: job for job in jobs.needed}
     kept = [needed.get(job.keeping_weights().job_hash, job) for job in grid]
@@ -130,7 +131,21 @@ def _matches(cell: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
         if isinstance(wanted, list):
             return any(same(key, item) for item in wanted)
         if key in ("method", "task") and isinstance(actual, str) and isinstance(wanted, str) and "[" not in wanted:
-            return parse_plugin(actual).name == wanted
+            return wanted in (actual, _plain_name(actual))
         return bool(actual == wanted)
 
     return all(same(key, wanted) for key, wanted in rule.items())
+
+
+def _is_task(text: str) -> bool:
+    """Whether a text is a task, and not a job or an extension by name."""
+    name = _plain_name(text)
+    return name in catalog.tasks() or is_task_file(name)
+
+
+def _plain_name(text: str) -> str:
+    """The name of a task or method without parameters; a name that stands for an extension or a fusion unchanged."""
+    try:
+        return parse_plugin(text).name
+    except SpecError:
+        return text

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from adapeff.service.plugins.plugin_reference import PluginReference
+from adapeff.service.errors import SpecError
+from adapeff.service.plugins.plugin_reference import PluginReference, parse_plugin
 from adapeff.service.specs.fingerprints import joint_identity
 from adapeff.service.specs.job import AtMost, JobSpec, Member
 
@@ -12,12 +13,31 @@ from adapeff.service.specs.job import AtMost, JobSpec, Member
 def mixed(task: PluginReference, jobs: Sequence[JobSpec], *, train_size: int | AtMost | None) -> JobSpec:
     """The job of a mixture, from those of its tasks alone: all settings but the data, lengths and sizes are equal.
 
+    The mixture names its tasks as their jobs do.
+
     Args:
         train_size: of the tasks that have none of their own.
+
+    Raises:
+        SpecError: if two of the tasks are the same.
     """
+    names = [str(job.task) for job in jobs]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise SpecError(f"the task '{repeated[0]}' appears twice in a mixture; list each once")
     training = jobs[0].training.model_copy(update={"train_size": train_size})
-    job = jobs[0].model_copy(update={"task": task, "training": training})
+    job = jobs[0].model_copy(update={"task": _naming(task, names), "training": training})
     return _with_members(job, tuple(member_of(each, job) for each in jobs))
+
+
+def _naming(task: PluginReference, names: Sequence[str]) -> PluginReference:
+    """The mixture or extension with other names for its tasks, or its new ones."""
+    key = "tasks" if "tasks" in task.parameters else "add"
+    renamed = dict(zip((str(parse_plugin(each)) for each in task.parameters[key]), names, strict=True))
+    parameters = {
+        name: {renamed[each]: given for each, given in value.items()} if isinstance(value, Mapping) else value
+        for name, value in task.parameters.items()
+    }
+    return task.model_copy(update={"parameters": {**parameters, key: list(names)}})
 
 
 def member_of(job: JobSpec, of: JobSpec) -> Member:

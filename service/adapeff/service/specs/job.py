@@ -233,7 +233,7 @@ class JobSpec(Frozen):
         return {
             "kind": self.kind,
             "model": self.model.identity,
-            **_task_identity(self.task, self.data),
+            **_task_identity(self._placeless_task(), self.data),
             **({"members": [member.train_identity() for member in self.members]} if self.members else {}),
             "method": self.method.name,
             "method_parameters": {
@@ -244,6 +244,20 @@ class JobSpec(Frozen):
             "training": self.training.model_dump(mode="json", exclude_defaults=True),
             **({"subset": "stratified"} if self.training.train_size else {}),
         }
+
+    def _placeless_task(self) -> PluginReference:
+        """The task; of a mixture, tasks of files are named by their content and not by their place."""
+        names = {
+            str(each.task): f"file {each.data.fingerprint}" for each in self.members if is_task_file(each.task.name)
+        }
+
+        def named(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {names.get(task, task): given for task, given in value.items()}
+            return [names.get(task, task) for task in value] if isinstance(value, list) else value
+
+        parameters = {key: named(value) for key, value in self.task.parameters.items()}
+        return self.task.model_copy(update={"parameters": parameters}) if names else self.task
 
     @property
     def train_hash(self) -> str:

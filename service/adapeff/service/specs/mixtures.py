@@ -14,7 +14,7 @@ from adapeff.service.plugins.contracts import Frozen
 from adapeff.service.plugins.plugin_reference import PluginReference, is_task_file, parse_plugin, split_list
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-Replay = Annotated[float, Field(ge=0, le=1)] | Literal["sized"]
+Replay = Annotated[float, Field(ge=0, le=1, strict=True)] | Literal["sized"]
 """A share of an old task's training examples, or `sized`: as many as the new tasks have."""
 
 
@@ -37,16 +37,19 @@ class NamedMixture(Frozen):
             if key not in known:
                 raise ValueError(f"unknown key '{key}' of a mixture; {suggest(str(key), {'name', *known})}")
         written = value.get("tasks", ())
+        for key, given in rest.items():
+            if isinstance(given, Mapping):
+                rest[key] = {_written(str(task)): each for task, each in given.items()}
         tasks, sizes = [], dict(rest.get("train_sizes") or {})
         for task in split_list(written) if isinstance(written, str) else written:
             if isinstance(task, Mapping):
                 if task.keys() - {"task", "train_size"} or "task" not in task:
                     raise ValueError(f"{dict(task)} is not of the form {{task: xnli, train_size: 1000}}")
                 if "train_size" in task:
-                    sizes[task["task"]] = task["train_size"]
-                tasks.append(task["task"])
+                    sizes[_written(task["task"])] = task["train_size"]
+                tasks.append(_written(task["task"]))
             else:
-                tasks.append(task)
+                tasks.append(_written(task))
         parameters = {**rest, **({"train_sizes": sizes} if sizes else {})}
         return {"name": value.get("name", ""), "tasks": tasks, "parameters": parameters}
 
@@ -74,6 +77,14 @@ class NamedMixture(Frozen):
             for key, value in self.parameters.items()
         }
         return str(PluginReference(name="mixture", parameters={"tasks": kept, **_filled(parameters)}))
+
+
+def _written(task: Any) -> Any:
+    """A task as references write it: its parameters in order. What is no reference is left to be refused."""
+    try:
+        return str(parse_plugin(task)) if isinstance(task, str) else task
+    except SpecError as error:
+        raise ValueError(str(error)) from error
 
 
 def _filled(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,17 +155,17 @@ class Step(Frozen):
         heads = ", frozen heads" if self.old_heads == "frozen" else ""
         return f"{' + '.join([self.base, *map(short_name, self.add)])}{replay}{heads}"
 
-    def __str__(self) -> str:
+    @property
+    def reference(self) -> PluginReference:
+        """The task that it is."""
         parameters = {"base": self.base, "add": list(self.add), "replay": self.replay, "old_heads": self.old_heads}
-        return str(
-            PluginReference(name="extension", parameters=_filled({**parameters, "train_sizes": self.train_sizes}))
-        )
+        return PluginReference(name="extension", parameters=_filled({**parameters, "train_sizes": self.train_sizes}))
 
 
 def short_name(task: str) -> str:
-    """A task's name without parameters; of a file, its folder's."""
-    name = parse_plugin(task).name
-    return name.rstrip("/").rsplit("/", 1)[-1] if is_task_file(name) else name
+    """A task by name and parameters; a file by its folder's name."""
+    reference = parse_plugin(task)
+    return reference.name.rstrip("/").rsplit("/", 1)[-1] if is_task_file(reference.name) else str(reference)
 
 
 def steps_of(growth: Growth, mixtures: Sequence[NamedMixture]) -> Iterator[Step]:

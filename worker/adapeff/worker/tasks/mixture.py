@@ -56,6 +56,13 @@ class Mixture(Task):
     def _one_is_a_list(cls, value: Any) -> Any:
         return split_list(value) if isinstance(value, str) else value
 
+    @field_validator("weights", "loss_weights", "train_sizes", mode="before")
+    @classmethod
+    def _parameters_in_order(cls, value: Any) -> Any:
+        return (
+            {str(parse_plugin(str(task))): each for task, each in value.items()} if isinstance(value, dict) else value
+        )
+
     @model_validator(mode="after")
     def _known_tasks(self) -> Self:
         names = [str(parse_plugin(task)) for task in self.members()]
@@ -83,7 +90,7 @@ class Mixture(Task):
         return self
 
     def _tasks(self) -> dict[str, Task]:
-        references = [parse_plugin(task) for task in self.tasks]
+        references = [parse_plugin(task) for task in self.members()]
         return {str(each): catalog.get_task(each.name, each.parameters) for each in references}
 
     def members(self) -> tuple[str, ...]:

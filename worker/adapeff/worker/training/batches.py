@@ -59,7 +59,7 @@ def epoch_order(
     order = list(range(len(data)))
     draw.shuffle(order)
     batches: list[list[int]] = []
-    pool = _POOL * (batch_size if batch_tokens is None else max(1, batch_tokens * len(data) // data.tokens))
+    pool = _POOL * (batch_size if batch_tokens is None else max(1, batch_tokens * len(data) // max(1, data.tokens)))
     for start in range(0, len(order), pool):
         chosen = sorted(order[start : start + pool], key=data.lengths.__getitem__)
         batches += _cut(chosen, batch_size) if batch_tokens is None else _fill(chosen, data, batch_tokens)

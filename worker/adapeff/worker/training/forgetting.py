@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 
 import numpy
@@ -54,4 +55,4 @@ def score_change(part: Part, before: Predictions, after: Predictions) -> tuple[f
 
 def _seed(part: Part) -> int:
     """A seed of its own for each task, so that the samples of different tasks are independent."""
-    return int.from_bytes(part.name.encode()) % 2**32
+    return zlib.crc32(part.name.encode())

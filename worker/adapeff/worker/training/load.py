@@ -20,7 +20,7 @@ from adapeff.worker.families.base import Family
 from adapeff.worker.families.encoding import Encoded
 from adapeff.worker.families.token_cache import TokenCache
 from adapeff.worker.measure.clocks import PhaseClock
-from adapeff.worker.modeling.models import LoadedModel, TaskModel, build_model, load_model
+from adapeff.worker.modeling.models import LoadedModel, TaskModel, build_model, count_parameters, load_model
 from adapeff.worker.modeling.tokenizers import load_tokenizer
 from adapeff.worker.modeling.weights import WEIGHTS, read_weights
 from adapeff.worker.tasks.extension import Extension
@@ -117,6 +117,11 @@ def prepare(
             model = build_model(loaded, method, *families, seed=spec.seed)
             if base is not None and isinstance(task, Extension):
                 read_base(spec, base, old).put(model, freeze_heads=task.old_heads == "frozen")
+                if task.replay and task.old_heads == "frozen" and not count_parameters(model).trainable_method:
+                    raise ModelError(
+                        f"method '{spec.method}' trains only heads, so with frozen ones replayed examples "
+                        "train nothing; set replay: 0 or old_heads: trained"
+                    )
             return model.to(device.torch_device)
 
         def rebuild() -> tuple[LoadedModel, TaskModel]:
