@@ -166,6 +166,38 @@ def test_a_card_says_what_was_trained_how_and_at_what_cost(database: Database, f
     assert 'resolve_model("org/model@abc")' in text
 
 
+def test_card_of_a_mixture_has_the_scores_of_each_task_and_names_its_heads(database: Database, folder: Path) -> None:
+    tasks = ("offline_sentiment", "offline_ner")
+    scores = [("offline_sentiment", "accuracy", "en", 0.9), ("offline_ner", "entity_f1", "de", 0.4)]
+    store(
+        database,
+        "lora",
+        0,
+        0.65,
+        50,
+        tasks=[f"mixture[tasks=[{','.join(tasks)}]]"],
+        events=[
+            {"event": "measurement", "name": name, "value": value, "unit": "1", "split": "test", "language": language}
+            | {"task": task}
+            for task, name, language, value in scores
+        ],
+    )
+    with database.session() as session:
+        session.add(Artifact(run_id=5, name="weights", uri="/runs/5/weights.safetensors", sha256=SHA, bytes=2048))
+    write_run_files("model-cards", [run for run in runs(database) if run.run_id == 5], folder)
+    (made,) = folder.iterdir()
+    card = ModelCard.load(made / "README.md")
+
+    _, found = model_index_to_eval_results(card.data.to_dict()["model-index"])
+    assert [
+        (one.dataset_type, one.metric_type, one.dataset_config, one.metric_value)
+        for one in found
+        if one.dataset_type in tasks
+    ] == scores
+    assert "| offline_ner | de | entity_f1 | 0.4 |" in card.text
+    assert 'host.use("mixture_tasks_offline_sentiment_offline_ner", "offline_sentiment")' in card.text
+
+
 def test_without_kept_weights_the_card_says_how_to_keep_them(database: Database, folder: Path) -> None:
     without = [run for run in runs(database) if run.weights is None]
 

@@ -20,8 +20,8 @@ from adapeff.worker.devices.cpu import Cpu
 from adapeff.worker.devices.step_clocks import HostStepClock
 from adapeff.worker.families.encoding import Batch
 from adapeff.worker.families.heads import ClassificationHead
-from adapeff.worker.modeling.models import TaskModel
-from adapeff.worker.modeling.weights import WEIGHTS
+from adapeff.worker.modeling.models import TaskModel, trained_state
+from adapeff.worker.modeling.weights import WEIGHTS, describe
 from adapeff.worker.serving import Host
 from adapeff.worker.training.train import TrainingStep
 from tests.encoders import HIDDEN, LABELS, adapt, batch, make_encoder, store, take_steps
@@ -200,6 +200,25 @@ def saved_by_peft(folder: Path, config: LoraConfig) -> Path:
     described = {"adapeff": '{"method": "lora", "parameters": {}, "model": "tiny", "task": "t"}'}
     save_file(tensors, folder / WEIGHTS, metadata=described)
     return folder
+
+
+def test_host_serves_each_task_of_a_mixture_with_its_own_head(tmp_path: Path) -> None:
+    single, _ = adapt("houlsby", "bert")
+    take_steps(single)
+    model = TaskModel(single.encoder, nn.ModuleList([single.head, ClassificationHead(HIDDEN, 5, 0.0)])).eval()
+    about = describe(method="houlsby", parameters={}, model="tiny", task="mixture", heads=["sst2", "xnli"])
+    save_file({name: tensor.contiguous() for name, tensor in trained_state(model).items()}, tmp_path / WEIGHTS, about)
+
+    host = Host(make_encoder("bert").eval())
+    host.add("two", tmp_path)
+
+    with torch.no_grad():
+        for number, task in enumerate(("sst2", "xnli")):
+            assert torch.equal(host.use("two", task)(batch()), model(batch(), number))
+    with pytest.raises(ModelError, match="has heads for 'sst2', 'xnli', not for 'paws'"):
+        host.use("two", "paws")
+    with pytest.raises(ModelError, match="has heads for 'sst2', 'xnli'"):
+        host.use("two")
 
 
 @pytest.mark.parametrize("bias", ["all", "lora_only"])

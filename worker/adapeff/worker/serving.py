@@ -33,7 +33,8 @@ class Host:
 
     def __init__(self, encoder: nn.Module) -> None:
         self._encoder: Any = encoder
-        self._heads: dict[str, nn.Module] = {}
+        self._heads: dict[str, dict[str, nn.Module]] = {}
+        """The heads of each adapter by task; the only head of an adapter has the name ''."""
         self._biases: dict[str, Biases] = {}
         """The model's own biases, by the task whose adapter was trained with them."""
         self._own: Biases = {}
@@ -45,7 +46,7 @@ class Host:
         return list(self._heads)
 
     def add(self, name: str, folder: str | Path) -> None:
-        """Add the task that a run trained.
+        """Add the task that a run trained, or the mixture of tasks.
 
         Raises:
             ModelError: if the name is taken or not an identifier, the folder has no adapter with a head, or they do not
@@ -55,22 +56,25 @@ class Host:
             raise ModelError(f"'{name}' cannot name an adapter; use letters, digits and _, such as task_1")
         if name in self._heads:
             raise ModelError(f"there is already an adapter '{name}'; remove it first, or choose another name")
-        head = _head(folder)
+        heads = _heads(folder)
         self._take_back_biases()
         biases: Biases = {}
         self._encoder = load_adapter(self._encoder, folder, name, biases=biases).eval()
-        self._heads[name], self._biases[name] = head, biases
+        self._heads[name], self._biases[name] = heads, biases
 
-    def use(self, name: str) -> TaskModel:
+    def use(self, name: str, task: str = "") -> TaskModel:
         """The model of a task; its adapter is the active one until another is used.
 
+        Args:
+            task: one of a mixture's tasks, such as `sst2`; '' for an adapter of a single task.
+
         Raises:
-            ModelError: if the task is unknown.
+            ModelError: if there is no such adapter or task.
         """
-        self._require(name)
+        head = self._head_of(name, task)
         self._encoder.set_adapter(name, inference_mode=True)
         self._give_biases(name)
-        return TaskModel(self._encoder, self._heads[name]).eval()
+        return TaskModel(self._encoder, head).eval()
 
     @contextmanager
     def switched_off(self) -> Iterator[nn.Module]:
@@ -121,20 +125,23 @@ class Host:
             return {}
         return {path: p for key, p in self._encoder.named_parameters() if (path := plain_path(key)) in biases}
 
-    def merge(self, name: str, inputs: Mapping[str, torch.Tensor], *, tolerance: float = 1e-3) -> TaskModel:
+    def merge(
+        self, name: str, inputs: Mapping[str, torch.Tensor], *, task: str = "", tolerance: float = 1e-3
+    ) -> TaskModel:
         """A separate model with a task's adapter merged into its weights, so that the adapter costs nothing.
 
         Args:
             inputs: a batch on which both must give the same logits.
+            task: as for `use`.
             tolerance: largest allowed difference, relative to the largest logit.
 
         Raises:
             ModelError: if the adapter cannot be merged, or the merged model's outputs differ.
         """
-        adapted = self.use(name)
+        adapted = self.use(name, task)
         copied: Any = copy.deepcopy(self._encoder)
         try:
-            merged = TaskModel(copied.merge_and_unload(), copy.deepcopy(self._heads[name])).eval()
+            merged = TaskModel(copied.merge_and_unload(), copy.deepcopy(adapted.head)).eval()
         except (NotImplementedError, AttributeError, ValueError) as error:
             raise ModelError(f"the adapter '{name}' cannot be merged: {error}") from error
         with torch.inference_mode():
@@ -145,6 +152,18 @@ class Host:
                 f"merging '{name}' changed the outputs by {difference:.2g}, more than {tolerance:g}; serve it unmerged"
             )
         return merged
+
+    def _head_of(self, name: str, task: str) -> nn.Module:
+        self._require(name)
+        heads = self._heads[name]
+        if task not in heads:
+            known = ", ".join(f"'{each}'" for each in heads if each)
+            raise ModelError(
+                f"the adapter '{name}' has heads for {known}, not for '{task}'; choose one of them"
+                if known
+                else f"the adapter '{name}' has one head only, not one for '{task}'; leave out the task"
+            )
+        return heads[task]
 
     def _require(self, name: str) -> None:
         if name not in self._heads:
@@ -159,10 +178,16 @@ def _give_back_originals(adapted: nn.Module) -> None:
             setattr(adapted.get_submodule(parent), name, module.original_module)
 
 
-def _head(folder: str | Path) -> nn.Module:
-    _, tensors = read_weights(expanded(folder))
-    state = {key.removeprefix("head."): tensor for key, tensor in tensors.items() if key.startswith("head.")}
-    head = head_from_state(state)
-    if head is None:
-        raise ModelError(f"'{folder}' contains no head")
-    return head
+def _heads(folder: str | Path) -> dict[str, nn.Module]:
+    """The heads of a run by task; the only one has the name ''."""
+    description, tensors = read_weights(expanded(folder))
+    names = description.get("heads")
+    prefixes = {name: f"head.{number}." for number, name in enumerate(names)} if names else {"": "head."}
+    heads = {}
+    for name, prefix in prefixes.items():
+        state = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        head = head_from_state(state)
+        if head is None:
+            raise ModelError(f"'{folder}' contains no head{f' for {name}' if name else ''}")
+        heads[name] = head
+    return heads

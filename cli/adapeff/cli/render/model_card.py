@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import yaml
@@ -45,8 +46,8 @@ from adapeff.worker.modeling.models import load_model
 from adapeff.worker.serving import Host
 
 host = Host(load_model(resolve_model("{model}")).encoder)
-host.add("{task}", "FOLDER")  # the folder with {file}
-logits = host.use("{task}")(inputs)
+host.add("{name}", "FOLDER")  # the folder with {file}
+logits = host.use({used})(inputs)
 ```"""
 
 
@@ -85,7 +86,9 @@ def _scores(run: FinishedRun) -> str:
         (language, *(_number(run.value(metric, split="test", language=language)) for metric in run.metrics))
         for language in run.test_languages
     ]
-    return _table(("language", *run.metrics), rows)
+    table = _table(("language", *run.metrics), rows)
+    members = [(*where, _number(score)) for *where, score in run.member_scores()]
+    return f"{table}\n\n{_table(('task', 'language', 'metric', 'score'), members)}" if members else table
 
 
 def _number(value: float | None) -> str:
@@ -96,7 +99,11 @@ def _use(run: FinishedRun, spec: JobSpec, weights: StoredFile) -> str:
     revision = run.resolved.get("model_revision") or spec.model.revision
     model = f"{run.model_name}@{revision}" if revision else run.model_name
     model = model if spec.model.source == "hub" else "BASE_MODEL"
-    return _USE.format(model=model, task=one_line(run.task_name).replace('"', "'"), file=weights.name)
+    name = re.sub(r"\W+", "_", f"task_{run.task_name}" if run.task_name[:1].isdigit() else run.task_name).strip("_")
+    heads = [str(member.task).replace('"', "'") for member in spec.members] if len(spec.members) > 1 else []
+    used = f'"{name}"' + (f', "{heads[0]}"' if heads else "")
+    told = f"\n\nIts heads: {', '.join(f'`{one_line(head)}`' for head in heads)}." if heads else ""
+    return _USE.format(model=model, name=name, used=used, file=weights.name) + told
 
 
 def _settings(run: FinishedRun, spec: JobSpec) -> Iterator[tuple[str, str]]:

@@ -25,7 +25,7 @@ from adapeff.service.store.tables import Job, Run
 _CHUNK = 50
 """Runs read at a time; a curve may have a point per training step."""
 _DATA_SET = "data_revision:"
-_BESIDE_SCORES = ("majority_", "noise_", "ceiling_")
+_BESIDE_SCORES = ("majority_", "noise_", "ceiling_", "base_")
 """What the names of figures that belong to a score start with."""
 Points = Sequence[Sequence[float]]
 """Steps with values."""
@@ -55,6 +55,9 @@ class FinishedRun:
     started_at: datetime
     finished_at: datetime | None
     measured: tuple[Measured, ...]
+    """Of the whole job."""
+    of_members: tuple[Measured, ...]
+    """Of the tasks of a mixture."""
     curves: Mapping[str, Points]
     weights: StoredFile | None
     """The weights of the trained adapter or model, if the job kept them."""
@@ -115,6 +118,12 @@ class FinishedRun:
         headline = self.resolved.get("metric")
         return tuple(sorted(scores, key=lambda name: name != headline))
 
+    def member_scores(self) -> Iterator[tuple[str, str, str, float]]:
+        """Task, language, metric and score of each task of a mixture on its test split."""
+        for one in self.of_members:
+            if _is_score(one.key) and one.value is not None:
+                yield one.key.task, one.key.language, one.key.name, one.value
+
     @property
     def test_languages(self) -> tuple[str, ...]:
         """The languages tested in, the source language first."""
@@ -169,7 +178,7 @@ def _read(session: Session, job_ids: Sequence[int]) -> Iterator[FinishedRun]:
         .order_by(Job.id, Run.id)
     ).all()
     run_ids = [run.id for _, run in rows]
-    measured = results.list_measurements(session, run_ids, task="")
+    measured = results.list_measurements(session, run_ids)
     environments = results.list_environments(session, {run.environment_id for _, run in rows if run.environment_id})
     files = results.list_artifacts_of(session, run_ids)
     names = sweeps.names_of(session, job_ids)
@@ -186,7 +195,8 @@ def _read(session: Session, job_ids: Sequence[int]) -> Iterator[FinishedRun]:
             host=run.worker.rsplit("-", 2)[0],
             started_at=run.started_at,
             finished_at=run.finished_at,
-            measured=tuple(measured[run.id]),
+            measured=tuple(one for one in measured[run.id] if not one.key.task),
+            of_members=tuple(one for one in measured[run.id] if one.key.task),
             curves=results.list_curves(session, run.id)[""],
             weights=StoredFile(PurePath(weights.uri).name, weights.bytes, weights.sha256) if weights else None,
         )

@@ -21,7 +21,9 @@ def find_method(reference: PluginReference) -> Method | None:
 def hyper_parameters(reference: PluginReference) -> dict[str, Any]:
     """All hyper-parameters with their defaults; those the user set where the plug-in is missing."""
     method = find_method(reference)
-    return method.model_dump(mode="json") if method is not None else dict(reference.parameters)
+    if method is None:
+        return dict(reference.parameters)
+    return method.model_dump(mode="json", warnings=False)  # a default may be written as 16 where 16.0 is expected
 
 
 def shares_a_model(reference: PluginReference) -> bool:

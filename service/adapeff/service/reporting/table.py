@@ -37,7 +37,7 @@ from adapeff.service.reporting.row_keys import (
     row_names,
 )
 from adapeff.service.reporting.runs import ALIKE, Result, comparable_settings, model_and_task
-from adapeff.service.reporting.titles import find_task, revision_of, task_name, title_ending
+from adapeff.service.reporting.titles import find_task, full_title, revision_of, task_name, title_ending
 from adapeff.service.reporting.variation import varying_keys
 
 REFERENCE = "full"
@@ -174,7 +174,7 @@ def build_table(group: Sequence[Result], repeats: Sequence[Result], context: Con
         model=str(first.model),
         task=task_name(first),
         members=tuple(str(member.task) for member in first.members),
-        title=f"{task.title if task else task_name(first)}{ending}",
+        title=f"{full_title(first)}{ending}",
         short_title=f"{task_name(first)}{ending}",
         metric=metric,
         settings=comparable_settings(first),

@@ -24,6 +24,12 @@ def task_name(spec: JobSpec) -> str:
     return file_stem(spec.task.name) if is_task_file(spec.task.name) else str(spec.task)
 
 
+def full_title(spec: JobSpec) -> str:
+    """A task's title as registered here; the name of a mixture, or of a task whose plug-in is missing."""
+    task = find_task(spec)
+    return task_name(spec) if task is None or spec.members else task.title
+
+
 def file_stem(name: str) -> str:
     """The name of a task file's folder, or the file's stem."""
     path = PurePath(name)

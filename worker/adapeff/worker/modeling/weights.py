@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,16 @@ from adapeff.service.errors import ModelError
 WEIGHTS = "weights.safetensors"
 
 
-def describe(*, method: str, parameters: Mapping[str, Any], model: str, task: str) -> dict[str, str]:
-    """The file's metadata: what was trained, by which method, on which model."""
+def describe(
+    *, method: str, parameters: Mapping[str, Any], model: str, task: str, heads: Sequence[str] = ()
+) -> dict[str, str]:
+    """The file's metadata: what was trained, by which method, on which model.
+
+    Args:
+        heads: the task of each head, if there are several.
+    """
     values = {"format": 1, "method": method, "parameters": dict(parameters), "model": model, "task": task}
+    values |= {"heads": list(heads)} if heads else {}
     return {"adapeff": json.dumps(values, sort_keys=True)}
 
 

@@ -243,7 +243,11 @@ def store_weights(log: EventLog, spec: JobSpec, model: TaskModel, out: Path) -> 
     """Write the weights a task must store and measure the file; keep it only if the job requests it."""
     file = out / WEIGHTS
     description = describe(
-        method=spec.method.name, parameters=spec.method.parameters, model=spec.model.identity, task=str(spec.task)
+        method=spec.method.name,
+        parameters=spec.method.parameters,
+        model=spec.model.identity,
+        task=str(spec.task),
+        heads=[str(member.task) for member in spec.members] if len(spec.members) > 1 else (),
     )
     with tempfile.TemporaryDirectory(dir=out) as folder:
         written = Path(folder) / WEIGHTS
