@@ -69,6 +69,7 @@ COMMANDS = {
         "--json",
     },
     "worker": {"--devices", "--data-root", "--quiet"},
+    "workers": {"--json"},
     "status": {"--state", "--limit", "--watch", "--json"},
     "show": {"--json"},
     "logs": {"--follow", "--run"},

@@ -22,6 +22,7 @@ COMMANDS = {
     "submit": "submit:submit",
     "profile": "profile:profile",
     "worker": "worker:worker",
+    "workers": "workers:workers",
     "status": "status:status",
     "show": "jobs:show",
     "logs": "jobs:logs",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -92,11 +92,16 @@ def _now(job: dict[str, Any]) -> str:
     where = f"{job['slot']} on {job['host']}" if job["host"] else ""
     if job["state"] != "running":
         return str(job["cause"]) or where
-    at = job["progress"] or {}
+    return f"{where}: {stage_in_words(job['stage'], job['progress'])}"
+
+
+def stage_in_words(stage: str | None, progress: Mapping[str, Any] | None) -> str:
+    """How far a run is, with the seconds that are left of its stage."""
+    at = progress or {}
     if "block" in at:
-        return f"{where}: {at['of']}, block {at['block']}/{at['blocks']}, {at['eta_s']:.0f} s"
-    steps = f" step {at['step']}/{at['steps']}, {at['eta_s']:.0f} s" if job["stage"] == "train" and "step" in at else ""
-    return f"{where}: {job['stage'] or 'starting'}{steps}"
+        return f"{at['of']}, block {at['block']}/{at['blocks']}, {at['eta_s']:.0f} s"
+    steps = f" step {at['step']}/{at['steps']}, {at['eta_s']:.0f} s" if stage == "train" and "step" in at else ""
+    return f"{stage or 'starting'}{steps}"
 
 
 def print_job(view: dict[str, Any]) -> None:

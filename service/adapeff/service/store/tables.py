@@ -189,6 +189,24 @@ class Run(Base):
     finished_at: Mapped[datetime | None]
 
 
+class Worker(Base):
+    """A worker process that serves the queue, or that runs the jobs of one submission."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    host: Mapped[str] = mapped_column(String(200))
+    device: Mapped[str] = mapped_column(String(32))
+    slots: Mapped[list[Any]]
+    version: Mapped[str] = mapped_column(String(64))
+    sweep_id: Mapped[int | None]
+    started_at: Mapped[datetime]
+    heartbeat_at: Mapped[datetime]
+    alive_until: Mapped[datetime]
+    stopped_at: Mapped[datetime | None]
+
+
 class Measurement(Base):
     """One number, in long form."""
 

@@ -33,7 +33,7 @@ class Consumer(Worker):
     def serve(self) -> None:
         """Run jobs until a signal stops it."""
         stop_reconciler = threading.Event()
-        reconciler = Reconciler(self._database, self._app, self._settings, stop_reconciler)
+        reconciler = Reconciler(self._database, self._app, self._settings, stop_reconciler, worker=self.record)
         self.listen_to_signals()
         self.adopt_finished()
         reconciler.start()

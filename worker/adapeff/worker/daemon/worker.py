@@ -16,9 +16,10 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -42,6 +43,8 @@ from adapeff.service.specs.profile import read_spec
 from adapeff.service.store import job_queries, jobs, results
 from adapeff.service.store.database import Database
 from adapeff.service.store.jobs import Claim, RunOutcome
+from adapeff.service.store.workers import WorkerRecord
+from adapeff.worker.daemon.contact import Contact
 from adapeff.worker.daemon.host_faults import RELEASED_SECONDS, HostFaults
 from adapeff.worker.daemon.slots import Slot
 from adapeff.worker.daemon.supervisor import read_finished, supervise
@@ -58,6 +61,8 @@ class Worker:
         self.host = socket.gethostname()
         self.name = f"{self.host}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.size = len(slots)
+        names = tuple(slot.name for slot in slots)
+        self.record = WorkerRecord(self.name, self.host, slots[0].kind, names, version("adapeff"))
         self.lanes = (lane_of(ANY), lane_of(slots[0].kind))
         self._settings = settings
         self._database = database
@@ -78,7 +83,8 @@ class Worker:
         self.listen_to_signals()
         self.adopt_finished()
         stop_reconciler = threading.Event()
-        reconciler = Reconciler(self._database, None, self._settings, stop_reconciler)
+        record = replace(self.record, sweep_id=sweep_id)
+        reconciler = Reconciler(self._database, None, self._settings, stop_reconciler, worker=record)
         reconciler.start()
         try:
             with ThreadPoolExecutor(self.size) as pool:
@@ -301,7 +307,7 @@ class Worker:
         if self._settings.lock_dir is not None:
             command += ["--locks", str(self._settings.lock_dir.resolve())]
         limit = spec.time_limit_minutes
-        contact = _Contact(self._database, self._settings, claim, self._handing_back)
+        contact = Contact(self._database, self._settings, claim, self._handing_back)
         return supervise(
             command,
             folder,
@@ -316,32 +322,3 @@ def _explain(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"the run's folder is not usable: {error.strerror} ({error.filename})"
     return f"the worker could not finish the run: {type(error).__name__}: {first_line(error)}"
-
-
-class _Contact:
-    """A run's contact with the database: survives an outage, but not the loss of its lease."""
-
-    def __init__(self, database: Database, settings: Settings, claim: Claim, handing_back: threading.Event) -> None:
-        self._database = database
-        self._settings = settings
-        self._claim = claim
-        self._handing_back = handing_back
-        self._renewed = time.monotonic()
-
-    def heartbeat(self, stage: str, progress: Mapping[str, Any]) -> bool:
-        """Store the progress, and renew the lease when that is due; an unreachable database is only logged."""
-        try:
-            with self._database.session() as session:
-                is_due = time.monotonic() - self._renewed >= self._settings.heartbeat_seconds
-                lease = self._settings.lease_seconds if is_due else None
-                cancelled = jobs.heartbeat(session, self._claim, lease_seconds=lease, stage=stage, progress=progress)
-            if is_due:
-                self._renewed = time.monotonic()
-            return cancelled
-        except (UnreachableError, ResourceError) as error:
-            logger.warning("job %s: heartbeat failed: %s", self._claim.job_id, error)
-            return False
-
-    def must_hand_back(self) -> bool:
-        """Whether the worker is stopping immediately."""
-        return self._handing_back.is_set()
