@@ -61,6 +61,7 @@ COMMANDS = {
         "--data-root",
         "--dry-run",
         "--force",
+        "--hold",
         "--wait",
         "--json",
     },
@@ -73,8 +74,9 @@ COMMANDS = {
     "status": {"--state", "--limit", "--watch", "--json"},
     "show": {"--json"},
     "logs": {"--follow", "--run"},
-    "cancel": {"--sweep", "--json"},
-    "retry": {"--failed", "--json"},
+    "cancel": {"--sweep", "--where", "--json"},
+    "retry": {"--failed", "--cause", "--sweep", "--where", "--json"},
+    **{command: {"--sweep", "--where", "--json"} for command in ("hold", "release", "priority")},
     "report": {
         *(
             "--all",

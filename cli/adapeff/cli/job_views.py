@@ -51,6 +51,8 @@ def job_rows(session: Session, shown: list[Job]) -> list[dict[str, Any]]:
                 "seconds": ((last.finished_at or moment) - last.started_at).total_seconds() if last else None,
                 "stage": last.stage if last and job.state == "running" else None,
                 "progress": last.progress if last and job.state == "running" else None,
+                "held": job.held,
+                "priority": job.priority,
                 "cancelling": job.state == "running" and job.cancel_requested_at is not None,
                 "cause": job.cause,
             }

@@ -69,7 +69,7 @@ def jobs_table(snapshot: dict[str, Any]) -> RichTable:
         table.add_column(heading, overflow="fold", no_wrap=heading in ("job", "state", "time"))
     for at, job in enumerate(snapshot["jobs"]):
         style = _STATE_STYLE.get(job["state"], "")
-        state = "cancelling" if job["cancelling"] else job["state"]
+        state = "cancelling" if job["cancelling"] else "held" if job["held"] else job["state"]
         state = f"[{style}]{state}[/]" if style else state
         words = [shown(values[at]) for values in kept.values()]
         table.add_row(str(job["id"]), state, *words, duration(job["seconds"]), shown(_now(job)))

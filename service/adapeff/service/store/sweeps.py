@@ -40,17 +40,21 @@ def submit(
     *,
     max_failures: int,
     force: bool = False,
+    held: bool = False,
     hub_revisions: Mapping[str, str] | None = None,
 ) -> Submission:
     """Store a sweep, and a queued job for each spec that has no job yet.
 
     Args:
         force: create a repeat of each spec that already has a job.
+        held: hold the new jobs until they are released.
         hub_revisions: the current commits of hub branches (`hub.current_revisions`); a finished job whose run used
             another commit is not reused but repeated.
     """
     specs = plan(session, specs, force=force, hub_revisions=hub_revisions or {})
-    ids, created = job_creation.create_jobs(session, specs, priority=sweep.priority, max_failures=max_failures)
+    ids, created = job_creation.create_jobs(
+        session, specs, priority=sweep.priority, max_failures=max_failures, held=held
+    )
     stored = Sweep(name=sweep.name, spec=sweep.model_dump(mode="json"), created_at=now(session))
     session.add(stored)
     session.flush()

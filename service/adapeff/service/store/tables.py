@@ -25,6 +25,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -129,6 +130,8 @@ class Job(Base):
     cause: Mapped[str] = mapped_column(Text, default="")
     lane: Mapped[str] = mapped_column(String(32))
     priority: Mapped[int]
+    held: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether it stays queued until someone releases it; False in every other state."""
     token: Mapped[int] = mapped_column(default=0)
     failures: Mapped[int] = mapped_column(default=0)
     max_failures: Mapped[int]

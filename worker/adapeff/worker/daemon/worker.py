@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from pydantic import ValidationError
+from sqlalchemy.orm import Session
 
 from adapeff.service.broker.queue import RETRY_SECONDS
 from adapeff.service.broker.reconciler import Reconciler
@@ -72,7 +73,7 @@ class Worker:
         self._finishing = threading.Event()
         self._handing_back = threading.Event()
         self._running = 0
-        self._host_faults = HostFaults()
+        self.host_faults = HostFaults()
 
     def run_sweep(self, sweep_id: int) -> None:
         """Run the jobs of a sweep, and the jobs they depend on, until none is left that can run here.
@@ -93,7 +94,7 @@ class Worker:
         finally:
             stop_reconciler.set()
             reconciler.join(5)
-        if not self._finishing.is_set() and (left := self._host_faults.excluded):
+        if not self._finishing.is_set() and (left := self.host_faults.excluded):
             raise NotHereError(
                 f"{len(left)} {'job' if len(left) == 1 else 'jobs'} cannot run on this host and stay queued; "
                 f"job {min(left)}: {left[min(left)]}"
@@ -105,12 +106,12 @@ class Worker:
             def poll() -> tuple[list[int], int]:
                 with self._database.session(read_only=True) as session:
                     return job_queries.list_claimable(session, sweep_id, self.lanes), job_queries.count_unfinished(
-                        session, sweep_id, self.lanes, but=list(self._host_faults.excluded)
+                        session, sweep_id, self.lanes, but=list(self.host_faults.excluded)
                     )
 
             polled = self._retry(poll, "look for jobs", give_up=self._finishing.is_set)
             claimable, unfinished = polled or ([], 0)
-            candidates = [job_id for job_id in claimable if job_id not in self._host_faults.excluded]
+            candidates = [job_id for job_id in claimable if job_id not in self.host_faults.excluded]
             if candidates:
                 self.handle(candidates[0])
             elif not unfinished:
@@ -175,6 +176,10 @@ class Worker:
         self._handing_back.set()
         self._finishing.set()
 
+    def choose(self, session: Session, job_id: int) -> int:
+        """Hook: the job to claim when this one is proposed."""
+        return job_id
+
     def on_released(self) -> None:
         """Hook: a job went back to the queue, or jobs that waited for another may run now."""
 
@@ -190,7 +195,7 @@ class Worker:
             logger.exception("job %s: the worker failed; the job goes back to the queue when its lease expires", job_id)
         finally:
             self._running -= 1
-            if pause := self._host_faults.pause_of(slot.name):
+            if pause := self.host_faults.pause_of(slot.name):
                 logger.error(
                     "slot %s pauses for %g s: several jobs in a row failed because of this host; see the log above",
                     slot.name,
@@ -204,12 +209,12 @@ class Worker:
 
         def claim() -> Claim | None:
             with self._database.session() as session:
-                if self._finishing.is_set() or self._host_faults.excludes(job_id):
+                if self._finishing.is_set() or self.host_faults.excludes(job_id):
                     jobs.mark_unsent(session, job_id)  # the message is consumed: send it again
                     return None
                 return jobs.claim_job(
                     session,
-                    job_id,
+                    self.choose(session, job_id),
                     owner=self.name,
                     slot=slot.name,
                     folder=str(self._settings.artifacts.resolve() / "runs"),
@@ -260,9 +265,9 @@ class Worker:
     def _release_if_not_here(self, claim: Claim, slot: Slot, outcome: RunOutcome) -> RunOutcome:
         """The outcome; a failure that is this host's releases the job, for other hosts to run."""
         if not outcome.not_here:
-            self._host_faults.clear(slot.name)
+            self.host_faults.clear(slot.name)
             return outcome
-        self._host_faults.record(claim.job_id, slot.name, outcome.message)
+        self.host_faults.record(claim.job_id, slot.name, outcome.message)
         message = f"{self.host} cannot run it: {outcome.message}"
         return replace(outcome, outcome="released", message=message, retry_after_seconds=RELEASED_SECONDS)
 
