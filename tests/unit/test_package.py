@@ -73,6 +73,7 @@ COMMANDS = {
     "workers": {"--json"},
     "status": {"--state", "--limit", "--watch", "--json"},
     "show": {"--json"},
+    "why": {"--json"},
     "logs": {"--follow", "--run"},
     "cancel": {"--sweep", "--where", "--json"},
     "retry": {"--failed", "--cause", "--sweep", "--where", "--json"},

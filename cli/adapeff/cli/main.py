@@ -24,6 +24,7 @@ COMMANDS = {
     "worker": "worker:worker",
     "workers": "workers:workers",
     "status": "status:status",
+    "why": "why:why",
     "show": "jobs:show",
     "logs": "jobs:logs",
     "cancel": "jobs:cancel",

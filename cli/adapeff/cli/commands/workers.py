@@ -11,7 +11,8 @@ import typer
 from adapeff.cli.invocation import Invocation
 from adapeff.cli.messages import note
 from adapeff.cli.options import Json
-from adapeff.cli.render.tables import duration, print_table, stage_in_words
+from adapeff.cli.render.tables import print_table
+from adapeff.service.reporting.words import duration, stage_in_words
 from adapeff.service.store.workers import WorkerView, list_workers
 
 GONE_WITHIN = timedelta(days=1)
@@ -36,7 +37,10 @@ def workers(context: typer.Context, as_json: Json = False) -> None:
     busy = sum(len(view.runs) for view in alive)
     title = f"{len(alive)} alive, {busy} of {slots} slots busy" if alive else "no worker is alive"
     headings = ["host", "state", "slots", "runs", "for", "version", "last heard", "started (UTC)", "worker"]
-    print_table(title, headings, [_row(view) for view in found])
+    if found:
+        print_table(title, headings, [_row(view) for view in found])
+    else:
+        print(title)
     if not alive:
         note("start one with `adapeff worker`")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -12,7 +12,9 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from adapeff.cli.render.text import printable
+from adapeff.service.reporting.queue_summary import QueueSummary
 from adapeff.service.reporting.variation import in_words
+from adapeff.service.reporting.words import duration, stage_in_words
 
 LONGEST_NAME = 24
 """Names in a table's first column are not wrapped if none is longer than this."""
@@ -63,7 +65,8 @@ def jobs_table(snapshot: dict[str, Any]) -> RichTable:
     same = {name for name, values in columns.items() if len(set(values)) == 1}
     common = [f"{name} {columns[name][0]}" for name in columns if several and name in same and columns[name][0]]
     kept = {name: values for name, values in columns.items() if name not in same or (not several and values[0])}
-    title = f"{title}\n{'; '.join(common)}" if common else title
+    queue = QueueSummary(**snapshot["queue"]).text if "queue" in snapshot else ""
+    title = "\n".join(filter(None, (title, queue, "; ".join(common))))
     table = RichTable(title=shown(title), title_justify="left", title_style="bold")
     for heading in ("job", "state", *kept, "time", "now"):
         table.add_column(heading, overflow="fold", no_wrap=heading in ("job", "state", "time"))
@@ -76,32 +79,11 @@ def jobs_table(snapshot: dict[str, Any]) -> RichTable:
     return table
 
 
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
-
-
 def _now(job: dict[str, Any]) -> str:
     where = f"{job['slot']} on {job['host']}" if job["host"] else ""
     if job["state"] != "running":
         return str(job["cause"]) or where
     return f"{where}: {stage_in_words(job['stage'], job['progress'])}"
-
-
-def stage_in_words(stage: str | None, progress: Mapping[str, Any] | None) -> str:
-    """How far a run is, with the seconds that are left of its stage."""
-    at = progress or {}
-    if "block" in at:
-        return f"{at['of']}, block {at['block']}/{at['blocks']}, {at['eta_s']:.0f} s"
-    steps = f" step {at['step']}/{at['steps']}, {at['eta_s']:.0f} s" if stage == "train" and "step" in at else ""
-    return f"{stage or 'starting'}{steps}"
 
 
 def print_job(view: dict[str, Any]) -> None:

@@ -161,6 +161,33 @@ def _needed(sweep_id: int) -> Any:
     return select(needed.union(select(JobSource.source_id).join(needed, JobSource.job_id == needed.c.job_id)).c.job_id)
 
 
+def is_needed_by(session: Session, job_id: int, sweep_id: int) -> bool:
+    """Whether a job belongs to a sweep, or one of the sweep's jobs needs its artifacts."""
+    return session.scalar(select(Job.id).where(Job.id == job_id, Job.id.in_(_needed(sweep_id)))) is not None
+
+
+def list_unfinished_sources(session: Session, job_id: int) -> list[Job]:
+    """The jobs whose artifacts a job needs and that have not succeeded."""
+    wanted = select(Job).join(JobSource, JobSource.source_id == Job.id).where(JobSource.job_id == job_id)
+    return list(session.scalars(wanted.where(Job.state != "succeeded").order_by(Job.id)))
+
+
+def count_ahead(session: Session, job: Job, lanes: Sequence[str]) -> int:
+    """The number of jobs on some lanes that would be claimed before a job."""
+    return session.scalar(select(func.count()).where(*_ahead(session, job, lanes))) or 0
+
+
+def list_ahead(session: Session, job: Job, lanes: Sequence[str], *, limit: int) -> list[Job]:
+    """The jobs on some lanes that would be claimed before a job, the first first."""
+    wanted = select(Job).where(*_ahead(session, job, lanes)).order_by(Job.priority, Job.id).limit(limit)
+    return list(session.scalars(wanted))
+
+
+def _ahead(session: Session, job: Job, lanes: Sequence[str]) -> tuple[ColumnElement[bool], ...]:
+    is_before = or_(Job.priority < job.priority, and_(Job.priority == job.priority, Job.id < job.id))
+    return Job.lane.in_(lanes), is_claimable(now(session)), is_before
+
+
 def list_claimable(session: Session, sweep_id: int, lanes: Sequence[str], *, limit: int = 100) -> list[int]:
     """The jobs of a sweep, and their sources, that can be claimed now, most urgent first."""
     wanted = (
@@ -220,6 +247,27 @@ def count_unfinished(session: Session, sweep_id: int, lanes: Sequence[str], *, b
         Job.id.not_in(_held_back()),
     )
     return session.scalar(wanted) or 0
+
+
+def count_ended_since(session: Session, moment: datetime, *, sweep_ids: Sequence[int] | None = None) -> int:
+    """The number of jobs that succeeded or failed after a moment; reads only jobs that changed since."""
+    wanted = select(func.count()).where(Job.changed_at >= moment, Job.state.in_(("succeeded", "failed")))
+    if sweep_ids is not None:
+        wanted = wanted.where(Job.id.in_(ids_of_sweeps(session, sweep_ids)))
+    return session.scalar(wanted) or 0
+
+
+def list_left(session: Session, *, sweep_ids: Sequence[int] | None = None, limit: int) -> tuple[int, list[Job]]:
+    """The number of running jobs, and of queued ones that are not held back, and the first of them."""
+    of_sweeps = [Job.id.in_(ids_of_sweeps(session, sweep_ids))] if sweep_ids is not None else []
+    running = Job.state == "running", *of_sweeps
+    queued = Job.state == "queued", Job.id.not_in(_held_back()), *of_sweeps
+    count, first = 0, list[Job]()
+    for conditions in (running, queued):  # apart, so that each reads its index
+        count += session.scalar(select(func.count()).where(*conditions)) or 0
+        wanted = select(Job).where(*conditions).order_by(Job.priority, Job.id)
+        first += session.scalars(wanted.limit(limit - len(first)))
+    return count, first
 
 
 def list_unsent(session: Session, *, limit: int = 10_000) -> list[Job]:

@@ -190,8 +190,16 @@ def _after(outcome: Outcome, message: str, failures: int, max_failures: int) -> 
 
 def failed_by(cause: str) -> ColumnElement[bool]:
     """The condition that a job failed by one of `CAUSES`, from the cause as it is stored."""
-    beginnings = (_OF_SOURCE,) if cause == "source" else (f"{cause}:", f"{cause} (")
-    return and_(Job.state == "failed", or_(*(Job.cause.startswith(beginning) for beginning in beginnings)))
+    return and_(Job.state == "failed", or_(*(Job.cause.startswith(beginning) for beginning in _beginnings(cause))))
+
+
+def cause_of(job: Job) -> str | None:
+    """Which of `CAUSES` made a job fail."""
+    return next((cause for cause in CAUSES if job.state == "failed" and job.cause.startswith(_beginnings(cause))), None)
+
+
+def _beginnings(cause: str) -> tuple[str, ...]:
+    return (_OF_SOURCE,) if cause == "source" else (f"{cause}:", f"{cause} (")
 
 
 def _set_as_holder(session: Session, claim: Claim, values: Mapping[str, Any], *conditions: ColumnElement[bool]) -> None:

@@ -145,6 +145,13 @@ class Job(Base):
     """When the state last changed or its cancellation was requested; `job_watch.JobWatch` polls by it."""
     finished_at: Mapped[datetime | None]
 
+    @property
+    def label(self) -> str:
+        """What it is, in a few words."""
+        return (
+            f"profile of {self.method}" if self.kind == "profile" else f"{self.method} on {self.task}, seed {self.seed}"
+        )
+
 
 class JobSource(Base):
     """A job whose artifacts another job needs."""

@@ -135,7 +135,6 @@ def _runs_by_worker(session: Session, names: Sequence[str]) -> dict[str, list[Ru
     )
     found: dict[str, list[RunHere]] = {}
     for job, run in session.execute(wanted):
-        label = f"profile of {job.method}" if job.kind == "profile" else f"{job.method} on {job.task}, seed {job.seed}"
-        here = RunHere(job.id, label, run.slot, run.stage, run.progress, run.started_at)
+        here = RunHere(job.id, job.label, run.slot, run.stage, run.progress, run.started_at)
         found.setdefault(run.worker, []).append(here)
     return found
