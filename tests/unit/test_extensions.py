@@ -516,6 +516,7 @@ def correctness(trained: Trained, task: str) -> numpy.ndarray:
     return numpy.array([row["gold"] == row["predicted"] for row in rows if row["task"] == task])
 
 
+@pytest.mark.slow
 def test_forgetting_is_after_minus_before_with_a_paired_bootstrap_interval(tiny_model: Path, tmp_path: Path) -> None:
     examples, resamples = 300, 20_000
     *old, new = (write_task(tmp_path / word, word, train=200, test=examples) for word in ("good", "not", "film"))
