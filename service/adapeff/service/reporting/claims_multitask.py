@@ -34,10 +34,10 @@ def multitask_facts(report: Report, is_adapter: Callable[[Any], bool]) -> Iterat
     """
     margin = next((each.margin for each in report.decisions if each.table.metric.unit == "%"), MARGIN)
     for found in report.mixtures:
-        if found.method == FULL:
+        if str(found.plugin) == FULL:
             about = {"model": found.model, "task": found.title, "device": found.device}
             outcome, test = _quality(found, margin)
-            yield {**about, "method": f"{FULL} on the mixture", "outcome": outcome, "test": test}
+            yield {**about, "method": f"{found.method} on the mixture", "outcome": outcome, "test": test}
             for each in _times(report, found, is_adapter):
                 yield {**about, **each}
     ways: dict[tuple[str, str, str], list[Addition]] = {}
@@ -100,7 +100,7 @@ def _times(report: Report, mixture: MixtureComparison, is_adapter: Callable[[Any
 
 
 def _is_same(one: MixtureComparison, other: MixtureComparison) -> bool:
-    return (one.model, one.title, one.device) == (other.model, other.title, other.device)
+    return one.place == other.place
 
 
 def _cheaper(found: Ratio) -> str:
