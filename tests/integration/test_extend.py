@@ -12,6 +12,7 @@ from sqlalchemy import event
 from adapeff.cli.output import print_view
 from adapeff.service.reporting.first_screen import first_screens
 from adapeff.service.reporting.grids import grid_documents, grid_rows
+from adapeff.service.reporting.index import build_index
 from adapeff.service.reporting.report import Options, Report, build_report
 from adapeff.service.reporting.selection import Selection
 from adapeff.service.reporting.views import build_view
@@ -438,6 +439,13 @@ def test_first_screens_leave_extensions_and_what_was_made_for_them_out(
     assert found.apart == seeds * (3 * 3 + 3 + 3)
     assert f"{found.apart} runs of extensions" in capsys.readouterr().err
     assert [each.title for each in found.mixtures] == ["three", "three"]
+
+
+def test_the_index_leaves_them_out(grown: Runs) -> None:
+    with grown.database.session(read_only=True) as session:
+        index = build_index(session)
+
+    assert {line.task for line in index.lines} == {*TASKS, "three"}
 
 
 def test_a_condition_on_the_method_or_the_mixture_keeps_what_it_names(grown: Runs) -> None:
