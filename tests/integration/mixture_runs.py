@@ -92,6 +92,7 @@ class Runs:
         examples: bool = True,
         without: Sequence[str] = (),
         curves: Callable[[JobSpec, str], Sequence[float]] = lambda _, __: (0.5, 0.8),
+        correct: Callable[[JobSpec, str], Sequence[float] | None] = lambda _, __: None,
         environment: Mapping[str, Any] | None = None,
         resolved: Mapping[str, Any] | None = None,
         more: Sequence[Mapping[str, Any]] = (),
@@ -102,23 +103,26 @@ class Runs:
             examples: whether they stored the scores of their test examples.
             without: names of figures that they did not measure.
             curves: the validation scores of a job's member, every 10 steps.
+            correct: the scores of a job's member on its test examples; None: drawn by chance.
             more: further events of each run.
         """
-        found = [self._finish(job, examples, without, curves, environment or {}, resolved or {}, more) for job in jobs]
+        found = [
+            self._finish(_made(job, curves, correct), examples, without, environment or {}, resolved or {}, more)
+            for job in jobs
+        ]
         self.made += found
         return found
 
     def _finish(
         self,
-        spec: JobSpec,
+        made: Made,
         examples: bool,
         without: Sequence[str],
-        curves: Callable[[JobSpec, str], Sequence[float]],
         environment: Mapping[str, Any],
         resolved: Mapping[str, Any],
         more: Sequence[Mapping[str, Any]],
     ) -> Made:
-        made = _made(spec, curves)
+        spec = made.spec
         with self.database.session() as session:
             (made.job_id,), _ = job_creation.create_jobs(session, [spec], priority=5, max_failures=3)
         claim = claimer(self.database)(made.job_id)
@@ -136,14 +140,19 @@ class Runs:
         return made
 
 
-def _made(spec: JobSpec, curves: Callable[[JobSpec, str], Sequence[float]]) -> Made:
+def _made(
+    spec: JobSpec,
+    curves: Callable[[JobSpec, str], Sequence[float]],
+    correct: Callable[[JobSpec, str], Sequence[float] | None],
+) -> Made:
     made, draw = Made(spec), Random(f"{spec.job_hash}")
     members = [str(member.task) for member in spec.members] or [""]
     for member in members:
         for language in ("en", "de"):
             chances = Random(f"{member or spec.task} {language}")  # the same examples are hard for every run
             values = [float(draw.random() < chances.uniform(0.5, 1)) for _ in range(EXAMPLES)]
-            made.scores[member, language] = numpy.array(values)
+            known = correct(spec, member)
+            made.scores[member, language] = numpy.array(values if known is None else known)
         made.curves[member] = list(curves(spec, member))
     is_full = spec.method.name == "full"
     method, heads = (BODY if is_full else ADAPTER), HEAD * len(members)
