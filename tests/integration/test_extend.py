@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -19,10 +20,12 @@ from adapeff.service.reporting.views import build_view
 from adapeff.service.specs.extensions import on_base
 from adapeff.service.specs.job import JobSpec
 from adapeff.service.store.database import Database, upgrade
+from adapeff.service.store.tables import Run
 from tests.integration.mixture_runs import BODY, Made, Runs, interval, mean, sweep_jobs
 
 TASKS = ("offline_sentiment", "offline_nli", "offline_ner")
 LEAVE_ONE_OUT = {"leave_one_out": "three", "methods": ["full"], "replay": [0, 0.1]}
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 Cell = Any
 """A cell of a grid as JSON: text, None, or a number with its interval."""
 
@@ -470,3 +473,26 @@ def test_a_report_takes_as_many_queries_for_many_mixtures_as_for_one(runs: Runs)
         counts.append(len(asked))
 
     assert counts[0] == counts[1]
+
+
+def test_a_run_beside_an_extension_is_not_undisturbed(runs: Runs) -> None:
+    """All these runs are of one host; the extension has begun before the task alone ends."""
+    jobs = every_way(methods=["full"], extend=[{**LEAVE_ONE_OUT, "replay": [0]}])
+    made = runs.finish(jobs)
+    with runs.database.session() as session:
+        for position, each in enumerate(made):
+            run = session.get_one(Run, each.run_id)
+            at = 1 if each.spec.base else 3 * position + 10
+            run.started_at = NOON + timedelta(minutes=at)
+            run.finished_at = NOON + timedelta(minutes=at + 1)
+        alone, extension = (session.get_one(Run, each.run_id) for each in (made[0], made[-1]))
+        extension.started_at, extension.finished_at = alone.started_at, alone.finished_at
+
+    (doubt,) = {
+        row.cells["train_compute_s"].doubt
+        for table in report_of(runs).tables
+        if table.task == made[0].title
+        for row in table.rows
+    }
+
+    assert "another run" in str(doubt)
