@@ -29,7 +29,7 @@ REWORDED = {
 }
 NEW_FIGURES = {
     *("break_even_tasks", "verdict", "finding", "difference", "difference_examples", "difference_p_holm"),
-    *("train_ratio_paired", "latency_ratio_paired"),
+    *("train_ratio_paired", "latency_ratio_paired", "seeds_needed"),
 }
 
 

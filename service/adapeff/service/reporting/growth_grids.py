@@ -27,14 +27,15 @@ _NOTES = (
 
 def way_words(way: Way) -> str:
     """A way in a few words: `extend full, replay 0.05`."""
+    method = f"{way.method}{f' {way.rate}' if way.rate else ''}"
     if way.kind == "alone":
-        return f"one more {way.method}"
+        return f"one more {method}"
     if way.kind == "fusion":
-        return f"adapterfusion of {way.method}"
+        return f"adapterfusion of {method}"
     if way.kind == "retraining":
-        return f"retrain {way.method}"
+        return f"retrain {method}"
     replay = f", replay {way.replay}" if way.replay != "0" else ", no replay"
-    return f"extend {way.method}{replay}{', frozen heads' if way.old_heads == 'frozen' else ''}"
+    return f"extend {method}{replay}{', frozen heads' if way.old_heads == 'frozen' else ''}"
 
 
 def extend_grids(report: Report) -> list[Grid]:
@@ -136,7 +137,7 @@ def _old_tasks(group: Sequence[Addition]) -> Grid:
 
 
 def _change(found: Forgetting | None) -> Value:
-    return MISSING if found is None else signed(found.value, "%", found.low, found.high)
+    return MISSING if found is None else signed(found.value, unit_of(found.metric), found.low, found.high)
 
 
 def _to_full(addition: Addition) -> float | None:
