@@ -217,10 +217,11 @@ def _points(scores: Sequence[float]) -> list[list[float]]:
     return [[10 * at, score] for at, score in zip(_steps(len(scores)), scores, strict=True)]
 
 
-def interval(ours: Sequence[numpy.ndarray], theirs: Sequence[numpy.ndarray]) -> Interval:
+def interval(ours: Sequence[numpy.ndarray], theirs: Sequence[numpy.ndarray], *, goes_on: bool = False) -> Interval:
     """The mean difference over seeds with its 95 % interval, from the scores of each test example by seed.
 
-    As the docstring of `statistics.differences` says it: the variance of the seeds is that of both sides, at least that
+    As the docstring of `statistics.differences` says it: the variance of the seeds is that of both sides, or of the
+    pairs where one goes on from the other, at least that
     of the residual of the two-way layout; the part of the examples is (MS_example - MS_residual) / (S x E); the degrees
     of freedom are Satterthwaite's. With one seed, it is the paired t interval over the examples.
     """
@@ -236,6 +237,8 @@ def interval(ours: Sequence[numpy.ndarray], theirs: Sequence[numpy.ndarray]) -> 
     ) / ((seeds - 1) * (examples - 1))
     of_examples = seeds * numpy.var(table.mean(axis=0), ddof=1)
     both = numpy.var([each.mean() for each in ours], ddof=1) + numpy.var([each.mean() for each in theirs], ddof=1)
+    if goes_on:
+        both = numpy.var(table.mean(axis=1), ddof=1)
     of_seeds = max((both, seeds - 1), (residual / examples, (seeds - 1) * (examples - 1)))
     parts = [
         (of_seeds[0] / seeds, of_seeds[1]),

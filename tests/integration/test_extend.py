@@ -115,21 +115,22 @@ def trained(runs: Runs, way: str, new: str, seed: int) -> list[Made]:
     return [runs[f"{base} + {new}{ending}", "full", seed]]
 
 
-def expected_forgetting(runs: Runs, way: str, new: str) -> dict[str, tuple[float, float, float]]:
+def expected_forgetting(runs: Runs, way: str, new: str, language: str = "en") -> dict[str, tuple[float, float, float]]:
     """Old task -> change with interval."""
     seeds = seeds_of(runs)
     return {
         old: interval(
-            [trained(runs, way, new, seed)[-1].scores[old, "en"] for seed in seeds],
-            [before(runs, new, old, seed) for seed in seeds],
+            [trained(runs, way, new, seed)[-1].scores[old, language] for seed in seeds],
+            [before(runs, new, old, seed, language) for seed in seeds],
+            goes_on=way.startswith("extend"),
         )
         for old in TASKS
         if old != new
     }
 
 
-def before(runs: Runs, new: str, old: str, seed: int) -> Any:
-    return runs[f"three without {new}", "full", seed].scores[old, "en"]
+def before(runs: Runs, new: str, old: str, seed: int, language: str) -> Any:
+    return runs[f"three without {new}", "full", seed].scores[old, language]
 
 
 def test_every_way_is_there_for_every_addition(grown: Runs) -> None:
@@ -192,7 +193,10 @@ def test_forgetting_is_that_of_the_models_it_started_from(grown: Runs) -> None:
                 assert bounds(old[new, way][task]) == pytest.approx(change)
             assert old[new, way][new] is None
             worst = min(expected, key=lambda task: expected[task][0])
-            assert value(each[new, way]["forgetting"]) == pytest.approx(mean(one[0] for one in expected.values()))
+            halves = [(high - low) / 2 for _, low, high in expected.values()]
+            half = math.hypot(*halves) / len(halves) if len(seeds_of(grown)) == 1 else mean(halves)
+            middle = mean(one[0] for one in expected.values())
+            assert bounds(each[new, way]["forgetting"]) == pytest.approx((middle, middle - half, middle + half))
             assert bounds(each[new, way]["worst"]) == pytest.approx(expected[worst])
             assert each[new, way]["worst_task"] == worst
             means.append(mean(one[0] for one in expected.values()))
@@ -284,6 +288,21 @@ def test_without_its_base_an_extension_says_itself_what_it_forgot(runs: Runs, se
     assert over["stored_before"] is None and over["difference"] is None and over["share_of_retraining"] is None
 
 
+def test_forgetting_in_other_languages_has_rows_of_its_own(grown: Runs) -> None:
+    grids = build_view(report_of(grown), "extend")
+    (document,) = grid_documents([grid for grid in grids if grid.aspect == "extend: forgetting in other languages"])
+    ways = [way for way in WAYS if way.startswith("extend")] + ["retrain full"]
+
+    found = {(row["new"], row["way"], row["member"]): bounds(row["de"]) for row in document["rows"]}
+
+    assert found == {
+        (new, way, old): pytest.approx(change)
+        for new in TASKS
+        for way in ways
+        for old, change in expected_forgetting(grown, way, new, "de").items()
+    }
+
+
 def test_an_extension_of_a_job_shows_the_tasks_of_that_job(runs: Runs) -> None:
     """`base: 1` names a job, which only the database knows."""
     (base,) = sweep_jobs(tasks=[], mixtures=[{"name": "two", "tasks": list(TASKS[:2])}])
@@ -311,7 +330,8 @@ def test_a_single_task_can_be_the_base(runs: Runs) -> None:
     extended = [runs[f"{TASKS[0]} + {TASKS[1]}, replay 0.5", "full", seed].scores[TASKS[0], "en"] for seed in (0, 1)]
     alone = [runs[TASKS[0], "full", seed].scores["", "en"] for seed in (0, 1)]
     assert list(over) == ["one more full", "extend full, replay 0.5", "retrain full"]
-    assert bounds(each[TASKS[1], "extend full, replay 0.5"]["worst"]) == pytest.approx(interval(extended, alone))
+    expected = interval(extended, alone, goes_on=True)
+    assert bounds(each[TASKS[1], "extend full, replay 0.5"]["worst"]) == pytest.approx(expected)
     assert value(over["extend full, replay 0.5"]["stored_before"]) == pytest.approx(
         mean(runs[TASKS[0], "full", seed].figures["stored_bytes"] for seed in (0, 1))
     )

@@ -124,7 +124,7 @@ def _cheaper(found: Ratio) -> str:
 
 def _extension(additions: Sequence[Addition], margin: float) -> tuple[str, str]:
     """Whether no old task loses more than the margin, and every new task is within it of `full` alone."""
-    old = [each for addition in additions for each in addition.forgetting or ()]
+    old = [each for addition in additions for each in addition.forgetting]
     new = [addition.to_full for addition in additions]
     kept = sum(each.low is not None and each.low > -margin for each in old)
     lost = sum(each.high is not None and each.high < -margin for each in old)

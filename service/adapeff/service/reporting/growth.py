@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from adapeff.service.measurements import FORGETTING
+from adapeff.service.reporting.forgetting import Forgetting, MeanForgetting, changes_of, mean_of
 from adapeff.service.reporting.members import (
     FULL,
     BySeed,
@@ -32,7 +32,6 @@ from adapeff.service.reporting.members import (
     rate_of,
     scores_of,
     stored_bytes,
-    unit_of,
 )
 from adapeff.service.statistics.differences import Difference
 
@@ -58,17 +57,6 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Forgetting:
-    """How the score of one old task changed, as a share, with its 95 % interval."""
-
-    task: str
-    metric: str
-    value: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
 class Addition:
     """One task added in one way: means over seeds."""
 
@@ -86,8 +74,8 @@ class Addition:
     """Its score on the test data, in its first language."""
     to_full: Difference | None
     """The same minus that of `full` on the new task alone."""
-    forgetting: tuple[Forgetting, ...] | None
-    """Of each old task; None for ways that leave the old tasks' models as they are, so that nothing changes."""
+    changes: tuple[Forgetting, ...] | None
+    """Of each old task and language; None for ways that leave the old tasks' models as they are: nothing changes."""
     stored_before: float | None
     """Bytes to keep for the old tasks, the weights that a method leaves alone included once."""
     stored_after: float | None
@@ -96,18 +84,19 @@ class Addition:
     """Its FLOPs over those of training the mixture of all tasks again by `full`."""
 
     @property
-    def mean_forgetting(self) -> float | None:
+    def forgetting(self) -> tuple[Forgetting, ...]:
+        """Of each old task, in its first language."""
+        return tuple(each for each in self.changes or () if each.is_first)
+
+    @property
+    def mean_forgetting(self) -> MeanForgetting | None:
         """The mean over the old tasks; 0 where nothing changes, None if scores are not all in percent."""
-        if self.forgetting is None:
-            return 0.0
-        if not self.forgetting or any(unit_of(each.metric) != "%" for each in self.forgetting):
-            return None
-        return sum(each.value for each in self.forgetting) / len(self.forgetting)
+        return MeanForgetting(0.0, None, None) if self.changes is None else mean_of(self.forgetting)
 
     @property
     def worst(self) -> Forgetting | None:
         """The old task that forgot most; None where nothing changes."""
-        return min(self.forgetting, key=lambda each: each.value) if self.forgetting else None
+        return min(self.forgetting, key=lambda each: each.value, default=None)
 
 
 @dataclass(frozen=True)
@@ -197,7 +186,7 @@ def _addition(
     *,
     cost: Cost,
     stored: tuple[float | None, float | None],
-    forgetting: tuple[Forgetting, ...] | None = None,
+    changes: tuple[Forgetting, ...] | None = None,
 ) -> Addition:
     first = _first(by_seed)
     metric, language = metric_of(place.extension, place.old), first_language(place.extension, place.old)
@@ -215,7 +204,7 @@ def _addition(
         metric=metric,
         score=scores.mean,
         to_full=None if way == Way("alone", FULL) else scores.minus(full),
-        forgetting=forgetting,
+        changes=changes,
         stored_before=stored[0],
         stored_after=stored[1],
     )
@@ -283,7 +272,7 @@ def _extensions(runs: TaskRuns, place: _Growing) -> Iterator[Addition]:
             by_seed,
             cost=cost_of(by_seed.values()),
             stored=(_stored(bases), _stored(by_seed)),
-            forgetting=_changes(runs, place, by_seed, bases),
+            changes=changes_of(runs, place.extension, place.old, by_seed, bases, goes_on=True),
         )
 
 
@@ -301,7 +290,7 @@ def _retrainings(runs: TaskRuns, place: _Growing) -> Iterator[Addition]:
             by_seed,
             cost=cost_of(by_seed.values()),
             stored=(_stored(bases), _stored(by_seed)),
-            forgetting=_changes(runs, place, by_seed, bases),
+            changes=changes_of(runs, place.extension, place.old, by_seed, bases, goes_on=False),
         )
 
 
@@ -314,34 +303,3 @@ def _bases_of(runs: TaskRuns, place: _Growing, retrained: Result) -> BySeed:
         if (str(result.spec.method), rate_of(result.spec)) == (str(retrained.spec.method), rate_of(retrained.spec))
         if (base := runs.bases.get(result.spec.base)) is not None
     }
-
-
-def _changes(runs: TaskRuns, place: _Growing, by_seed: BySeed, bases: BySeed) -> tuple[Forgetting, ...]:
-    """How the score of each old task changed."""
-    found = (_change(runs, place, number, by_seed, bases) for number in range(place.old))
-    return tuple(each for each in found if each is not None)
-
-
-def _change(runs: TaskRuns, place: _Growing, number: int, by_seed: BySeed, bases: BySeed) -> Forgetting | None:
-    """The change of one old task's score, paired with the models it started from, or as an extension measured it.
-
-    The latter if those models are not in the report.
-    """
-    name = place.tasks[number]
-    metric, language = metric_of(place.extension, number), first_language(place.extension, number)
-    base = next(iter(bases.values()), None)
-    if base is not None:
-        before = scores_of(runs, bases, metric, language, name if base.spec.members else "")
-        found = scores_of(runs, by_seed, metric, language, name).minus(before)
-        if found is not None:
-            return Forgetting(name, metric, found.value, found.low, found.high)
-    measured = [
-        [
-            result.read(FORGETTING.name, statistic=statistic, split="test", language=language, task=name).value
-            for statistic in ("", "low", "high")
-        ]
-        for result in by_seed.values()
-    ]
-    values = [value for value, _, _ in measured if value is not None]
-    low, high = measured[0][1:] if len(measured) == 1 else (None, None)
-    return Forgetting(name, metric, sum(values) / len(values), low, high) if values else None

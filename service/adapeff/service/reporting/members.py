@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from adapeff.service.plugins import catalog
 from adapeff.service.reporting.convergence import CURVES, Curves
 from adapeff.service.reporting.runs import ALIKE, Result
 from adapeff.service.specs.job import JobSpec, canonical_json
-from adapeff.service.statistics.differences import Difference, difference_of_methods
+from adapeff.service.statistics.differences import Difference, difference_of_methods, paired_difference
 from adapeff.service.store import results
 from adapeff.service.store.example_scores import load_example_scores
 
@@ -252,13 +252,20 @@ class Scores:
 
     def minus(self, other: Scores) -> Difference | None:
         """The mean difference over the seeds that both have, paired by seed and by test example; None without any."""
+        return self._compared(other, difference_of_methods)
+
+    def change_from(self, before: Scores) -> Difference | None:
+        """The mean change over the seeds of both, of models that went on from those before: their own pairs."""
+        return self._compared(before, paired_difference)
+
+    def _compared(self, other: Scores, compare: Callable[..., Difference]) -> Difference | None:
         seeds = sorted(self.values.keys() & other.values.keys())
         if not seeds:
             return None
         pairs = [(self.examples.get(seed), other.examples.get(seed)) for seed in seeds]
         by_example = [a - b for a, b in pairs if a is not None and b is not None and len(a) == len(b)]
         is_complete = len(by_example) == len(seeds) and len({len(each) for each in by_example}) == 1
-        return difference_of_methods(
+        return compare(
             [self.values[seed] for seed in seeds],
             [other.values[seed] for seed in seeds],
             examples=numpy.stack(by_example) if is_complete else None,
