@@ -239,7 +239,9 @@ def interval(ours: Sequence[numpy.ndarray], theirs: Sequence[numpy.ndarray], *, 
     both = numpy.var([each.mean() for each in ours], ddof=1) + numpy.var([each.mean() for each in theirs], ddof=1)
     if goes_on:
         both = numpy.var(table.mean(axis=1), ddof=1)
-    of_seeds = max((both, seeds - 1), (residual / examples, (seeds - 1) * (examples - 1)))
+    of_seeds = (both, seeds - 1)
+    if residual / examples > both and not math.isclose(residual / examples, both):
+        of_seeds = (residual / examples, (seeds - 1) * (examples - 1))
     parts = [
         (of_seeds[0] / seeds, of_seeds[1]),
         (max(0.0, of_examples - residual) / (seeds * examples), examples - 1),
