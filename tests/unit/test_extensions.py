@@ -153,6 +153,20 @@ def test_fusion_mixes_the_adapters_of_the_old_tasks_and_the_new_one() -> None:
     assert max(map(order.index, fusion.sources)) < order.index(fusion.job_hash)
 
 
+def test_tasks_keep_their_own_train_size_when_they_are_left_out_added_and_fused() -> None:
+    entry = {"name": "sized", "tasks": [{"task": "offline_sentiment", "train_size": 16}, "offline_ner", "offline_qa"]}
+    growth = {"leave_one_out": "sized", "methods": ["full"], "fusion": "houlsby"}
+    found = jobs(mixtures=[entry], methods=["full", "houlsby"], extend=[growth], settings={"train_size": 40})
+
+    for spec in found:
+        for member in spec.members:
+            expected = 16 if str(member.task) == "offline_sentiment" else 40
+            assert spec.of_member(member).training.train_size == expected
+        if not spec.members:  # the adapters to fuse, and the fusions
+            assert spec.training.train_size == (16 if str(spec.task) == "offline_sentiment" else 40)
+    assert sum(spec.method.name == "adapterfusion" for spec in found) == 3
+
+
 def test_languages_may_be_asked_of_tasks_that_are_only_added_or_extended() -> None:
     extended = [{"base": "offline_sentiment", "add": ["offline_nli"]}]
 
@@ -237,6 +251,7 @@ def test_specifications_survive_json(replay: Any, old_heads: str) -> None:
         ({"extend": [{**ADD_NLI, "fusion": "houlsby"}]}, "method 'houlsby', which the sweep lacks"),
         ({"mixtures": [{**TWO, "name": "sst2"}]}, "'sst2' is the name of a task; choose another name"),
         ({"mixtures": [{**TWO, "name": "a mixture"}]}, "'a mixture' is not a name for a mixture"),
+        ({"mixtures": [{**TWO, "name": "12"}]}, "'12' looks like a job; choose another name"),
         ({"mixtures": [TWO, TWO]}, "two mixtures are called 'two'"),
         ({"mixtures": [{**TWO, "samplng": "equal"}]}, "unknown key 'samplng' of a mixture; did you mean 'sampling'?"),
         ({"mixtures": [{**TWO, "train_sizes": {"offline_nli": 3}}]}, "'offline_nli', which is not among its tasks"),
@@ -262,6 +277,7 @@ def test_specifications_survive_json(replay: Any, old_heads: str) -> None:
         ({"tasks": ["extension[add=[offline_nli]]"]}, "an extension needs a base"),
         ({"tasks": ["extension[base=two]"]}, "an extension needs new tasks"),
         ({"tasks": ["extension[base=two,add=[offline_nli],replay=1.5]"]}, "1.5 is no share"),
+        ({"tasks": ["extension[base=two,add=[offline_nli],tasks=[offline_qa]]"]}, "its base and of add; remove tasks"),
         (
             {"mixtures": [{"name": "m", "tasks": [{"task": "offline_ner", "train_size": 1300}, "offline_qa"]}]},
             "train_size is 1300, but 'offline_ner' has 1200 training examples; lower it, or set it to all",
@@ -516,6 +532,7 @@ def correctness(trained: Trained, task: str) -> numpy.ndarray:
     return numpy.array([row["gold"] == row["predicted"] for row in rows if row["task"] == task])
 
 
+@pytest.mark.slow
 def test_forgetting_is_after_minus_before_with_a_paired_bootstrap_interval(tiny_model: Path, tmp_path: Path) -> None:
     examples, resamples = 300, 20_000
     *old, new = (write_task(tmp_path / word, word, train=200, test=examples) for word in ("good", "not", "film"))

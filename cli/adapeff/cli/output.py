@@ -102,7 +102,8 @@ def _note_what_is_missing(report: Report) -> None:
         states = ", ".join(f"{count} {state}" for state, count in sorted(report.unfinished.items()))
         note(f"not in the report{' (counted without --where)' if report.is_selection else ''}: {states}")
     if report.apart:
-        note(f"{report.apart} runs of extensions, or of mixtures made for them: --view extend")
+        runs = "1 run" if report.apart == 1 else f"{report.apart} runs"
+        note(f"{runs} of extensions, or made for them: --view extend")
     if report.selects_nothing:
         note("no finished run meets the conditions of --where")
     elif not report.tables and not report.profiles and not report.apart:

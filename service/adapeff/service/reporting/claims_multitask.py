@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from adapeff.service.reporting.costs import Cost
 from adapeff.service.reporting.decision import MARGIN
 from adapeff.service.reporting.growth import Addition
 from adapeff.service.reporting.growth_grids import way_words
@@ -34,10 +35,10 @@ def multitask_facts(report: Report, is_adapter: Callable[[Any], bool]) -> Iterat
     """
     margin = next((each.margin for each in report.decisions if each.table.metric.unit == "%"), MARGIN)
     for found in report.mixtures:
-        if found.method == FULL:
+        if str(found.plugin) == FULL:
             about = {"model": found.model, "task": found.title, "device": found.device}
             outcome, test = _quality(found, margin)
-            yield {**about, "method": f"{FULL} on the mixture", "outcome": outcome, "test": test}
+            yield {**about, "method": f"{found.method} on the mixture", "outcome": outcome, "test": test}
             for each in _times(report, found, is_adapter):
                 yield {**about, **each}
     ways: dict[tuple[str, str, str], list[Addition]] = {}
@@ -54,7 +55,7 @@ def _quality(found: MixtureComparison, margin: float) -> tuple[str, str]:
     """Whether every task is within the margin of `full` alone."""
     differences = [task.to_full for task in found.tasks if task.is_first]
     known = [each for each in differences if each is not None]
-    if len(known) < len(differences):
+    if not known or len(known) < len(differences):
         return "not measured", f"{FULL} did not run on each task alone with equal settings"
     within = sum(bool(is_non_inferior(each, margin)) for each in known)
     below = sum(each.high is not None and each.high < -margin for each in known)
@@ -73,23 +74,21 @@ def _points(margin: float) -> str:
 
 def _times(report: Report, mixture: MixtureComparison, is_adapter: Callable[[Any], bool]) -> Iterator[dict[str, Any]]:
     """The time to targets of the mixture over the sum of the times of an adapter per task."""
-    adapters = {
-        line.method: line.costs["train"]
-        for decision in report.decisions
-        for line in decision.lines
-        if decision.table.model == mixture.model and line.method != FULL and is_adapter(line.row.plugin)
-    }
-    for method, step in adapters.items():
+    for method, step in _adapters(report, mixture, is_adapter).items():
         own = next((each for each in report.mixtures if _is_same(each, mixture) and each.method == method), None)
         for number, target in enumerate(mixture.targets):
-            about = {"method": f"{FULL} on the mixture, {method} alone", "target": target.share}
+            about = {"method": f"{mixture.method} on the mixture, {method} alone", "target": target.share}
             alone = own.targets[number].alone if own is not None and own.targets else None
             if target.mixture is None or target.reached < len(mixture.seeds):
+                outcome = "undecided" if target.reached else "never reached"
                 test = f"{target.reached} of {len(mixture.seeds)} seeds of the mixture reach it"
-                yield {**about, "outcome": "never reached", "test": test}
+                yield {**about, "outcome": outcome, "test": test}
+            elif own is None or own.alone is None:
+                test = f"{method} did not run on each task alone and on the mixture"
+                yield {**about, "outcome": "not measured", "test": test}
             elif alone is None or alone.steps is None or target.mixture.steps is None:
-                test = f"{method} does not reach it on every task, or did not run on each and on the mixture"
-                yield {**about, "outcome": "never reached" if own is not None else "not measured", "test": test}
+                test = f"not every seed of {method} reaches it on every task alone"
+                yield {**about, "outcome": "never reached", "test": test}
             elif step.ratio is None or step.low is None or step.high is None:
                 yield {**about, "outcome": "not measured", "test": "no paired time of a step"}
             else:
@@ -99,8 +98,23 @@ def _times(report: Report, mixture: MixtureComparison, is_adapter: Callable[[Any
                 yield {**about, "outcome": _cheaper(found), "test": test, "found": found}
 
 
+def _adapters(report: Report, mixture: MixtureComparison, is_adapter: Callable[[Any], bool]) -> dict[str, Cost]:
+    """The adapters of a mixture's model and device, with the times of a step: paired ones where a task has them."""
+    found: dict[str, Cost] = {}
+    for decision in report.decisions:
+        environment = decision.table.environment
+        device = f"{environment.get('device_name')} {environment.get('precision')}"
+        for line in decision.lines:
+            is_other = (decision.table.model, device) != (mixture.model, mixture.device) or line.method == FULL
+            if is_other or not is_adapter(line.row.plugin):
+                continue
+            if line.method not in found or found[line.method].ratio is None:
+                found[line.method] = line.costs["train"]
+    return found
+
+
 def _is_same(one: MixtureComparison, other: MixtureComparison) -> bool:
-    return (one.model, one.title, one.device) == (other.model, other.title, other.device)
+    return one.place == other.place
 
 
 def _cheaper(found: Ratio) -> str:
@@ -110,7 +124,7 @@ def _cheaper(found: Ratio) -> str:
 
 def _extension(additions: Sequence[Addition], margin: float) -> tuple[str, str]:
     """Whether no old task loses more than the margin, and every new task is within it of `full` alone."""
-    old = [each for addition in additions for each in addition.forgetting or ()]
+    old = [each for addition in additions for each in addition.forgetting]
     new = [addition.to_full for addition in additions]
     kept = sum(each.low is not None and each.low > -margin for each in old)
     lost = sum(each.high is not None and each.high < -margin for each in old)

@@ -14,23 +14,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from adapeff.service.measurements import FORGETTING
+from adapeff.service.reporting.forgetting import Forgetting, MeanForgetting, changes_of, mean_of
 from adapeff.service.reporting.members import (
     FULL,
     BySeed,
     Cost,
     TaskRuns,
+    cell_of,
     cost_of,
+    first_language,
     frozen_bytes,
-    languages_of,
     metric_of,
+    plus,
+    rate_in_words,
+    rate_of,
     scores_of,
     stored_bytes,
 )
-from adapeff.service.reporting.runs import ALIKE
-from adapeff.service.specs.job import canonical_json
 from adapeff.service.statistics.differences import Difference
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["alone", "fusion", "extension", "retraining"]
 FUSION = "adapterfusion"
+_OF_EACH_TASK = {"tasks", "train_sizes", "weights", "loss_weights"}
 
 
 @dataclass(frozen=True)
@@ -49,16 +52,8 @@ class Way:
     replay: str = ""
     """Of an extension: the share of the old data, or `sized`."""
     old_heads: str = ""
-
-
-@dataclass(frozen=True)
-class Forgetting:
-    """How the score of one old task changed, as a share, with its 95 % interval."""
-
-    task: str
-    value: float
-    low: float | None
-    high: float | None
+    rate: str = ""
+    """`lr 0.0001` or `tuned`, if there are several of the method."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +74,8 @@ class Addition:
     """Its score on the test data, in its first language."""
     to_full: Difference | None
     """The same minus that of `full` on the new task alone."""
-    forgetting: tuple[Forgetting, ...] | None
-    """Of each old task; None for ways that leave the old tasks' models as they are, so that nothing changes."""
+    changes: tuple[Forgetting, ...] | None
+    """Of each old task and language; None for ways that leave the old tasks' models as they are: nothing changes."""
     stored_before: float | None
     """Bytes to keep for the old tasks, the weights that a method leaves alone included once."""
     stored_after: float | None
@@ -89,37 +84,40 @@ class Addition:
     """Its FLOPs over those of training the mixture of all tasks again by `full`."""
 
     @property
-    def mean_forgetting(self) -> float | None:
-        """The mean over the old tasks; 0 where nothing changes."""
-        if self.forgetting is None:
-            return 0.0
-        return sum(each.value for each in self.forgetting) / len(self.forgetting) if self.forgetting else None
+    def forgetting(self) -> tuple[Forgetting, ...]:
+        """Of each old task, in its first language."""
+        return tuple(each for each in self.changes or () if each.is_first)
+
+    @property
+    def mean_forgetting(self) -> MeanForgetting | None:
+        """The mean over the old tasks; 0 where nothing changes, None if scores are not all in percent."""
+        return MeanForgetting(0.0, None, None) if self.changes is None else mean_of(self.forgetting)
 
     @property
     def worst(self) -> Forgetting | None:
         """The old task that forgot most; None where nothing changes."""
-        return min(self.forgetting, key=lambda each: each.value) if self.forgetting else None
+        return min(self.forgetting, key=lambda each: each.value, default=None)
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Growing:
     """An addition without its way."""
 
-    extension: Result
-    """One of the extensions that make it."""
+    extensions: Sequence[BySeed] = field(repr=False)
     alone: Sequence[Mapping[str, BySeed]] = field(repr=False)
     """The runs of each task alone, by method; the old tasks come first."""
+    cells: frozenset[str] = field(repr=False)
+
+    def includes(self, runs: TaskRuns, mixture: Result) -> bool:
+        """Whether a mixture is of all its tasks, and trained like the mixture of the old ones."""
+        base = runs.bases.get(self.extension.spec.base)
+        is_alike = base is None or not base.spec.members or _sampling(base) == _sampling(mixture)
+        return is_alike and frozenset(_cells(mixture)) == self.cells
 
     @property
-    def key(self) -> tuple[object, ...]:
-        """What all extensions that make it have in common."""
-        old, new = _old_and_new(self.extension)
-        return _conditions(self.extension), frozenset(old), frozenset(new)
-
-    def includes(self, mixture: Result) -> bool:
-        """Whether a mixture is of all its tasks, under the same conditions."""
-        tasks = {str(member.task) for member in mixture.spec.members}
-        return tasks == set(self.tasks) and _conditions(mixture) == _conditions(self.extension)
+    def extension(self) -> Result:
+        """One of the extensions that make it."""
+        return _first(self.extensions[0])
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -127,39 +125,52 @@ class _Place:
 
     @property
     def old(self) -> int:
-        """The number of old tasks."""
-        return len(_old_and_new(self.extension)[0])
+        return len(self.tasks) - len(self.extension.spec.task.parameters["add"])
 
 
-def _old_and_new(extension: Result) -> tuple[list[str], list[str]]:
-    names = [str(member.task) for member in extension.spec.members]
-    new = len(extension.spec.task.parameters["add"])
-    return names[:-new], names[-new:]
+def _cells(result: Result) -> list[str]:
+    """The cell of each task of a mixture or extension."""
+    return [cell_of(result.spec.of_member(member), result) for member in result.spec.members]
 
 
-def _conditions(result: Result) -> str:
-    """What makes mixtures and extensions comparable, besides their tasks."""
-    excluded = {"learning_rate", "tuning", "device", "max_length", "train_size"}
-    training = result.spec.training.model_dump(mode="json", exclude_defaults=True, exclude=excluded)
-    environment = {key: result.run.environment.get(key) for key in ALIKE}
-    return canonical_json([result.spec.model.identity, training, environment])
+def _sampling(mixture: Result) -> dict[str, Any]:
+    """How a mixture draws its tasks, besides what it states for each of them."""
+    parameters = mixture.spec.task.parameters
+    return {name: value for name, value in parameters.items() if name not in _OF_EACH_TASK}
 
 
 def find_additions(runs: TaskRuns) -> tuple[Addition, ...]:
     """Every addition that an extension of the report makes, in each way that the report has runs of."""
-    places: dict[tuple[object, ...], _Place] = {}
+    groups: dict[tuple[frozenset[str], frozenset[str]], list[BySeed]] = {}
     for by_seed in runs.extensions.values():
-        first = next(iter(by_seed.values()))
-        alone = [runs.methods_of_member(first, number) for number in range(len(first.spec.members))]
-        place = _Place(first, alone)
-        places.setdefault(place.key, place)
+        first = _first(by_seed)
+        cells, new = _cells(first), len(first.spec.task.parameters["add"])
+        groups.setdefault((frozenset(cells[:-new]), frozenset(cells[-new:])), []).append(by_seed)
     found: list[Addition] = []
-    for place in places.values():
+    for (old, new_cells), extensions in groups.items():
+        alone = [runs.methods_of_member(_first(extensions[0]), number) for number in range(len(old | new_cells))]
+        place = _Growing(extensions, alone, old | new_cells)
         build = (_alone, _fusions, _extensions, _retrainings)
         ways = [addition for of_kind in build for addition in of_kind(runs, place)]
-        retraining = next((each.cost.flops for each in ways if each.way == Way("retraining", FULL)), None)
-        found += [_with_share(each, retraining) for each in ways]
-    return tuple(found)
+        retrained = (each.cost.flops for each in ways if (each.way.kind, each.way.method) == ("retraining", FULL))
+        flops = next(retrained, None)
+        found += [_with_share(each, flops) for each in ways]
+    return _without_single_rates(found)
+
+
+def _without_single_rates(additions: Sequence[Addition]) -> tuple[Addition, ...]:
+    """The additions, with the learning rates of methods that have several."""
+    rates: dict[tuple[str, str], set[str]] = {}
+    for each in additions:
+        rates.setdefault((each.way.kind, each.way.method), set()).add(each.way.rate)
+    return tuple(
+        each if len(rates[each.way.kind, each.way.method]) > 1 else replace(each, way=replace(each.way, rate=""))
+        for each in additions
+    )
+
+
+def _first(by_seed: BySeed) -> Result:
+    return next(iter(by_seed.values()))
 
 
 def _with_share(addition: Addition, retraining: float | None) -> Addition:
@@ -169,16 +180,16 @@ def _with_share(addition: Addition, retraining: float | None) -> Addition:
 
 def _addition(
     runs: TaskRuns,
-    place: _Place,
+    place: _Growing,
     way: Way,
     by_seed: BySeed,
     *,
     cost: Cost,
     stored: tuple[float | None, float | None],
-    forgetting: tuple[Forgetting, ...] | None = None,
+    changes: tuple[Forgetting, ...] | None = None,
 ) -> Addition:
-    first = next(iter(by_seed.values()))
-    metric, language = metric_of(place.extension, place.old), languages_of(place.extension, place.old)[0]
+    first = _first(by_seed)
+    metric, language = metric_of(place.extension, place.old), first_language(place.extension, place.old)
     name = place.tasks[place.old] if first.spec.members else ""
     scores = scores_of(runs, by_seed, metric, language, name)
     full = scores_of(runs, place.alone[place.old].get(FULL, {}), metric, language)
@@ -193,13 +204,13 @@ def _addition(
         metric=metric,
         score=scores.mean,
         to_full=None if way == Way("alone", FULL) else scores.minus(full),
-        forgetting=forgetting,
+        changes=changes,
         stored_before=stored[0],
         stored_after=stored[1],
     )
 
 
-def _alone(runs: TaskRuns, place: _Place) -> Iterator[Addition]:
+def _alone(runs: TaskRuns, place: _Growing) -> Iterator[Addition]:
     """A further model or adapter for the new task."""
     if len(place.tasks) > place.old + 1:
         return
@@ -209,36 +220,35 @@ def _alone(runs: TaskRuns, place: _Place) -> Iterator[Addition]:
             yield _addition(runs, place, Way("alone", method), by_seed, cost=cost_of(by_seed.values()), stored=stored)
 
 
-def _fusions(runs: TaskRuns, place: _Place) -> Iterator[Addition]:
+def _fusions(runs: TaskRuns, place: _Growing) -> Iterator[Addition]:
     """A further adapter for the new task, and AdapterFusion over those of all tasks."""
     fused: dict[str, dict[int, Result]] = {}
     for method, by_seed in place.alone[place.old].items():
         if method.startswith(FUSION):
             for seed, result in by_seed.items():
-                if adapter := _fused_method(place, result):
+                if adapter := _fused_method(runs, place, result):
                     fused.setdefault(adapter, {})[seed] = result
     for method, by_seed in fused.items():
         before, after = _stored_alone(place, method)
         cost = cost_of(by_seed.values()) + cost_of(place.alone[place.old][method].values())
-        stored = before, _plus(after, stored_bytes(by_seed.values()))
+        stored = before, plus(after, stored_bytes(by_seed.values()))
         yield _addition(runs, place, Way("fusion", method), by_seed, cost=cost, stored=stored)
 
 
-def _fused_method(place: _Place, fusion: Result) -> str:
+def _fused_method(runs: TaskRuns, place: _Growing, fusion: Result) -> str:
     """The method whose adapters a run mixes; '' if they are not those of this addition's tasks."""
-    for method in place.alone[place.old]:
-        trained = [of_task.get(method, {}).get(fusion.spec.seed) for of_task in place.alone]
-        if {result.spec.job_hash for result in trained if result} == set(fusion.spec.sources):
-            return method
-    return ""
+    trained = [runs.jobs.get(job_hash) for job_hash in fusion.spec.sources]
+    cells = {cell_of(result.spec, result) for result in trained if result}
+    method = str(trained[0].spec.method) if trained and trained[0] else ""
+    return method if cells == place.cells and method in place.alone[place.old] else ""
 
 
-def _stored_alone(place: _Place, method: str) -> tuple[float | None, float | None]:
+def _stored_alone(place: _Growing, method: str) -> tuple[float | None, float | None]:
     """Bytes of a model or adapter for each old task, and for each of all tasks."""
-    total: float | None = frozen_bytes(next(iter(place.alone[place.old][method].values())))
+    total: float | None = frozen_bytes(_first(place.alone[place.old][method]))
     totals = [total]
     for of_task in place.alone:
-        total = _plus(total, stored_bytes(of_task.get(method, {}).values()))
+        total = plus(total, stored_bytes(of_task.get(method, {}).values()))
         totals.append(total)
     return totals[place.old], totals[-1]
 
@@ -246,86 +256,50 @@ def _stored_alone(place: _Place, method: str) -> tuple[float | None, float | Non
 def _stored(by_seed: BySeed) -> float | None:
     """Bytes of a mixture, the weights that its method leaves alone included."""
     first = next(iter(by_seed.values()), None)
-    return None if first is None else _plus(stored_bytes(by_seed.values()), frozen_bytes(first))
+    return None if first is None else plus(stored_bytes(by_seed.values()), frozen_bytes(first))
 
 
-def _plus(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else one + other
-
-
-def _extensions(runs: TaskRuns, place: _Place) -> Iterator[Addition]:
-    for by_seed in runs.extensions.values():
-        first = next(iter(by_seed.values()))
-        if _Place(first, ()).key != place.key:
-            continue
+def _extensions(runs: TaskRuns, place: _Growing) -> Iterator[Addition]:
+    for by_seed in place.extensions:
+        first = _first(by_seed)
         parameters = first.spec.task.parameters
         replay, heads = parameters.get("replay", 0), parameters.get("old_heads", "trained")
         bases = {seed: base for seed, result in by_seed.items() if (base := runs.bases.get(result.spec.base))}
         yield _addition(
             runs,
             place,
-            Way("extension", str(first.spec.method), str(replay or 0), str(heads)),
+            Way("extension", str(first.spec.method), str(replay or 0), str(heads), rate_in_words(first.spec)),
             by_seed,
             cost=cost_of(by_seed.values()),
             stored=(_stored(bases), _stored(by_seed)),
-            forgetting=_changes(runs, place, by_seed, bases),
+            changes=changes_of(runs, place.extension, place.old, by_seed, bases, goes_on=True),
         )
 
 
-def _retrainings(runs: TaskRuns, place: _Place) -> Iterator[Addition]:
+def _retrainings(runs: TaskRuns, place: _Growing) -> Iterator[Addition]:
     """Mixtures of all the tasks; their old tasks are compared with the mixture of the old ones."""
     for by_seed in runs.mixtures.values():
-        first = next(iter(by_seed.values()))
-        if not place.includes(first):
+        first = _first(by_seed)
+        if not place.includes(runs, first):
             continue
-        bases = _bases_of(runs, place, str(first.spec.method))
+        bases = _bases_of(runs, place, first)
         yield _addition(
             runs,
             place,
-            Way("retraining", str(first.spec.method)),
+            Way("retraining", str(first.spec.method), rate=rate_in_words(first.spec)),
             by_seed,
             cost=cost_of(by_seed.values()),
             stored=(_stored(bases), _stored(by_seed)),
-            forgetting=_changes(runs, place, by_seed, bases),
+            changes=changes_of(runs, place.extension, place.old, by_seed, bases, goes_on=False),
         )
 
 
-def _bases_of(runs: TaskRuns, place: _Place, method: str) -> BySeed:
-    """The trained mixtures of the old tasks that extensions by a method start from."""
+def _bases_of(runs: TaskRuns, place: _Growing, retrained: Result) -> BySeed:
+    """The trained mixtures of the old tasks that extensions by the same method start from."""
     return {
         seed: base
-        for by_seed in runs.extensions.values()
+        for by_seed in place.extensions
         for seed, result in by_seed.items()
-        if _Place(result, ()).key == place.key and str(result.spec.method) == method
+        if (str(result.spec.method), rate_of(result.spec)) == (str(retrained.spec.method), rate_of(retrained.spec))
         if (base := runs.bases.get(result.spec.base)) is not None
     }
-
-
-def _changes(runs: TaskRuns, place: _Place, by_seed: BySeed, bases: BySeed) -> tuple[Forgetting, ...]:
-    """How the score of each old task changed."""
-    found = (_change(runs, place, number, by_seed, bases) for number in range(place.old))
-    return tuple(each for each in found if each is not None)
-
-
-def _change(runs: TaskRuns, place: _Place, number: int, by_seed: BySeed, bases: BySeed) -> Forgetting | None:
-    """The change of one old task's score, paired with the models it started from, or as an extension measured it.
-
-    The latter if those models are not in the report.
-    """
-    name = place.tasks[number]
-    metric, language = metric_of(place.extension, number), languages_of(place.extension, number)[0]
-    base = next(iter(bases.values()), None)
-    if base is not None:
-        before = scores_of(runs, bases, metric, language, name if base.spec.members else "")
-        found = scores_of(runs, by_seed, metric, language, name).minus(before)
-        return None if found is None else Forgetting(name, found.value, found.low, found.high)
-    measured = [
-        [
-            result.read(FORGETTING.name, statistic=statistic, split="test", language=language, task=name).value
-            for statistic in ("", "low", "high")
-        ]
-        for result in by_seed.values()
-    ]
-    values = [value for value, _, _ in measured if value is not None]
-    low, high = measured[0][1:] if len(measured) == 1 else (None, None)
-    return Forgetting(name, sum(values) / len(values), low, high) if values else None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from adapeff.service.measured import Display
 from adapeff.service.reporting.first_screen import short_model
+from adapeff.service.reporting.forgetting import Forgetting, MeanForgetting
 from adapeff.service.reporting.grids import MISSING, Grid, Heading, Value, number, ratio, signed, signed_text, words
-from adapeff.service.reporting.growth import Addition, Forgetting, Kind, Way
+from adapeff.service.reporting.growth import Addition, Kind, Way
 from adapeff.service.reporting.members import FULL, unit_of
 
 if TYPE_CHECKING:
@@ -27,14 +28,15 @@ _NOTES = (
 
 def way_words(way: Way) -> str:
     """A way in a few words: `extend full, replay 0.05`."""
+    method = f"{way.method}{f' {way.rate}' if way.rate else ''}"
     if way.kind == "alone":
-        return f"one more {way.method}"
+        return f"one more {method}"
     if way.kind == "fusion":
-        return f"adapterfusion of {way.method}"
+        return f"adapterfusion of {method}"
     if way.kind == "retraining":
-        return f"retrain {way.method}"
+        return f"retrain {method}"
     replay = f", replay {way.replay}" if way.replay != "0" else ", no replay"
-    return f"extend {way.method}{replay}{', frozen heads' if way.old_heads == 'frozen' else ''}"
+    return f"extend {method}{replay}{', frozen heads' if way.old_heads == 'frozen' else ''}"
 
 
 def extend_grids(report: Report) -> list[Grid]:
@@ -42,7 +44,15 @@ def extend_grids(report: Report) -> list[Grid]:
     groups: dict[tuple[str, str], list[Addition]] = {}
     for addition in report.additions:
         groups.setdefault((addition.model, addition.device), []).append(addition)
-    return [grid for group in groups.values() for grid in (_over_additions(group), _each(group), _old_tasks(group))]
+    return [grid for group in groups.values() for grid in _grids(group)]
+
+
+def _grids(group: Sequence[Addition]) -> Iterator[Grid]:
+    yield _over_additions(group)
+    yield _each(group)
+    yield _old_tasks(group)
+    if any(not each.is_first for addition in group for each in addition.changes or ()):
+        yield _other_languages(group)
 
 
 def _by_way(additions: Iterable[Addition]) -> dict[Way, list[Addition]]:
@@ -70,9 +80,7 @@ def _over_additions(group: Sequence[Addition]) -> Grid:
         ),
         Heading("compute", "seconds"): lambda of_way: _mean(of_way, lambda each: each.cost.seconds, "s"),
         Heading(f"new task\nvs {FULL}", "difference"): lambda of_way: _signed_range(of_way, _to_full),
-        Heading("forgetting\nmean", "forgetting"): lambda of_way: _signed_range(
-            of_way, lambda each: each.mean_forgetting
-        ),
+        Heading("forgetting\nmean", "forgetting"): lambda of_way: _signed_range(of_way, _mean_forgetting),
         Heading("\nworst", "worst"): lambda of_way: _worst(of_way),
         Heading("stored:\nN tasks", "stored_before"): lambda of_way: _mean(of_way, lambda e: e.stored_before, "B"),
         Heading("\nN + 1", "stored_after"): lambda of_way: _mean(of_way, lambda each: each.stored_after, "B"),
@@ -110,7 +118,7 @@ def _each(group: Sequence[Addition]) -> Grid:
             signed(addition.to_full.value, unit_of(addition.metric), addition.to_full.low, addition.to_full.high)
             if addition.to_full
             else MISSING,
-            MISSING if addition.mean_forgetting is None else signed(addition.mean_forgetting, "%"),
+            _of_mean(addition.mean_forgetting),
             _change(addition.worst),
             words(addition.worst.task) if addition.worst else MISSING,
         )
@@ -124,19 +132,43 @@ def _each(group: Sequence[Addition]) -> Grid:
 
 def _old_tasks(group: Sequence[Addition]) -> Grid:
     """A row per addition that changes old tasks, a column per old task."""
-    names = dict.fromkeys(each.task for addition in group for each in addition.forgetting or ())
+    names = dict.fromkeys(each.task for addition in group for each in addition.forgetting)
     headings = (Heading("new task", "new"), Heading("way", "way"), *(Heading(name, name) for name in names))
     rows = []
     for addition in group:
-        changes = {each.task: each for each in addition.forgetting or ()}
+        changes = {each.task: each for each in addition.forgetting}
         if changes:
             cells = (_change(changes.get(name)) for name in names)
             rows.append((words(" + ".join(addition.new)), words(way_words(addition.way)), *cells))
     return _titled("forgetting of each old task", group, headings, rows, "±: as above.")
 
 
-def _change(found: Forgetting | None) -> Value:
+def _other_languages(group: Sequence[Addition]) -> Grid:
+    """A row per addition and old task, a column per language in which it was not trained."""
+    elsewhere = [each for addition in group for each in addition.changes or () if not each.is_first]
+    languages = dict.fromkeys(each.language for each in elsewhere)
+    headings = [Heading("new task", "new"), Heading("way", "way"), Heading("old task", "member")]
+    rows = []
+    for addition in group:
+        changes = {(each.task, each.language): each for each in addition.changes or () if not each.is_first}
+        for task in dict.fromkeys(task for task, _ in changes):
+            about = (" + ".join(addition.new), way_words(addition.way), task)
+            rows.append((*map(words, about), *(_change(changes.get((task, language))) for language in languages)))
+    headings += [Heading(language, language) for language in languages]
+    return _titled("forgetting in other languages", group, headings, rows, "±: as above.")
+
+
+def _of_mean(found: MeanForgetting | None) -> Value:
     return MISSING if found is None else signed(found.value, "%", found.low, found.high)
+
+
+def _mean_forgetting(addition: Addition) -> float | None:
+    found = addition.mean_forgetting
+    return None if found is None else found.value
+
+
+def _change(found: Forgetting | None) -> Value:
+    return MISSING if found is None else signed(found.value, unit_of(found.metric), found.low, found.high)
 
 
 def _to_full(addition: Addition) -> float | None:
@@ -172,4 +204,4 @@ def _worst(additions: Sequence[Addition]) -> Value:
     found = [addition.worst for addition in additions if addition.worst is not None]
     if found:
         return _change(min(found, key=lambda each: each.value))
-    return signed(0.0, "%") if all(addition.forgetting is None for addition in additions) else MISSING
+    return signed(0.0, "%") if all(addition.changes is None for addition in additions) else MISSING

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from adapeff.service.plugins.plugin_reference import is_task_file
+from adapeff.service.plugins.plugin_reference import is_task_file, parse_plugin
 from adapeff.service.reporting.columns import MetricView, metric_view
 from adapeff.service.reporting.garbage import without_garbage_collection
 from adapeff.service.reporting.titles import file_stem
@@ -76,7 +76,7 @@ def build_index(session: Session, *, sweep_ids: Sequence[int] | None = None) -> 
     for table in tables:
         same_cell.setdefault(_cell(table), []).append(table)
     varied = {cell: _varied(of_cell) for cell, of_cell in same_cell.items()}
-    return Index(tuple(_line(table, varied[_cell(table)]) for table in tables if not _is_extension(table)))
+    return Index(tuple(_line(table, varied[_cell(table)]) for table in _without_extensions(tables)))
 
 
 def _load_tables(session: Session, sweep_ids: Sequence[int] | None) -> list[_Table]:
@@ -107,9 +107,28 @@ def _load_tables(session: Session, sweep_ids: Sequence[int] | None) -> list[_Tab
     return tables
 
 
-def _is_extension(table: _Table) -> bool:
-    """Whether a table is of an extension, which the view `extend` shows with the other ways of adding a task."""
-    return str(table.recorded["task"]).startswith("extension[")
+def _without_extensions(tables: Sequence[_Table]) -> list[_Table]:
+    """The tables but those of extensions, and of mixtures made for them, which the view `extend` shows."""
+    references = {id(table): parse_plugin(str(table.recorded["task"])) for table in tables if _has_members(table)}
+    mixtures: list[set[str]] = []
+    bases: list[set[str]] = []
+    for reference in references.values():
+        tasks, added = (list(reference.parameters.get(key, ())) for key in ("tasks", "add"))
+        (bases if added else mixtures).append(set(tasks[: len(tasks) - len(added)]))
+
+    def is_shown(table: _Table) -> bool:
+        reference = references.get(id(table))
+        if reference is None:
+            return True
+        own = set(reference.parameters.get("tasks", ()))
+        is_part_of_another = any(own < other for other in mixtures)
+        return reference.name != "extension" and not (own in bases and is_part_of_another)
+
+    return [table for table in tables if is_shown(table)]
+
+
+def _has_members(table: _Table) -> bool:
+    return str(table.recorded["task"]).startswith(("mixture[", "extension["))
 
 
 def _cell(table: _Table) -> tuple[str, str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 from sqlalchemy.orm import Session
@@ -22,10 +23,10 @@ from adapeff.service.measurements import (
     TRAINABLE_PARAMETERS_METHOD,
 )
 from adapeff.service.plugins import catalog
-from adapeff.service.reporting.convergence import Curves
+from adapeff.service.reporting.convergence import CURVES, Curves
 from adapeff.service.reporting.runs import ALIKE, Result
 from adapeff.service.specs.job import JobSpec, canonical_json
-from adapeff.service.statistics.differences import Difference, difference_of_methods
+from adapeff.service.statistics.differences import Difference, difference_of_methods, paired_difference
 from adapeff.service.store import results
 from adapeff.service.store.example_scores import load_example_scores
 
@@ -46,26 +47,37 @@ class Cost:
     """Compute seconds; of separate runs, so ratios of them are no facts."""
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(_sum(self.steps, other.steps), _sum(self.flops, other.flops), _sum(self.seconds, other.seconds))
+        return Cost(plus(self.steps, other.steps), plus(self.flops, other.flops), plus(self.seconds, other.seconds))
 
 
 NOTHING = Cost(0.0, 0.0, 0.0)
 
 
-def _sum(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else one + other
+class Learner(NamedTuple):
+    """How runs with equal settings learned; they differ in their seeds only."""
+
+    method: str
+    rate: str
+    """The learning rate, with the search for it if there was one."""
+    revisions: str
+    """The commits of the data sets of the hub, as JSON."""
+
+
+class Place(NamedTuple):
+    """What mixtures, or extensions, share that are compared with each other."""
+
+    title: str
+    cell: str
 
 
 @dataclass(frozen=True)
 class TaskRuns:
     """The finished runs of a report, by cell: the newest of each seed."""
 
-    alone: Mapping[tuple[str, str, float], BySeed]
-    """Cell, method and learning rate -> seed -> run of a single task."""
-    mixtures: Mapping[tuple[str, str, str], BySeed]
-    """Title, method and cell -> seed -> run of a mixture."""
-    extensions: Mapping[tuple[str, str, str], BySeed]
-    """The same of extensions."""
+    alone: Mapping[str, Mapping[Learner, BySeed]]
+    """Cell -> runs of a single task."""
+    mixtures: Mapping[tuple[Place, Learner], BySeed]
+    extensions: Mapping[tuple[Place, Learner], BySeed]
     bases: Mapping[str, Result]
     """Job hash -> run, of those that extensions start from."""
     jobs: Mapping[str, Result]
@@ -100,21 +112,27 @@ class TaskRuns:
 
         With the mixture's own method, those of its learning rate; with another one, those of the first rate.
         """
-        spec = result.spec
-        cell = cell_of(spec.of_member(spec.members[number]), result)
-        if method == str(spec.method):
-            return self.alone.get((cell, method, spec.training.learning_rate), {})
-        return next((runs for key, runs in self.alone.items() if key[:2] == (cell, method)), {})
+        found = self._alone(result, number)
+        if method == str(result.spec.method):
+            return found.get((method, rate_of(result.spec)), {})
+        return next((runs for (name, _), runs in found.items() if name == method), {})
 
     def methods_of_member(self, result: Result, number: int) -> dict[str, BySeed]:
         """The runs of one task of a mixture alone, by each method that has any."""
-        spec = result.spec
-        cell = cell_of(spec.of_member(spec.members[number]), result)
         found: dict[str, BySeed] = {}
-        for (of_cell, method, _), runs in self.alone.items():
-            if of_cell == cell:
-                found.setdefault(method, runs)
+        for (method, _), runs in self._alone(result, number).items():
+            found.setdefault(method, runs)
         return found
+
+    def _alone(self, result: Result, number: int) -> dict[tuple[str, str], BySeed]:
+        """Method and rate -> the runs of one task of a mixture alone, on the same commits of the data."""
+        spec, own = result.spec, _revisions_of(result)
+        runs = self.alone.get(cell_of(spec.of_member(spec.members[number]), result), {})
+        return {
+            (learner.method, learner.rate): by_seed
+            for learner, by_seed in runs.items()
+            if json.loads(learner.revisions).items() <= own.items()
+        }
 
 
 def _tasks(mixture: Result) -> set[str]:
@@ -125,28 +143,50 @@ def cell_of(spec: JobSpec, result: Result) -> str:
     """What runs share that differ in their method and seed only, and ran under the conditions of a result."""
     training = spec.training.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_SHARED)
     data = [spec.data.fingerprint or spec.data.revision, spec.data.test_fingerprint]
+    model = [spec.model.identity, result.run.resolved.get("model_revision")]
     environment = {key: result.run.environment.get(key) for key in ALIKE}
-    return canonical_json([spec.model.identity, str(spec.task), data, training, environment])
+    return canonical_json([model, str(spec.task), data, training, environment])
+
+
+def _learner_of(result: Result) -> Learner:
+    return Learner(str(result.spec.method), rate_of(result.spec), canonical_json(_revisions_of(result)))
+
+
+def rate_of(spec: JobSpec) -> str:
+    """The learning rate of a job, with the search for it if there was one."""
+    tuning = spec.training.tuning
+    return f"{spec.training.learning_rate:g}{f' {tuning.model_dump_json()}' if tuning else ''}"
+
+
+def rate_in_words(spec: JobSpec) -> str:
+    """The same for people."""
+    tuning = spec.training.tuning
+    return f"tuned, {tuning.words}" if tuning else f"lr {spec.training.learning_rate:g}"
+
+
+def _revisions_of(result: Result) -> dict[str, str]:
+    """The commits of the data sets of the hub that a run read, of a mixture those of all its tasks."""
+    return {name: commit for name, commit in result.run.resolved.items() if name.startswith("data_revision:")}
 
 
 def task_runs_of(session: Session, finished: Sequence[Result]) -> TaskRuns | None:
     """The runs of a report by cell; None if none of them is of a mixture."""
     if not any(result.spec.members for result in finished):
         return None
-    alone: dict[tuple[str, str, float], dict[int, Result]] = {}
-    mixtures: dict[tuple[str, str, str], dict[int, Result]] = {}
-    extensions: dict[tuple[str, str, str], dict[int, Result]] = {}
+    alone: dict[str, dict[Learner, dict[int, Result]]] = {}
+    mixtures: dict[tuple[Place, Learner], dict[int, Result]] = {}
+    extensions: dict[tuple[Place, Learner], dict[int, Result]] = {}
     for result in finished:
-        spec = result.spec
-        cell, method = cell_of(spec, result), str(spec.method)
+        spec, cell, learner = result.spec, cell_of(result.spec, result), _learner_of(result)
         if not spec.members:
-            alone.setdefault((cell, method, spec.training.learning_rate), {})[spec.seed] = result
+            alone.setdefault(cell, {}).setdefault(learner, {})[spec.seed] = result
         else:
-            key = (spec.task_title or str(spec.task), f"{method} {spec.training.learning_rate:g}", cell)
+            key = Place(spec.task_title or str(spec.task), cell), learner
             (extensions if spec.base else mixtures).setdefault(key, {})[spec.seed] = result
     needed = {result.spec.base for result in finished if result.spec.base}
-    bases = {job_hash: result for result in finished if (job_hash := result.spec.job_hash) in needed} if needed else {}
-    jobs = {result.spec.job_hash: result for result in finished if not result.spec.members} if needed else {}
+    by_hash = {result.spec.job_hash: result for result in finished} if needed else {}
+    bases = {job_hash: by_hash[job_hash] for job_hash in needed if job_hash in by_hash}
+    jobs = {job_hash: result for job_hash, result in by_hash.items() if not result.spec.members}
     return TaskRuns(alone, mixtures, extensions, bases, jobs, _examples(session, finished), _curves(session, finished))
 
 
@@ -161,12 +201,10 @@ def _examples(session: Session, finished: Sequence[Result]) -> dict[tuple[str, i
 
 
 def _curves(session: Session, finished: Iterable[Result]) -> dict[tuple[int, str], Curves]:
-    return {
-        (result.run.run_id, member): curves
-        for result in finished
-        if result.spec.members
-        for member, curves in results.list_curves(session, result.run.run_id).items()
-    }
+    mixtures = [result for result in finished if result.spec.members]
+    metrics = {metric_of(result, number) for result in mixtures for number in range(len(result.spec.members))}
+    names = [*CURVES, *(f"validation_{metric}" for metric in sorted(metrics))]
+    return {**results.list_member_curves(session, [result.run.run_id for result in mixtures], names)}
 
 
 def cost_of(runs: Iterable[Result]) -> Cost:
@@ -184,13 +222,18 @@ def stored_bytes(runs: Iterable[Result]) -> float | None:
     return _mean(result.read(STORED_BYTES.name, dtype="").value for result in runs)
 
 
-def frozen_bytes(result: Result) -> float:
-    """The size of the model's weights that a job did not train, stored once for all jobs."""
-    total, method, head = (
-        result.read(definition.name).value or 0.0
-        for definition in (TOTAL_PARAMETERS, TRAINABLE_PARAMETERS_METHOD, TRAINABLE_PARAMETERS_HEAD)
-    )
+def frozen_bytes(result: Result) -> float | None:
+    """The size of the model's weights that a job did not train, stored once for all jobs; None if not measured."""
+    counted = (TOTAL_PARAMETERS, TRAINABLE_PARAMETERS_METHOD, TRAINABLE_PARAMETERS_HEAD)
+    total, method, head = (result.read(definition.name).value for definition in counted)
+    if total is None or method is None or head is None:
+        return None
     return _BYTES_OF_A_PARAMETER * max(0.0, total - method - head)
+
+
+def plus(one: float | None, other: float | None) -> float | None:
+    """The sum; None if either is unknown."""
+    return None if one is None or other is None else one + other
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -209,13 +252,20 @@ class Scores:
 
     def minus(self, other: Scores) -> Difference | None:
         """The mean difference over the seeds that both have, paired by seed and by test example; None without any."""
+        return self._compared(other, difference_of_methods)
+
+    def change_from(self, before: Scores) -> Difference | None:
+        """The mean change over the seeds of both, of models that went on from those before: their own pairs."""
+        return self._compared(before, paired_difference)
+
+    def _compared(self, other: Scores, compare: Callable[..., Difference]) -> Difference | None:
         seeds = sorted(self.values.keys() & other.values.keys())
         if not seeds:
             return None
         pairs = [(self.examples.get(seed), other.examples.get(seed)) for seed in seeds]
         by_example = [a - b for a, b in pairs if a is not None and b is not None and len(a) == len(b)]
         is_complete = len(by_example) == len(seeds) and len({len(each) for each in by_example}) == 1
-        return difference_of_methods(
+        return compare(
             [self.values[seed] for seed in seeds],
             [other.values[seed] for seed in seeds],
             examples=numpy.stack(by_example) if is_complete else None,
@@ -250,6 +300,11 @@ def languages_of(result: Result, number: int) -> list[str]:
     except AdapeffError:  # a report must not need the plug-in
         source = ""
     return sorted(member.test_languages, key=lambda language: language != source)
+
+
+def first_language(result: Result, number: int) -> str:
+    """The language by which reports compare a mixture's task; '' if it was tested in none."""
+    return next(iter(languages_of(result, number)), "")
 
 
 def metric_of(result: Result, number: int) -> str:

@@ -6,25 +6,33 @@ method on each task alone, and with `full` on each task alone, over the seeds th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING
 
-from adapeff.service.reporting.convergence import CURVES, best_score, when_reached
+from adapeff.service.plugins.plugin_reference import PluginReference
+from adapeff.service.reporting.convergence import Curves, best_score
 from adapeff.service.reporting.members import (
     FULL,
     NOTHING,
     BySeed,
     Cost,
+    Place,
     Scores,
     TaskRuns,
     cost_of,
     frozen_bytes,
     languages_of,
     metric_of,
+    plus,
     scores_of,
     stored_bytes,
 )
+from adapeff.service.reporting.row_keys import ByRow, row_key, row_names
+from adapeff.service.reporting.titles import title_ending
+from adapeff.service.reporting.variation import varying_keys
 from adapeff.service.statistics.differences import Difference
 
 if TYPE_CHECKING:
@@ -62,7 +70,8 @@ class ToTarget:
     """None if no seed gets there."""
     reached: int
     alone: Cost | None
-    """The sum over the tasks, each trained alone by the same method; None if any never gets there or was not run."""
+    """The sum over the tasks, each trained alone by the same method; None if any seed never gets there, or was not run.
+    """
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,10 @@ class MixtureComparison:
 
     model: str
     title: str
+    place: Place
     method: str
+    """As tables call it, with its learning rate if there are several."""
+    plugin: PluginReference
     device: str
     seeds: tuple[int, ...]
     tasks: tuple[MemberQuality, ...]
@@ -91,42 +103,52 @@ def compare_mixtures(runs: TaskRuns) -> tuple[MixtureComparison, ...]:
 
     Mixtures that were trained for extensions only are left out.
     """
-    return tuple(
-        _compare(runs, title, by_seed)
-        for (title, _, _), by_seed in runs.mixtures.items()
-        if not any(map(runs.is_for_extensions, by_seed.values()))
-    )
+    places: dict[Place, ByRow] = {}
+    for (place, _), by_seed in runs.mixtures.items():
+        if not any(map(runs.is_for_extensions, by_seed.values())):
+            places.setdefault(place, {})[row_key(_first(by_seed), ())] = dict(by_seed)
+    found: list[MixtureComparison] = []
+    for place, rows in places.items():
+        first = _first(next(iter(rows.values())))
+        same = [of_place for (title, _), of_place in places.items() if title == place.title]
+        varied = varying_keys(_first(by_seed).run.settings for of_place in same for by_seed in of_place.values())
+        title = f"{place.title}{title_ending(first, varied)}"
+        names = row_names(rows)
+        found += [_compare(runs, place, title, names[key], by_seed) for key, by_seed in rows.items()]
+    return tuple(found)
 
 
-def _compare(runs: TaskRuns, title: str, by_seed: BySeed) -> MixtureComparison:
-    first = next(iter(by_seed.values()))
+def _first(by_seed: BySeed) -> Result:
+    return next(iter(by_seed.values()))
+
+
+def _compare(runs: TaskRuns, place: Place, title: str, method: str, by_seed: BySeed) -> MixtureComparison:
+    first = _first(by_seed)
     spec, members = first.spec, range(len(first.spec.members))
     alone = [runs.of_member(first, number, str(spec.method)) for number in members]
     full = [runs.of_member(first, number, FULL) for number in members]
-    is_complete = all(alone)
-    kept = [stored_bytes(of_task.values()) for of_task in alone]
-    stored = stored_bytes(by_seed.values())
+    stored = [stored_bytes(of_task.values()) for of_task in alone]
     return MixtureComparison(
         model=str(spec.model),
         title=title,
-        method=str(spec.method),
+        place=place,
+        method=method,
+        plugin=spec.method,
         device=f"{first.run.environment.get('device_name')} {first.run.environment.get('precision')}",
         seeds=tuple(sorted(by_seed)),
         tasks=tuple(
             quality for number in members for quality in _qualities(runs, by_seed, number, alone[number], full[number])
         ),
         cost=cost_of(by_seed.values()),
-        alone=sum((cost_of(of_task.values()) for of_task in alone), NOTHING) if is_complete else None,
-        stored=None if stored is None else stored + frozen_bytes(first),
-        stored_alone=sum(size or 0.0 for size in kept) + frozen_bytes(next(iter(alone[0].values())))
-        if is_complete and None not in kept
-        else None,
+        alone=sum((cost_of(of_task.values()) for of_task in alone), NOTHING) if all(alone) else None,
+        stored=plus(stored_bytes(by_seed.values()), frozen_bytes(first)),
+        stored_alone=reduce(plus, stored, frozen_bytes(_first(alone[0]))) if all(alone) else None,
         targets=tuple(_to_target(runs, by_seed, alone, full, share) for share in TARGETS) if all(full) else (),
     )
 
 
 def _qualities(runs: TaskRuns, by_seed: BySeed, number: int, alone: BySeed, full: BySeed) -> Iterator[MemberQuality]:
-    first = next(iter(by_seed.values()))
+    first = _first(by_seed)
     name, metric = str(first.spec.members[number].task), metric_of(first, number)
     for position, language in enumerate(languages_of(first, number)):
         mixture = scores_of(runs, by_seed, metric, language, name)
@@ -147,38 +169,51 @@ def _qualities(runs: TaskRuns, by_seed: BySeed, number: int, alone: BySeed, full
 def _to_target(
     runs: TaskRuns, by_seed: BySeed, alone: Sequence[BySeed], full: Sequence[BySeed], share: float
 ) -> ToTarget:
-    first = next(iter(by_seed.values()))
-    metrics = [metric_of(first, number) for number in range(len(first.spec.members))]
-    targets = []
-    for metric, of_task in zip(metrics, full, strict=True):
-        bests = [best for result in of_task.values() if (best := best_score(result.run.curves, metric)) is not None]
-        targets.append(share * sum(bests) / len(bests) if bests else float("inf"))
-    reached = [cost for result in by_seed.values() if (cost := _when_all_reach(runs, result, metrics, targets))]
-    costs = []
-    for metric, target, of_task in zip(metrics, targets, alone, strict=True):
-        found = [when_reached(result.run.curves, metric, target) for result in of_task.values()]
-        costs.append(_mean([Cost(each.steps, each.flops, each.compute_s) for each in found if each is not None]))
+    members = _first(by_seed).spec.members
+    metrics = [metric_of(_first(by_seed), number) for number in range(len(members))]
+    targets = [_target(of_task, metric, share) for of_task, metric in zip(full, metrics, strict=True)]
+    reached = []
+    for result in by_seed.values():
+        curves = [runs.curves.get((result.run.run_id, str(member.task)), {}) for member in members]
+        of_job = runs.curves.get((result.run.run_id, ""), {})
+        reached.append(_when_all_reach(of_job, curves, metrics, targets))
+    by_task = [
+        [_when_all_reach(result.run.curves, [result.run.curves], [metric], [target]) for result in of_task.values()]
+        for metric, target, of_task in zip(metrics, targets, alone, strict=True)
+    ]
+    costs = [_mean([cost for cost in of_task if cost is not None]) for of_task in by_task if None not in of_task]
     complete = [cost for cost in costs if cost is not None]
     return ToTarget(
         share=share,
-        mixture=_mean(reached),
-        reached=len(reached),
+        mixture=_mean([cost for cost in reached if cost is not None]),
+        reached=sum(cost is not None for cost in reached),
         alone=sum(complete, NOTHING) if len(complete) == len(alone) else None,
     )
 
 
-def _when_all_reach(runs: TaskRuns, result: Result, metrics: Sequence[str], targets: Sequence[float]) -> Cost | None:
-    """The cost up to the first validation at which every task is at least as good as its target."""
-    run_id = result.run.run_id
-    of_job = runs.curves.get((run_id, ""), {})
+def _target(full: BySeed, metric: str, share: float) -> float:
+    """A share of the mean best validation score of `full`; out of reach where it has none, or no positive one."""
+    bests = [best for result in full.values() if (best := best_score(result.run.curves, metric)) is not None]
+    mean = sum(bests) / len(bests) if bests else 0.0
+    return share * mean if mean > 0 else math.inf
+
+
+def _when_all_reach(
+    of_job: Curves, curves: Sequence[Curves], metrics: Sequence[str], targets: Sequence[float]
+) -> Cost | None:
+    """The cost up to the first validation at which every task is at least as good as its target.
+
+    Args:
+        of_job: the curves of what was spent.
+        curves: those of each task.
+    """
     by_task = [
-        _by_step(runs.curves.get((run_id, str(member.task)), {}).get(f"validation_{metric}", ()))
-        for member, metric in zip(result.spec.members, metrics, strict=True)
+        _by_step(of_task.get(f"validation_{metric}", ())) for of_task, metric in zip(curves, metrics, strict=True)
     ]
-    spent = {name: _by_step(of_job.get(name, ())) for name in CURVES}
+    spent = {name: _by_step(of_job.get(name, ())) for name in ("train_flops", "train_compute_s")}
     for step in sorted(by_task[0]):
-        reach = (scores.get(step, 0.0) >= target - _ROUNDING for scores, target in zip(by_task, targets, strict=True))
-        if all(reach):
+        scores = [of_task.get(step, -math.inf) for of_task in by_task]
+        if all(score >= target - _ROUNDING for score, target in zip(scores, targets, strict=True)):
             return Cost(step, spent["train_flops"].get(step), spent["train_compute_s"].get(step))
     return None
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from adapeff.service.reporting.first_screen import short_model
 from adapeff.service.reporting.grids import MISSING, Grid, Heading, Value, number, ratio, signed, words
-from adapeff.service.reporting.members import FULL, Cost, unit_of
+from adapeff.service.reporting.members import FULL, Cost, Place, unit_of
 from adapeff.service.reporting.multitask import MemberQuality, MixtureComparison
 from adapeff.service.statistics.differences import Difference
 
@@ -24,9 +24,9 @@ _COSTS = (
 
 def multitask_grids(report: Report) -> list[Grid]:
     """Quality per task, other languages, and costs; a grid of each for every mixture."""
-    groups: dict[tuple[str, str, str], list[MixtureComparison]] = {}
+    groups: dict[Place, list[MixtureComparison]] = {}
     for found in report.mixtures:
-        groups.setdefault((found.model, found.title, found.device), []).append(found)
+        groups.setdefault(found.place, []).append(found)
     return [grid for group in groups.values() for grid in _grids(group)]
 
 
@@ -72,8 +72,12 @@ def _quality(group: Sequence[MixtureComparison], aspect: str, *, first: bool) ->
                 rows.append((words(found.method), words(task.task), *where, *_scores(task)))
         if first:
             rows.append((words(found.method), words("mean"), *_means([task for task in found.tasks if task.is_first])))
+    tasks = [(found.method, task) for found in group for task in found.tasks]
     missing = dict.fromkeys(
-        f"{found.method} on {task.task}" for found in group for task in found.tasks if task.alone.mean is None
+        f"{name} on {task.task}"
+        for method, task in tasks
+        for name, scores in ((method, task.alone), (FULL, task.full))
+        if scores.mean is None
     )
     notes = [f"No runs alone with equal settings: {', '.join(missing)}."] if missing else []
     return _titled(aspect, group, headings, rows, "Scores: headline metrics on the test data.", _PAIRED, *notes)
@@ -95,9 +99,12 @@ def _difference(found: Difference | None, metric: str) -> Value:
 
 
 def _means(tasks: Sequence[MemberQuality]) -> tuple[Value, ...]:
+    """Means over the tasks; none over scores that are not all in percent."""
+    is_percent = all(unit_of(task.metric) == "%" for task in tasks)
+
     def mean(values: Sequence[float | None]) -> float | None:
         known = [value for value in values if value is not None]
-        return sum(known) / len(known) if known and len(known) == len(values) else None
+        return sum(known) / len(known) if known and len(known) == len(values) and is_percent else None
 
     def change(differences: Sequence[Difference | None]) -> Value:
         found = mean([None if each is None else each.value for each in differences])
@@ -161,7 +168,7 @@ def _targets(group: Sequence[MixtureComparison]) -> Grid:
             Heading("\nx alone", f"ratio_{share:g}"),
         ]
     rows = []
-    for found in group:
+    for found in (each for each in group if each.targets):
         cells = [words(found.method)]
         for target in found.targets:
             own = target.mixture.flops if target.mixture else None

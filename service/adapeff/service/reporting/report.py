@@ -102,7 +102,7 @@ def _build(session: Session, sweep_ids: Sequence[int] | None, options: Options) 
     group_key = model_and_task if options.allow_mixed else _likeness
     groups, repeats_of = _grouped(finished, group_key), _grouped(repeats, group_key)
     context = Context(
-        side_by_side=find_side_by_side(finished),
+        side_by_side=find_side_by_side(chosen),
         price=options.price,
         varied=tuple(varying_keys(result.run.settings for result in finished)),
         differences=find_differences(finished),

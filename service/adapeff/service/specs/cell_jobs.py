@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,10 @@ from adapeff.service.plugins.plugin_reference import PluginReference, is_task_fi
 from adapeff.service.specs.extensions import mixed, on_base
 from adapeff.service.specs.fingerprints import source_fingerprint
 from adapeff.service.specs.job import AtMost, JobSpec, Measuring, Training
-from adapeff.service.specs.mixtures import Step
+from adapeff.service.specs.mixtures import JOB_REFERENCE, Step
 from adapeff.service.specs.model_reference import resolve_model
 from adapeff.service.specs.sweep_file import SweepSpec
 
-_JOB_REFERENCE = re.compile(r"[0-9]{1,9}|[0-9a-f]{12,64}")
 _Languages = tuple[str, ...]
 _Identify = Callable[[str, _Languages | None], tuple[_Languages, DataIdentity]]
 
@@ -39,7 +37,7 @@ class CellJobs:
         self._sweep = sweep
         self._mixtures = {mixture.name: str(mixture) for mixture in sweep.mixtures}
         self._steps: dict[str, Step] = {}
-        self._fusions: dict[str, tuple[str, tuple[str, ...]]] = {}
+        self._fusions: dict[str, tuple[str, tuple[str, ...], Mapping[str, Any]]] = {}
         self._identify, self._count = _memoised_identity(data_root), _memoised_count(data_root)
 
     def text_of(self, name: str) -> str:
@@ -64,10 +62,11 @@ class CellJobs:
         Raises:
             SpecError: if its base is a job, whose tasks are not known yet.
         """
-        if _JOB_REFERENCE.fullmatch(step.base):
+        if JOB_REFERENCE.fullmatch(step.base):
             raise SpecError(f"fusion needs the tasks of the base, but '{step.base}' is a job; name a mixture instead")
         name = f"adapterfusion of {method} on {step.title}"
-        self._fusions[name] = method, (*(members_of(step.base_text) or (step.base_text,)), *step.add)
+        sizes = {**parse_plugin(step.base_text).parameters.get("train_sizes", {}), **step.train_sizes}
+        self._fusions[name] = method, (*(members_of(step.base_text) or (step.base_text,)), *step.add), sizes
         return name
 
     def of_cell(self, cell: Mapping[str, Any]) -> JobSpec:
@@ -79,8 +78,12 @@ class CellJobs:
         """
         name = str(cell["task"])
         if fusion := self._fusions.get(str(cell["method"])):
-            method, tasks = fusion
-            sources = [self._need({**cell, "task": task, "method": method}).job_hash for task in tasks]
+            method, tasks, sizes = fusion
+            sources = [
+                self._need({**cell, **_own_size(task, sizes), "task": task, "method": method}).job_hash
+                for task in tasks
+            ]
+            cell = {**cell, **_own_size(name, sizes)}
             return self._of_task(cell, name, PluginReference(name="adapterfusion", parameters={"sources": sources}))
         if step := self._steps.get(name):
             return self._extension(cell, step.reference).model_copy(update={"task_title": name})
@@ -103,11 +106,8 @@ class CellJobs:
     def _mixture(
         self, cell: Mapping[str, Any], task: PluginReference, members: Sequence[str], sizes: Mapping[str, Any]
     ) -> JobSpec:
-        method, jobs = parse_plugin(str(cell["method"])), []
-        for member in members:
-            name = str(parse_plugin(member))
-            own = {"train_size": sizes[name]} if name in sizes else {}
-            jobs.append(self._of_task({**cell, **own}, member, method))
+        method = parse_plugin(str(cell["method"]))
+        jobs = [self._of_task({**cell, **_own_size(member, sizes)}, member, method) for member in members]
         return mixed(task, jobs, train_size=_train_size(cell))
 
     def _extension(self, cell: Mapping[str, Any], reference: PluginReference) -> JobSpec:
@@ -115,11 +115,13 @@ class CellJobs:
         base, added = str(reference.parameters.get("base", "")), _members(reference)
         if not base:
             raise SpecError("an extension needs a base; write extension[base=12,add=[wnut]]")
+        if "tasks" in reference.parameters:
+            raise SpecError("the tasks of an extension are those of its base and of add; remove tasks")
         given = canonical_task(reference).parameters
         kept = {key: value for key, value in given.items() if key not in ("base", "tasks", "train_sizes")}
         task = PluginReference(name=reference.name, parameters=kept)
         new = self._mixture(cell, task, added, given.get("train_sizes", {}))
-        if _JOB_REFERENCE.fullmatch(base):
+        if JOB_REFERENCE.fullmatch(base):
             return new.model_copy(update={"sources": (*new.sources, base), "base": base})
         job = self._need({**cell, "task": base})
         if job.base and len(job.members) == len(job.task.parameters["add"]):
@@ -210,7 +212,7 @@ def _languages_of(task: Task, asked: Any) -> tuple[str, ...] | None:
 
 def _source(name: str) -> str:
     """A source as stored in a job: a folder's fingerprint; a job's id or hash is looked up in the database later."""
-    if _JOB_REFERENCE.fullmatch(name):
+    if JOB_REFERENCE.fullmatch(name):
         return name
     folder = expanded(name)
     if folder.is_dir():
@@ -281,6 +283,12 @@ def _memoised_identity(data_root: Path | None) -> _Identify:
         return seen[text, asked]
 
     return identify
+
+
+def _own_size(task: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """The training examples of a task of a mixture, as a setting, if it has a number of its own."""
+    name = str(parse_plugin(task))
+    return {"train_size": sizes[name]} if name in sizes else {}
 
 
 def _train_size(cell: Mapping[str, Any]) -> int | AtMost | None:

@@ -13,6 +13,8 @@ from adapeff.service.plugins import catalog
 from adapeff.service.plugins.contracts import Frozen
 from adapeff.service.plugins.plugin_reference import PluginReference, is_task_file, parse_plugin, split_list
 
+JOB_REFERENCE = re.compile(r"[0-9]{1,9}|[0-9a-f]{12,64}")
+"""A job's id, or 12 or more characters of its hash."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 Replay = Annotated[float, Field(ge=0, le=1, strict=True)] | Literal["sized"]
 """A share of an old task's training examples, or `sized`: as many as the new tasks have."""
@@ -58,6 +60,8 @@ class NamedMixture(Frozen):
     def _free_name(cls, name: str) -> str:
         if not _NAME.fullmatch(name):
             raise ValueError(f"'{name}' is not a name for a mixture; use letters, digits, '_', '.' and '-'")
+        if JOB_REFERENCE.fullmatch(name):
+            raise ValueError(f"'{name}' looks like a job; choose another name for the mixture")
         if name in catalog.tasks():
             raise ValueError(f"'{name}' is the name of a task; choose another name for the mixture")
         return name

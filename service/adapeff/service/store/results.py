@@ -271,6 +271,17 @@ def list_curves_of(session: Session, run_ids: Sequence[int], names: Iterable[str
     return curves
 
 
+def list_member_curves(
+    session: Session, run_ids: Sequence[int], names: Iterable[str]
+) -> dict[tuple[int, str], dict[str, list[Any]]]:
+    """The curves with these names of many runs: run and member -> name -> points; the member '' is the whole job."""
+    curves: dict[tuple[int, str], dict[str, list[Any]]] = {}
+    is_wanted = is_one_of(session, Curve.run_id, run_ids), is_one_of(session, Curve.name, names)
+    for row in session.scalars(select(Curve).where(*is_wanted)):
+        curves.setdefault((row.run_id, row.task), {})[row.name] = row.points
+    return curves
+
+
 def list_curves(session: Session, run_id: int) -> dict[str, dict[str, list[Any]]]:
     """The curves of a run: task -> name -> points; the task '' is the whole job, which may have none."""
     curves: dict[str, dict[str, list[Any]]] = {"": {}}
