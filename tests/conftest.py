@@ -273,6 +273,20 @@ def any_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
+def cli(any_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Run a command in this process on a database of the test's own; an expected error is raised."""
+    from adapeff.cli.main import app
+
+    monkeypatch.setenv("ADAPEFF_DATABASE_URL", any_database_url)
+    monkeypatch.setenv("ADAPEFF_STATE_DIR", str(tmp_path / "state"))
+
+    def run(*arguments: object) -> None:
+        app([str(argument) for argument in arguments], standalone_mode=False)
+
+    return run
+
+
+@pytest.fixture
 def adapeff() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the installed command."""
 

@@ -146,7 +146,7 @@ TABLE = [
     Bad("watch as JSON", "status --watch --json", 1, "omit one of them"),
     Bad("log of a job that has not run", "logs 1", 1, "job 1 has not run yet (it is queued)", prepare=one_queued),
     Bad("retry of a queued job", "retry 1", 1, "job 1 is queued; only failed and cancelled jobs can be retried", prepare=one_queued),
-    Bad("cancel without a job", "cancel", 1, "no job to cancel is given; name job ids, or a sweep with --sweep"),
+    Bad("cancel without a job", "cancel", 1, "no job to cancel is given; name job ids, or select jobs with --sweep or --where"),
     Bad("parquet to the terminal", "export --all --format parquet", 1, "parquet is a binary format and needs a file; add --out FILE.parquet"),
     Bad("files of runs without a folder", "export --all --what peft-results", 1, "peft-results are a file for each run and need a folder; add --out FOLDER"),
     Bad("files of runs into a file", "export --all --what model-cards -o small.yaml", 1, "--out is 'small.yaml', which is no folder"),

@@ -73,7 +73,7 @@ def test_completion_offers_commands_and_their_flags() -> None:
         )
         return [line for line in done.stdout.split() if line.startswith(word)]
 
-    assert offered("re", "re") == ["retry", "report", "recommend"]
+    assert offered("re", "re") == ["retry", "release", "report", "recommend"]
     assert offered("--w", "submit --w") == ["--wait"]
     assert offered("v", "tasks v") == ["validate", "verify"]
 

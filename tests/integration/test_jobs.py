@@ -19,7 +19,7 @@ from adapeff.service.plugins.plugin_reference import PluginReference
 from adapeff.service.reporting.report import build_report
 from adapeff.service.specs.profile import plan_profile
 from adapeff.service.specs.sweep_file import parse_sweep
-from adapeff.service.store import job_creation, job_queries, jobs, results, sweeps
+from adapeff.service.store import job_creation, job_queries, jobs, results, steering, sweeps
 from adapeff.service.store.database import Database, upgrade
 from adapeff.service.store.jobs import Claim, RunOutcome
 from adapeff.service.store.results import RunResults
@@ -400,8 +400,8 @@ def test_lists_of_ids_and_hashes_may_be_longer_than_a_statement_has_room_for(dat
 
 
 class JobMachine(RuleBasedStateMachine):
-    """Any order of claims, endings, cancels, retries, lost leases: nothing leads out of a final state but a retry, at
-    most one run counts, and tokens only grow."""
+    """Any order of claims, endings, cancels, retries, holds, lost leases: nothing leads out of a final state but a
+    retry, no held job is claimed, at most one run counts, and tokens only grow."""
 
     claims = Bundle("claims")
     folder: Path
@@ -415,6 +415,7 @@ class JobMachine(RuleBasedStateMachine):
         self.retried = False
         self.last = "queued"
         self.cancelling = False
+        self.held = False
 
     def teardown(self) -> None:
         self.database.close()
@@ -422,7 +423,7 @@ class JobMachine(RuleBasedStateMachine):
     @rule(target=claims)
     def claim(self) -> Claim | None:
         claim = claimer(self.database)(self.job_id)
-        assert (claim is not None) == (self.last == "queued")
+        assert (claim is not None) == (self.last == "queued" and not self.held)
         return claim
 
     @rule(claim=claims, outcome=st.sampled_from(["succeeded", "error", "killed", "released", "cancelled"]))
@@ -435,6 +436,12 @@ class JobMachine(RuleBasedStateMachine):
             assert counts
         except LeaseLostError:
             assert not counts
+
+    @rule(verb=st.sampled_from([steering.hold, steering.release]))
+    def steer(self, verb: Any) -> None:
+        with self.database.session() as session:
+            changed = verb(session, [self.job_id])
+        assert bool(changed) == (self.last == "queued" and (verb is steering.hold or self.held))
 
     @rule()
     def lose(self) -> None:
@@ -471,6 +478,7 @@ class JobMachine(RuleBasedStateMachine):
             stored = session.scalar(select(func.count()).select_from(Measurement).where(Measurement.name == "accuracy"))
             running = session.scalar(select(func.count()).select_from(Run).where(Run.outcome == "running"))
             ended = session.scalar(select(func.count()).select_from(Run).where(Run.outcome != "running"))
+        assert job.state == "queued" or not job.held
         assert counted == (job.state == "succeeded")
         assert running == (job.state == "running")
         assert (stored or 0) <= (ended or 0)
@@ -480,7 +488,7 @@ class JobMachine(RuleBasedStateMachine):
         if self.cancelling and job.state != "running":
             assert job.state in FINAL_STATES, "a cancelled job went back to the queue"
             self.cancelling = False
-        self.token, self.last, self.retried = job.token, job.state, False
+        self.token, self.last, self.retried, self.held = job.token, job.state, False, job.held
 
 
 JobMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from adapeff.service.reporting.queue_summary import summarise_queue
 from adapeff.service.reporting.variation import settings_of, varied_settings
 from adapeff.service.store import job_queries, results, sweeps
 from adapeff.service.store.database import Database, now
@@ -14,12 +16,13 @@ if TYPE_CHECKING:
 
 
 def snapshot(database: Database, sweep: str | None, states: list[str], limit: int) -> dict[str, Any]:
-    """Count jobs by state, and list jobs with their last run: running ones, failed ones, then the newest."""
+    """Count jobs by state, say what the queue does, and list jobs with their last run, the most relevant first."""
     with database.session(read_only=True) as session:
         sweep_ids = sweeps.find_sweep_ids(session, sweep) if sweep is not None else None
         listed = job_queries.list_jobs(session, sweep_ids=sweep_ids, states=states, limit=limit)
         counts = job_queries.count_by_state(session, sweep_ids=sweep_ids)
-        return {"counts": counts, "jobs": job_rows(session, listed)}
+        queue = summarise_queue(session, sweep_ids=sweep_ids)
+        return {"counts": counts, "queue": asdict(queue), "jobs": job_rows(session, listed)}
 
 
 def job_rows(session: Session, shown: list[Job]) -> list[dict[str, Any]]:
@@ -51,6 +54,8 @@ def job_rows(session: Session, shown: list[Job]) -> list[dict[str, Any]]:
                 "seconds": ((last.finished_at or moment) - last.started_at).total_seconds() if last else None,
                 "stage": last.stage if last and job.state == "running" else None,
                 "progress": last.progress if last and job.state == "running" else None,
+                "held": job.held,
+                "priority": job.priority,
                 "cancelling": job.state == "running" and job.cancel_requested_at is not None,
                 "cause": job.cause,
             }

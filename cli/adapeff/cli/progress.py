@@ -32,7 +32,7 @@ class _View(Protocol):
 
 
 def wait_for(database: Database, job_ids: Sequence[int], *, workers: Sequence[LocalWorker] = ()) -> None:
-    """Return when every job has ended.
+    """Return when every job has ended; with workers of its own, also when those that have not are held.
 
     Raises:
         AdapeffError: if one of the given workers fails, or all of them end, while jobs remain.
@@ -49,8 +49,12 @@ def wait_for(database: Database, job_ids: Sequence[int], *, workers: Sequence[Lo
             if poll.all_ended:
                 return
             for worker in stopped:
-                if worker.exit_code or len(stopped) == len(workers):
+                if worker.exit_code:
                     raise worker.error()
+            if stopped and len(stopped) == len(workers):
+                if _are_held_back(database, job_ids, poll):
+                    return
+                raise stopped[0].error()
             time.sleep(POLL_SECONDS)
     finally:
         view.close()
@@ -70,6 +74,12 @@ def raise_for_failures(database: Database, job_ids: Sequence[int]) -> None:
             f"{len(failures)} of {len(job_ids)} jobs did not succeed; job {first.id} ({_subject(first)}): "
             f"{first.cause}. See `adapeff logs {first.id}`; to run them again: `adapeff retry --failed`"
         )
+
+
+def _are_held_back(database: Database, job_ids: Sequence[int], poll: Poll) -> bool:
+    """Whether every job that has not ended is held, or needs one that is."""
+    with database.session(read_only=True) as session:
+        return job_queries.count_held_back(session, job_ids) == sum(poll.counts.values()) - _ended(poll)
 
 
 def _subject(job: Job) -> str:
@@ -93,11 +103,12 @@ class _Lines:
     def show(self, poll: Poll, changed: Sequence[Job]) -> None:
         done, total = _ended(poll), sum(poll.counts.values())
         for job in changed:
-            if self._states.get(job.id) != job.state:
+            state = job_queries.shown_state(job.state, job.held)
+            if self._states.get(job.id) != state:
                 cause = f": {job.cause}" if job.cause else ""
                 seed = "" if job.kind == "profile" else f", seed {job.seed}"
-                note(f"[{done}/{total}] job {job.id} {job.state}: {_subject(job)}{seed}{cause}")
-            self._states[job.id] = job.state
+                note(f"[{done}/{total}] job {job.id} {state}: {_subject(job)}{seed}{cause}")
+            self._states[job.id] = state
 
     def close(self) -> None:
         pass

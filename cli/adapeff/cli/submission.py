@@ -14,7 +14,7 @@ from adapeff.service.specs.expansion import expand
 from adapeff.service.specs.hub import current_revisions
 from adapeff.service.specs.profile import AnySpec, ProfileSpec
 from adapeff.service.specs.sweep_file import SweepSpec, find_sweep, load_sweep
-from adapeff.service.store import sweeps
+from adapeff.service.store import job_queries, sweeps
 from adapeff.service.store.database import Database
 from adapeff.service.store.sweeps import Submission
 
@@ -40,15 +40,30 @@ def expand_sweep(sweep: str, changes: list[str], settings: Settings) -> tuple[Sw
 
 
 def store(
-    database: Database, spec: SweepSpec, jobs: list[AnySpec], settings: Settings, *, force: bool = False
+    database: Database,
+    spec: SweepSpec,
+    jobs: list[AnySpec],
+    settings: Settings,
+    *,
+    force: bool = False,
+    held: bool = False,
 ) -> Submission:
     """Store the jobs and commit; they are sent afterwards."""
     revisions = {} if force else current_revisions(jobs)
     return database.retried(
         lambda session: sweeps.submit(
-            session, spec, jobs, max_failures=settings.max_failures, force=force, hub_revisions=revisions
+            session, spec, jobs, max_failures=settings.max_failures, force=force, held=held, hub_revisions=revisions
         )
     )
+
+
+def note_held(database: Database, spec: SweepSpec, submission: Submission) -> None:
+    """Say how many jobs of a submission nobody runs until someone releases a job."""
+    with database.session(read_only=True) as session:
+        held = job_queries.count_held_back(session, submission.job_ids)
+    if held:
+        are = "1 job is held or needs one that is" if held == 1 else f"{held} jobs are held or need one that is"
+        note(f"{are}; release with `adapeff release --sweep {spec.name}`, `adapeff why JOB` names the one")
 
 
 def send(database: Database, settings: Settings) -> None:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from adapeff.cli import completion
 from adapeff.cli.invocation import Invocation
+from adapeff.cli.job_choice import JobsWhere, OfSweep, choose, only_where
 from adapeff.cli.job_views import job_view
 from adapeff.cli.messages import note
 from adapeff.cli.options import JobId, JobIds, Json
 from adapeff.cli.render.tables import print_job
 from adapeff.cli.submission import send
-from adapeff.service.errors import JobError
-from adapeff.service.store import job_queries, jobs, sweeps
+from adapeff.service.errors import JobError, suggest
+from adapeff.service.store import job_queries, jobs, steering, sweeps
 from adapeff.service.store.tables import Run
 
 FOLLOW_SECONDS = 0.3
@@ -93,12 +94,8 @@ def _find_run(invocation: Invocation, job_id: int, attempt: int | None) -> tuple
 def cancel(
     context: typer.Context,
     jobs_given: JobIds = None,
-    sweep: Annotated[
-        str | None,
-        typer.Option(
-            "--sweep", help="Cancel all queued and running jobs of this sweep.", autocompletion=completion.sweep_names
-        ),
-    ] = None,
+    sweep: OfSweep = None,
+    where: JobsWhere = None,
     as_json: Json = False,
 ) -> None:
     """Cancel jobs: queued ones immediately, running ones within seconds.
@@ -108,24 +105,35 @@ def cancel(
         adapeff cancel 12 13
 
         adapeff cancel --sweep demo
+
+        adapeff cancel --sweep demo --where method=full
     """
     with Invocation.of(context).database() as database, database.session() as session:
-        ids = list(jobs_given or [])
-        if sweep is not None:
-            sweep_ids = sweeps.find_sweep_ids(session, sweep)
-            ids += [job.id for job in job_queries.list_jobs(session, sweep_ids=sweep_ids, states=("queued", "running"))]
-        if not ids and sweep is None:
-            raise JobError("no job to cancel is given; name job ids, or a sweep with --sweep")
-        done = [(job_id, jobs.request_cancel(session, job_id)) for job_id in ids]
+        choice = choose(session, "cancel", named=jobs_given, sweep=sweep, where=where, states=("queued", "running"))
+        done = [(job_id, jobs.request_cancel(session, job_id)) for job_id in choice.named]
+        for job_id in choice.ids:
+            if job_id not in choice.named:
+                with suppress(JobError):  # it has just ended, perhaps with a cancelled job that it needs
+                    done.append((job_id, jobs.request_cancel(session, job_id)))
     _print_states(done, as_json=as_json)
     if not done:
-        note("nothing to cancel: no job of this sweep is queued or running")
+        note("nothing to cancel: no job that was selected is queued or running")
 
 
 def retry(
     context: typer.Context,
     jobs_given: JobIds = None,
-    failed: Annotated[bool, typer.Option("--failed", help="Retry all failed jobs.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Select failed jobs, whatever the cause.")] = False,
+    cause: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cause",
+            help=f"Select jobs that failed by this cause, one of {', '.join(jobs.CAUSES)} (a job that it needs ended "
+            "otherwise than succeeded), or cancelled ones; repeatable.",
+        ),
+    ] = None,
+    sweep: OfSweep = None,
+    where: JobsWhere = None,
     as_json: Json = False,
 ) -> None:
     """Put failed or cancelled jobs back on the queue, with their failure count reset.
@@ -135,20 +143,32 @@ def retry(
         adapeff retry 12
 
         adapeff retry --failed
+
+        adapeff retry --sweep demo --cause lost --cause source
     """
+    for name in cause or []:
+        if name not in (*jobs.CAUSES, steering.CANCELLED):
+            raise JobError(f"unknown cause '{name}'; {suggest(name, (*jobs.CAUSES, steering.CANCELLED))}")
     invocation = Invocation.of(context)
+    selects = failed or bool(cause) or sweep is not None or bool(where)
+    if not jobs_given and not selects:
+        raise JobError("no job to retry is given; name job ids, or select jobs with --failed, --cause or --sweep")
     with invocation.database() as database:
         with database.session() as session:
-            ids = list(jobs_given or [])
-            if failed:
-                ids += [job.id for job in job_queries.list_jobs(session, states=("failed",))]
-            if not ids and not failed:
-                raise JobError("no job to retry is given; name job ids, or select all failed jobs with --failed")
-            for job_id in dict.fromkeys(ids):
+            named = list(dict.fromkeys(jobs_given or []))
+            for job_id in named:
                 jobs.retry_job(session, job_id)
-        _print_states([(job_id, "queued") for job_id in dict.fromkeys(ids)], as_json=as_json)
-        if not ids:
-            note("nothing to retry: no job has failed")
+            queued, left = named, list[str]()
+            if selects:
+                sweep_ids = sweeps.find_sweep_ids(session, sweep) if sweep is not None else None
+                ended = steering.list_ended(session, sweep_ids=sweep_ids, causes=[] if failed else cause or [])
+                more, left = steering.retry_where_possible(session, only_where(session, ended, where))
+                queued = [*named, *more]
+        _print_states([(job_id, "queued") for job_id in queued], as_json=as_json)
+        if not queued and not left:
+            note("nothing to retry: no job that was selected has failed")
+        for reason in left:
+            note(reason)
         send(database, invocation.settings)
 
 

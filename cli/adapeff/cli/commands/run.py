@@ -14,7 +14,7 @@ from adapeff.cli.options import DataRoot, Force, Json, Methods, Models, Override
 from adapeff.cli.output import check_plot, print_report, print_view, save_plot
 from adapeff.cli.progress import raise_for_failures
 from adapeff.cli.report_options import price_of
-from adapeff.cli.submission import describe, expand_sweep, store
+from adapeff.cli.submission import describe, expand_sweep, note_held, store
 from adapeff.service.errors import AdapeffError, JobsFailedError, UnreachableError
 from adapeff.service.reporting.pictures import DEFAULT_PICTURE
 from adapeff.service.reporting.report import Options, build_report
@@ -62,6 +62,7 @@ def run(
     with invocation.database() as database:
         submission = store(database, spec, specs, settings, force=force)
         note(describe(spec, specs, submission))
+        note_held(database, spec, submission)
         failure: AdapeffError | None = None
         try:
             run_submission(invocation, database, submission, devices, with_queue=with_queue)

@@ -34,7 +34,7 @@ def status(
         ),
     ] = None,
     state: Annotated[
-        list[str] | None, typer.Option("--state", help="Show only jobs in this state; repeatable.")
+        list[str] | None, typer.Option("--state", help="Show only jobs in this state, or held ones; repeatable.")
     ] = None,
     limit: Annotated[
         int, typer.Option("--limit", min=1, help="Maximum number of jobs; running and failed ones come first.")
@@ -55,8 +55,8 @@ def status(
     if watch and as_json:
         raise JobError("--watch refreshes a table and --json prints once; omit one of them")
     for name in state or []:
-        if name not in JOB_STATES:
-            raise JobError(f"unknown state '{name}'; {suggest(name, JOB_STATES)}")
+        if name not in (*JOB_STATES, job_queries.HELD):
+            raise JobError(f"unknown state '{name}'; {suggest(name, (*JOB_STATES, job_queries.HELD))}")
     with Invocation.of(context).database() as database:
         if watch:
             _watch(database, sweep, state or [], limit)

@@ -12,7 +12,7 @@ from adapeff.cli.messages import note
 from adapeff.cli.options import DataRoot, Force, Json, Methods, Models, Overrides, Seeds, SweepFile, Tasks, overrides
 from adapeff.cli.progress import raise_for_failures, wait_for
 from adapeff.cli.render.tables import print_table
-from adapeff.cli.submission import counted, describe, expand_sweep, send, store
+from adapeff.cli.submission import counted, describe, expand_sweep, note_held, send, store
 from adapeff.service.reporting.variation import in_words, settings_of, varied_settings
 from adapeff.service.specs.hub import current_revisions
 from adapeff.service.specs.profile import AnySpec, ProfileSpec
@@ -35,6 +35,9 @@ def submit(
         bool, typer.Option("--dry-run", help="List the jobs and their expected time; store nothing.")
     ] = False,
     force: Force = False,
+    hold: Annotated[
+        bool, typer.Option("--hold", help="Hold the new jobs: nobody runs them until `adapeff release`.")
+    ] = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until every job has ended; exits with 4 if one failed.")
     ] = False,
@@ -57,12 +60,13 @@ def submit(
         if dry_run:
             _print_plan(database, spec, jobs, force=force, as_json=as_json)
             return
-        submission = store(database, spec, jobs, settings, force=force)
+        submission = store(database, spec, jobs, settings, force=force, held=hold)
         if as_json:
             answer = {"sweep": submission.sweep_id, "jobs": submission.job_ids, "created": submission.created}
             print(json.dumps(answer))
         else:
             print(describe(spec, jobs, submission))
+        note_held(database, spec, submission)
         send(database, settings)
         if wait:
             wait_for(database, submission.job_ids)

@@ -12,7 +12,9 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from adapeff.cli.render.text import printable
+from adapeff.service.reporting.queue_summary import QueueSummary
 from adapeff.service.reporting.variation import in_words
+from adapeff.service.reporting.words import duration, stage_in_words
 
 LONGEST_NAME = 24
 """Names in a table's first column are not wrapped if none is longer than this."""
@@ -63,40 +65,25 @@ def jobs_table(snapshot: dict[str, Any]) -> RichTable:
     same = {name for name, values in columns.items() if len(set(values)) == 1}
     common = [f"{name} {columns[name][0]}" for name in columns if several and name in same and columns[name][0]]
     kept = {name: values for name, values in columns.items() if name not in same or (not several and values[0])}
-    title = f"{title}\n{'; '.join(common)}" if common else title
+    queue = QueueSummary(**snapshot["queue"]).text if "queue" in snapshot else ""
+    title = "\n".join(filter(None, (title, queue, "; ".join(common))))
     table = RichTable(title=shown(title), title_justify="left", title_style="bold")
     for heading in ("job", "state", *kept, "time", "now"):
         table.add_column(heading, overflow="fold", no_wrap=heading in ("job", "state", "time"))
     for at, job in enumerate(snapshot["jobs"]):
         style = _STATE_STYLE.get(job["state"], "")
-        state = "cancelling" if job["cancelling"] else job["state"]
+        state = "cancelling" if job["cancelling"] else "held" if job["held"] else job["state"]
         state = f"[{style}]{state}[/]" if style else state
         words = [shown(values[at]) for values in kept.values()]
         table.add_row(str(job["id"]), state, *words, duration(job["seconds"]), shown(_now(job)))
     return table
 
 
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
-
-
 def _now(job: dict[str, Any]) -> str:
     where = f"{job['slot']} on {job['host']}" if job["host"] else ""
     if job["state"] != "running":
         return str(job["cause"]) or where
-    at = job["progress"] or {}
-    if "block" in at:
-        return f"{where}: {at['of']}, block {at['block']}/{at['blocks']}, {at['eta_s']:.0f} s"
-    steps = f" step {at['step']}/{at['steps']}, {at['eta_s']:.0f} s" if job["stage"] == "train" and "step" in at else ""
-    return f"{where}: {job['stage'] or 'starting'}{steps}"
+    return f"{where}: {stage_in_words(job['stage'], job['progress'])}"
 
 
 def print_job(view: dict[str, Any]) -> None:

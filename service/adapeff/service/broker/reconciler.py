@@ -15,8 +15,9 @@ from adapeff.service.broker.queue import messages_waiting, send, send_unsent
 from adapeff.service.errors import AdapeffError
 from adapeff.service.lanes import all_lanes
 from adapeff.service.settings import Settings
-from adapeff.service.store import job_queries, jobs
+from adapeff.service.store import job_queries, jobs, workers
 from adapeff.service.store.database import Database, now
+from adapeff.service.store.workers import WorkerRecord
 
 logger = logging.getLogger(__name__)
 
@@ -34,14 +35,24 @@ class Reconciler(threading.Thread):
 
     Args:
         app: the app to send with; None: send nothing.
+        worker: the worker to report as alive; None: none.
     """
 
-    def __init__(self, database: Database, app: Celery | None, settings: Settings, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        database: Database,
+        app: Celery | None,
+        settings: Settings,
+        stop: threading.Event,
+        *,
+        worker: WorkerRecord | None = None,
+    ) -> None:
         super().__init__(name="reconciler", daemon=True)
         self._database = database
         self._app = app
         self._settings = settings
         self._stop_requested = stop
+        self._worker = worker
         self._calm_sweeps = 0
         self._last_sweep: datetime | None = None
 
@@ -62,6 +73,15 @@ class Reconciler(threading.Thread):
             except Exception as error:  # noqa: BLE001 - as above; a broker that is down does not affect the database
                 _log(error)
             self._stop_requested.wait(self._settings.reconcile_seconds)
+        try:
+            self._report_stop()
+        except Exception as error:  # noqa: BLE001 - as above; without a report, the worker is gone instead of stopped
+            _log(error)
+
+    def _report_stop(self) -> None:
+        if self._worker is not None:
+            with self._database.session() as session:
+                workers.mark_stopped(session, self._worker.name)
 
     def _slept(self) -> bool:
         """Whether this sweep is late by more than half a lease, by the database's clock."""
@@ -72,7 +92,7 @@ class Reconciler(threading.Thread):
         return last is not None and (moment - last).total_seconds() > planned + self._settings.lease_seconds / 2
 
     def take_back(self, *, allowed: bool) -> bool:
-        """Take back jobs with an expired lease, if allowed and if writes are not blocked.
+        """Take back jobs with an expired lease, if allowed and if writes are not blocked; report the worker as alive.
 
         If writes are blocked while reads work, healthy runs cannot renew their leases.
 
@@ -87,6 +107,9 @@ class Reconciler(threading.Thread):
             jobs.touch(session)
             is_calm = time.monotonic() - began < max(_QUICK_SECONDS, self._settings.heartbeat_seconds / 2)
             taken = jobs.take_back_expired(session) if allowed and is_calm else []
+            if self._worker is not None:
+                patience = max(self._settings.lease_seconds, 3 * self._settings.reconcile_seconds)
+                workers.report_alive(session, self._worker, next_within_seconds=patience)
         for job_id, state in taken:
             logger.warning("job %s: its run was lost; now %s", job_id, state)
         return is_calm

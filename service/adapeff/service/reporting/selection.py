@@ -17,13 +17,17 @@ from adapeff.service.reporting.first_screen import short_model
 from adapeff.service.reporting.profiles import ProfileTable
 from adapeff.service.reporting.runs import Result
 from adapeff.service.reporting.titles import task_name
+from adapeff.service.specs.job import JobSpec
+from adapeff.service.specs.profile import AnySpec, ProfileSpec
 from adapeff.service.store.tables import Job, Run
 
-_READ: Mapping[str, Callable[[Result], tuple[str, ...]]] = {
-    "model": lambda result: (str(result.spec.model), short_model(str(result.spec.model))),
-    "task": lambda result: (str(result.spec.task), task_name(result.spec)),
-    "method": lambda result: (str(result.spec.method), result.spec.method.name),
-    "seed": lambda result: (str(result.spec.seed),),
+_READ_JOB: Mapping[str, Callable[[JobSpec], tuple[str, ...]]] = {
+    "model": lambda spec: (str(spec.model), short_model(str(spec.model))),
+    "task": lambda spec: (str(spec.task), task_name(spec)),
+    "method": lambda spec: (str(spec.method), spec.method.name),
+    "seed": lambda spec: (str(spec.seed),),
+}
+_READ_RUN: Mapping[str, Callable[[Result], tuple[str, ...]]] = {
     "device": lambda result: (str(result.run.environment.get("device_name")),),
     "host": lambda result: (result.run.host,),
 }
@@ -33,7 +37,7 @@ _READ_PROFILE: Mapping[str, Callable[[ProfileTable], tuple[str, ...]]] = {
 }
 _COLUMNS = {"model": Job.model, "task": Job.task, "method": Job.method}
 """Columns that contain all that a condition on the key compares."""
-KEYS = (*_READ, "since")
+KEYS = (*_READ_JOB, *_READ_RUN, "since")
 _SEED = re.compile(r"[0-9]{1,10}")
 _AGO = re.compile(r"(\d{1,5})([hdw])")
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
@@ -80,7 +84,28 @@ class Selection:
         """Whether a run meets all conditions."""
         if self.since is not None and (result.run.finished_at is None or result.run.finished_at < self.since):
             return False
-        return all(condition.accepts(_READ[condition.key](result)) for condition in self.conditions)
+        return all(
+            condition.accepts(
+                _READ_JOB[condition.key](result.spec)
+                if condition.key in _READ_JOB
+                else _READ_RUN[condition.key](result)
+            )
+            for condition in self.conditions
+        )
+
+    def matches_job(self, spec: AnySpec) -> bool:
+        """Whether a job, which may not have run, meets all conditions; of a profile, only the model is known.
+
+        Raises:
+            SpecError: if a condition is on a finished run: on its device, its host or its time.
+        """
+        keys = [condition.key for condition in self.conditions] + (["since"] if self.since else [])
+        if wrong := [key for key in keys if key not in _READ_JOB]:
+            raise SpecError(f"--where {wrong[0]}=... is about finished runs; jobs have {', '.join(_READ_JOB)}")
+        if isinstance(spec, ProfileSpec):
+            names = (str(spec.model), short_model(str(spec.model)))
+            return all(condition.accepts(names if condition.key == "model" else ()) for condition in self.conditions)
+        return all(condition.accepts(_READ_JOB[condition.key](spec)) for condition in self.conditions)
 
     def matches_profile(self, profile: ProfileTable) -> bool:
         """Whether a profile meets the conditions on its model and device; it has no task, seed or single method."""

@@ -223,7 +223,7 @@ def _store_job(session: Session, record: Mapping[str, Any], spec: AnySpec, files
     results.store_summary(session, run_id, record["spec"], found.resolved, found)
     ended = {"state": "succeeded", "cause": "", "token": token, "finished_at": finished_at, "changed_at": moment}
     cleared = dict.fromkeys(("sent_at", "not_before", "cancel_requested_at"))
-    session.execute(update(Job).where(Job.id == job_id).values(**ended, **cleared))
+    session.execute(update(Job).where(Job.id == job_id).values(**ended, **cleared, held=False))
     return job_id
 
 

@@ -24,11 +24,14 @@ SUBMITTING = "adapeff submit"
 
 
 def create_jobs(
-    session: Session, specs: Sequence[AnySpec], *, priority: int, max_failures: int
+    session: Session, specs: Sequence[AnySpec], *, priority: int, max_failures: int, held: bool = False
 ) -> tuple[list[int], list[int]]:
     """Store a queued job for each spec that has none yet.
 
     Submissions are serialized: two submissions of a grid in different orders would deadlock on each other's rows.
+
+    Args:
+        held: hold the new jobs.
 
     Returns:
         The ids of all jobs in the order of the specs, and the ids of the new jobs.
@@ -48,6 +51,7 @@ def create_jobs(
             "cause": "",
             "lane": lane_of(spec.device),
             "priority": priority,
+            "held": held,
             "max_failures": max_failures,
             "created_at": created_at,
             "changed_at": created_at,

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from adapeff.service.store.database import now
 from adapeff.service.store.in_list import is_one_of
-from adapeff.service.store.job_queries import ids_of_sweeps
+from adapeff.service.store.job_queries import HELD, ids_of_sweeps, shown_state
 from adapeff.service.store.tables import FINAL_STATES, Job, Run
 
 _OVERLAP = timedelta(minutes=2)
@@ -25,7 +25,7 @@ class Poll:
     """The result of one poll."""
 
     counts: Mapping[str, int]
-    """State -> number of followed jobs."""
+    """State -> number of followed jobs; those that are held are counted apart from other queued ones."""
     changed: Sequence[int]
     """The jobs that have changed since the previous poll, except new queued ones."""
     runs: Mapping[int, Run]
@@ -60,7 +60,7 @@ class JobWatch:
 
     def poll(self, session: Session) -> Poll:
         """Read the running jobs and those that have changed since the last poll."""
-        wanted = select(Job.id, Job.state, Job.changed_at)
+        wanted = select(Job.id, Job.state, Job.held, Job.changed_at)
         if self._polled_at is not None:
             wanted = wanted.where(Job.changed_at >= self._polled_at - _OVERLAP)
         elif self._job_ids is not None:
@@ -71,18 +71,20 @@ class JobWatch:
         takes_new = self._polled_at is None or follows_all
         self._polled_at = now(session)
         changed = []
-        for job_id, state, changed_at in session.execute(wanted):
+        for job_id, stored, is_held, changed_at in session.execute(wanted):
+            state = shown_state(stored, is_held)
             known = self._known.get(job_id)
             if known == (state, changed_at) or (known is None and not takes_new):
                 continue
             self._note(job_id, state, changed_at)
-            if known is not None or state != "queued":
+            if known is not None or state not in ("queued", HELD):
                 changed.append(job_id)
         return Poll({state: count for state, count in self._counts.items() if count}, changed, self._runs(session))
 
     def most_urgent(self, limit: int, *, states: Sequence[str] = ()) -> list[int]:
         """The most relevant jobs as of the last poll: running ones, failed ones, then the newest."""
-        shown = (job_id for job_id, (state, _) in self._known.items() if not states or state in states)
+        wanted = {*states, HELD} if "queued" in states else set(states)
+        shown = (job_id for job_id, (state, _) in self._known.items() if not wanted or state in wanted)
         return heapq.nsmallest(limit, shown, key=lambda job_id: (_URGENCY.get(self._known[job_id][0], 2), -job_id))
 
     def _note(self, job_id: int, state: str, changed_at: datetime) -> None:

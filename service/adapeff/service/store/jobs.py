@@ -5,7 +5,7 @@
     create ─► queued ── claim ─► running ┴─► failed    │
                  ▲                │  │ └──► cancelled ─┘
                  └─ release, lost ┘  └────► succeeded
-    queued ── cancel ─► cancelled
+    queued ── cancel ─► cancelled          (a queued job that is held is not claimed until it is released)
 
 Every change is a compare-and-set: it names the state (and, for a run, the fencing token) it expects, so a late caller
 changes nothing and gets an error. Each claim adds 1 to the token; a run whose token is no longer the job's may not
@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, cast
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, CursorResult, and_, case, select, update
+from sqlalchemy import ColumnElement, CursorResult, and_, case, or_, select, update
 from sqlalchemy.orm import Session
 
 from adapeff.service.errors import JobError, LeaseLostError
@@ -32,6 +32,9 @@ from adapeff.service.store.tables import FINAL_STATES, Job, JobSource, Run
 Outcome = Literal["succeeded", "error", "oom", "killed", "timeout", "cancelled", "lost", "released"]
 
 _TRY_AGAIN = ("killed", "lost")
+_OF_SOURCE = "its source, job "
+CAUSES = ("error", "oom", "killed", "timeout", "lost", "source")
+"""Why jobs fail: the outcomes of their last run, or a source that failed or was cancelled."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,20 @@ def _after(outcome: Outcome, message: str, failures: int, max_failures: int) -> 
     return "failed", f"{outcome}{times}: {message}"
 
 
+def failed_by(cause: str) -> ColumnElement[bool]:
+    """The condition that a job failed by one of `CAUSES`, from the cause as it is stored."""
+    return and_(Job.state == "failed", or_(*(Job.cause.startswith(beginning) for beginning in _beginnings(cause))))
+
+
+def cause_of(job: Job) -> str | None:
+    """Which of `CAUSES` made a job fail."""
+    return next((cause for cause in CAUSES if job.state == "failed" and job.cause.startswith(_beginnings(cause))), None)
+
+
+def _beginnings(cause: str) -> tuple[str, ...]:
+    return (_OF_SOURCE,) if cause == "source" else (f"{cause}:", f"{cause} (")
+
+
 def _set_as_holder(session: Session, claim: Claim, values: Mapping[str, Any], *conditions: ColumnElement[bool]) -> None:
     done = session.execute(
         update(Job)
@@ -196,7 +213,7 @@ def _set_as_holder(session: Session, claim: Claim, values: Mapping[str, Any], *c
         raise LeaseLostError(f"run {claim.run_id} of job {claim.job_id} has lost its lease (token {claim.token})")
 
 
-def _change(
+def change(
     session: Session, moment: datetime, conditions: Sequence[ColumnElement[bool]], values: Mapping[str, Any]
 ) -> int:
     """Change the jobs that meet the conditions, and record the time. Returns their number."""
@@ -209,12 +226,12 @@ def _change(
 def _fail_dependents(session: Session, job_id: int, state: str) -> None:
     """Fail the queued jobs that need a job which failed or was cancelled, since they could never run."""
     waiting = select(JobSource.job_id).where(JobSource.source_id == job_id)
-    cause, moment = f"its source, job {job_id}, was {state}", now(session)
-    _change(
+    cause, moment = f"{_OF_SOURCE}{job_id}, was {state}", now(session)
+    change(
         session,
         moment,
         (Job.id.in_(waiting), Job.state == "queued"),
-        {"state": "failed", "cause": cause, "sent_at": None, "finished_at": moment},
+        {"state": "failed", "cause": cause, "held": False, "sent_at": None, "finished_at": moment},
     )
 
 
@@ -229,11 +246,11 @@ def request_cancel(session: Session, job_id: int) -> str:
     """
     moment = now(session)
     cause = case((Job.token == 0, "cancelled before it ran"), else_="cancelled while it waited to run again")
-    cancelled = {"state": "cancelled", "cause": cause, "finished_at": moment, "sent_at": None}
-    if _change(session, moment, (Job.id == job_id, Job.state == "queued"), cancelled):
+    cancelled = {"state": "cancelled", "cause": cause, "held": False, "finished_at": moment, "sent_at": None}
+    if change(session, moment, (Job.id == job_id, Job.state == "queued"), cancelled):
         _fail_dependents(session, job_id, "cancelled")
         return "cancelled"
-    if _change(session, moment, (Job.id == job_id, Job.state == "running"), {"cancel_requested_at": moment}):
+    if change(session, moment, (Job.id == job_id, Job.state == "running"), {"cancel_requested_at": moment}):
         return "cancelling"
     raise JobError(f"job {job_id} is {get_job(session, job_id).state}; only queued and running jobs can be cancelled")
 
@@ -257,7 +274,7 @@ def retry_job(session: Session, job_id: int) -> None:
     queued = {"state": "queued", "cause": "", "failures": 0} | dict.fromkeys(
         ("sent_at", "not_before", "finished_at", "cancel_requested_at")
     )
-    if not _change(session, now(session), (Job.id == job_id, Job.state.in_(("failed", "cancelled"))), queued):
+    if not change(session, now(session), (Job.id == job_id, Job.state.in_(("failed", "cancelled"))), queued):
         raise JobError(
             f"job {job_id} is {get_job(session, job_id).state}; only failed and cancelled jobs can be retried"
         )

@@ -40,17 +40,21 @@ def submit(
     *,
     max_failures: int,
     force: bool = False,
+    held: bool = False,
     hub_revisions: Mapping[str, str] | None = None,
 ) -> Submission:
     """Store a sweep, and a queued job for each spec that has no job yet.
 
     Args:
         force: create a repeat of each spec that already has a job.
+        held: hold the new jobs until they are released.
         hub_revisions: the current commits of hub branches (`hub.current_revisions`); a finished job whose run used
             another commit is not reused but repeated.
     """
     specs = plan(session, specs, force=force, hub_revisions=hub_revisions or {})
-    ids, created = job_creation.create_jobs(session, specs, priority=sweep.priority, max_failures=max_failures)
+    ids, created = job_creation.create_jobs(
+        session, specs, priority=sweep.priority, max_failures=max_failures, held=held
+    )
     stored = Sweep(name=sweep.name, spec=sweep.model_dump(mode="json"), created_at=now(session))
     session.add(stored)
     session.flush()
@@ -220,17 +224,33 @@ def estimate_seconds(session: Session, specs: Iterable[AnySpec]) -> list[float |
 
     A cell has one model, task, method and settings; seeds and learning rates may differ.
     """
-    wanted = (
-        select(Job.spec, Measurement.value)
-        .join(Run, Run.job_id == Job.id)
-        .join(Measurement, Measurement.run_id == Run.id)
-        .where(Run.outcome == "succeeded", Measurement.name == WALL_S.name, Measurement.task == "")
-        .where(Measurement.value.is_not(None))
+    return _estimate(session, [spec.model_dump(mode="json") for spec in specs], recent=None)
+
+
+def estimate_jobs(session: Session, jobs: Iterable[Job], *, recent: int = 2_000) -> list[float | None]:
+    """As `estimate_seconds`, of stored jobs, from the most recent runs only."""
+    return _estimate(session, [job.spec for job in jobs], recent=recent)
+
+
+def _estimate(session: Session, specs: Sequence[Mapping[str, Any]], *, recent: int | None) -> list[float | None]:
+    if not specs:
+        return []
+    succeeded = select(Run.id, Run.job_id).where(Run.outcome == "succeeded")
+    if recent is not None:
+        succeeded = succeeded.order_by(Run.id.desc()).limit(recent)
+    runs = succeeded.subquery()
+    wall_s = (  # looked up for each run: a join would read those of all runs by the index of names
+        select(Measurement.value)
+        .where(Measurement.run_id == runs.c.id, Measurement.name == WALL_S.name, Measurement.task == "")
+        .limit(1)
+        .scalar_subquery()
     )
+    wanted = select(Job.spec, wall_s).join(runs, runs.c.job_id == Job.id)
     seen: dict[str, list[float]] = {}
     for stored, value in session.execute(wanted):
-        seen.setdefault(_cell(stored), []).append(value)
-    similar = [seen.get(_cell(spec.model_dump(mode="json"))) for spec in specs]
+        if value is not None:
+            seen.setdefault(_cell(stored), []).append(value)
+    similar = [seen.get(_cell(spec)) for spec in specs]
     return [statistics.median(times) if times else None for times in similar]
 
 

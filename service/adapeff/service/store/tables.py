@@ -25,6 +25,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -129,6 +130,8 @@ class Job(Base):
     cause: Mapped[str] = mapped_column(Text, default="")
     lane: Mapped[str] = mapped_column(String(32))
     priority: Mapped[int]
+    held: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether it stays queued until someone releases it; False in every other state."""
     token: Mapped[int] = mapped_column(default=0)
     failures: Mapped[int] = mapped_column(default=0)
     max_failures: Mapped[int]
@@ -141,6 +144,13 @@ class Job(Base):
     changed_at: Mapped[datetime] = mapped_column(index=True)
     """When the state last changed or its cancellation was requested; `job_watch.JobWatch` polls by it."""
     finished_at: Mapped[datetime | None]
+
+    @property
+    def label(self) -> str:
+        """What it is, in a few words."""
+        return (
+            f"profile of {self.method}" if self.kind == "profile" else f"{self.method} on {self.task}, seed {self.seed}"
+        )
 
 
 class JobSource(Base):
@@ -187,6 +197,24 @@ class Run(Base):
     environment_id: Mapped[int | None] = mapped_column(ForeignKey("environments.id"), index=True)
     started_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
+
+
+class Worker(Base):
+    """A worker process that serves the queue, or that runs the jobs of one submission."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    host: Mapped[str] = mapped_column(String(200))
+    device: Mapped[str] = mapped_column(String(32))
+    slots: Mapped[list[Any]]
+    version: Mapped[str] = mapped_column(String(64))
+    sweep_id: Mapped[int | None]
+    started_at: Mapped[datetime]
+    heartbeat_at: Mapped[datetime]
+    alive_until: Mapped[datetime]
+    stopped_at: Mapped[datetime | None]
 
 
 class Measurement(Base):

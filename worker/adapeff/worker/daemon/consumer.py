@@ -10,10 +10,13 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
+from sqlalchemy.orm import Session
+
 from adapeff.service.broker.queue import make_app, receive, send_unsent
 from adapeff.service.broker.reconciler import Reconciler
 from adapeff.service.errors import AdapeffError
 from adapeff.service.settings import Settings
+from adapeff.service.store import job_queries
 from adapeff.service.store.database import Database
 from adapeff.worker.daemon.slots import Slot
 from adapeff.worker.daemon.worker import Worker
@@ -33,7 +36,7 @@ class Consumer(Worker):
     def serve(self) -> None:
         """Run jobs until a signal stops it."""
         stop_reconciler = threading.Event()
-        reconciler = Reconciler(self._database, self._app, self._settings, stop_reconciler)
+        reconciler = Reconciler(self._database, self._app, self._settings, stop_reconciler, worker=self.record)
         self.listen_to_signals()
         self.adopt_finished()
         reconciler.start()
@@ -57,6 +60,11 @@ class Consumer(Worker):
                 job_id = next(self._job_ids, None)
             if job_id is not None:
                 self.handle(job_id)
+
+    def choose(self, session: Session, job_id: int) -> int:
+        """The most urgent job rather than the message's: messages keep neither priorities nor who was first."""
+        excluded = [other for other in self.host_faults.excluded if self.host_faults.excludes(other)]
+        return job_queries.find_most_urgent(session, self.lanes, but=excluded) or job_id
 
     def on_released(self) -> None:
         """Send the jobs handed back to other workers; if that fails, their reconcilers will find them."""

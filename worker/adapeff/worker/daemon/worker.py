@@ -16,13 +16,15 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from pydantic import ValidationError
+from sqlalchemy.orm import Session
 
 from adapeff.service.broker.queue import RETRY_SECONDS
 from adapeff.service.broker.reconciler import Reconciler
@@ -42,6 +44,8 @@ from adapeff.service.specs.profile import read_spec
 from adapeff.service.store import job_queries, jobs, results
 from adapeff.service.store.database import Database
 from adapeff.service.store.jobs import Claim, RunOutcome
+from adapeff.service.store.workers import WorkerRecord
+from adapeff.worker.daemon.contact import Contact
 from adapeff.worker.daemon.host_faults import RELEASED_SECONDS, HostFaults
 from adapeff.worker.daemon.slots import Slot
 from adapeff.worker.daemon.supervisor import read_finished, supervise
@@ -58,6 +62,8 @@ class Worker:
         self.host = socket.gethostname()
         self.name = f"{self.host}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.size = len(slots)
+        names = tuple(slot.name for slot in slots)
+        self.record = WorkerRecord(self.name, self.host, slots[0].kind, names, version("adapeff"))
         self.lanes = (lane_of(ANY), lane_of(slots[0].kind))
         self._settings = settings
         self._database = database
@@ -67,7 +73,7 @@ class Worker:
         self._finishing = threading.Event()
         self._handing_back = threading.Event()
         self._running = 0
-        self._host_faults = HostFaults()
+        self.host_faults = HostFaults()
 
     def run_sweep(self, sweep_id: int) -> None:
         """Run the jobs of a sweep, and the jobs they depend on, until none is left that can run here.
@@ -78,7 +84,8 @@ class Worker:
         self.listen_to_signals()
         self.adopt_finished()
         stop_reconciler = threading.Event()
-        reconciler = Reconciler(self._database, None, self._settings, stop_reconciler)
+        record = replace(self.record, sweep_id=sweep_id)
+        reconciler = Reconciler(self._database, None, self._settings, stop_reconciler, worker=record)
         reconciler.start()
         try:
             with ThreadPoolExecutor(self.size) as pool:
@@ -87,7 +94,7 @@ class Worker:
         finally:
             stop_reconciler.set()
             reconciler.join(5)
-        if not self._finishing.is_set() and (left := self._host_faults.excluded):
+        if not self._finishing.is_set() and (left := self.host_faults.excluded):
             raise NotHereError(
                 f"{len(left)} {'job' if len(left) == 1 else 'jobs'} cannot run on this host and stay queued; "
                 f"job {min(left)}: {left[min(left)]}"
@@ -99,12 +106,12 @@ class Worker:
             def poll() -> tuple[list[int], int]:
                 with self._database.session(read_only=True) as session:
                     return job_queries.list_claimable(session, sweep_id, self.lanes), job_queries.count_unfinished(
-                        session, sweep_id, self.lanes, but=list(self._host_faults.excluded)
+                        session, sweep_id, self.lanes, but=list(self.host_faults.excluded)
                     )
 
             polled = self._retry(poll, "look for jobs", give_up=self._finishing.is_set)
             claimable, unfinished = polled or ([], 0)
-            candidates = [job_id for job_id in claimable if job_id not in self._host_faults.excluded]
+            candidates = [job_id for job_id in claimable if job_id not in self.host_faults.excluded]
             if candidates:
                 self.handle(candidates[0])
             elif not unfinished:
@@ -169,6 +176,10 @@ class Worker:
         self._handing_back.set()
         self._finishing.set()
 
+    def choose(self, session: Session, job_id: int) -> int:
+        """Hook: the job to claim when this one is proposed."""
+        return job_id
+
     def on_released(self) -> None:
         """Hook: a job went back to the queue, or jobs that waited for another may run now."""
 
@@ -184,7 +195,7 @@ class Worker:
             logger.exception("job %s: the worker failed; the job goes back to the queue when its lease expires", job_id)
         finally:
             self._running -= 1
-            if pause := self._host_faults.pause_of(slot.name):
+            if pause := self.host_faults.pause_of(slot.name):
                 logger.error(
                     "slot %s pauses for %g s: several jobs in a row failed because of this host; see the log above",
                     slot.name,
@@ -198,12 +209,12 @@ class Worker:
 
         def claim() -> Claim | None:
             with self._database.session() as session:
-                if self._finishing.is_set() or self._host_faults.excludes(job_id):
+                if self._finishing.is_set() or self.host_faults.excludes(job_id):
                     jobs.mark_unsent(session, job_id)  # the message is consumed: send it again
                     return None
                 return jobs.claim_job(
                     session,
-                    job_id,
+                    self.choose(session, job_id),
                     owner=self.name,
                     slot=slot.name,
                     folder=str(self._settings.artifacts.resolve() / "runs"),
@@ -254,9 +265,9 @@ class Worker:
     def _release_if_not_here(self, claim: Claim, slot: Slot, outcome: RunOutcome) -> RunOutcome:
         """The outcome; a failure that is this host's releases the job, for other hosts to run."""
         if not outcome.not_here:
-            self._host_faults.clear(slot.name)
+            self.host_faults.clear(slot.name)
             return outcome
-        self._host_faults.record(claim.job_id, slot.name, outcome.message)
+        self.host_faults.record(claim.job_id, slot.name, outcome.message)
         message = f"{self.host} cannot run it: {outcome.message}"
         return replace(outcome, outcome="released", message=message, retry_after_seconds=RELEASED_SECONDS)
 
@@ -301,7 +312,7 @@ class Worker:
         if self._settings.lock_dir is not None:
             command += ["--locks", str(self._settings.lock_dir.resolve())]
         limit = spec.time_limit_minutes
-        contact = _Contact(self._database, self._settings, claim, self._handing_back)
+        contact = Contact(self._database, self._settings, claim, self._handing_back)
         return supervise(
             command,
             folder,
@@ -316,32 +327,3 @@ def _explain(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"the run's folder is not usable: {error.strerror} ({error.filename})"
     return f"the worker could not finish the run: {type(error).__name__}: {first_line(error)}"
-
-
-class _Contact:
-    """A run's contact with the database: survives an outage, but not the loss of its lease."""
-
-    def __init__(self, database: Database, settings: Settings, claim: Claim, handing_back: threading.Event) -> None:
-        self._database = database
-        self._settings = settings
-        self._claim = claim
-        self._handing_back = handing_back
-        self._renewed = time.monotonic()
-
-    def heartbeat(self, stage: str, progress: Mapping[str, Any]) -> bool:
-        """Store the progress, and renew the lease when that is due; an unreachable database is only logged."""
-        try:
-            with self._database.session() as session:
-                is_due = time.monotonic() - self._renewed >= self._settings.heartbeat_seconds
-                lease = self._settings.lease_seconds if is_due else None
-                cancelled = jobs.heartbeat(session, self._claim, lease_seconds=lease, stage=stage, progress=progress)
-            if is_due:
-                self._renewed = time.monotonic()
-            return cancelled
-        except (UnreachableError, ResourceError) as error:
-            logger.warning("job %s: heartbeat failed: %s", self._claim.job_id, error)
-            return False
-
-    def must_hand_back(self) -> bool:
-        """Whether the worker is stopping immediately."""
-        return self._handing_back.is_set()
