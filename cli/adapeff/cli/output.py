@@ -63,7 +63,10 @@ def print_view(report: Report, view: str, form: ReportFormat, shape: Arrangement
     elif view == "summary" and shape.group_by:
         print_grids_as(shape.apply(screen.noted_grid() for screen in first_screens(report.decisions).screens), form)
     else:
-        print_grids_as(shape.apply(build_view(report, view)), form)
+        grids = build_view(report, view)
+        print_grids_as(shape.apply(grids), form)
+        if not grids and VIEWS[view].needs and report.tables:
+            note(f"--view {view} has nothing to show: it needs {VIEWS[view].needs}")
     _note_what_is_missing(report)
 
 

@@ -30,6 +30,8 @@ class View:
     summary: str
     """One line for the help."""
     build: Callable[[Report], list[Grid]]
+    needs: str = ""
+    """What a report must have for it to show anything."""
 
 
 def _by_decision(build: Callable[[Decision], Iterator[Grid]]) -> Callable[[Report], list[Grid]]:
@@ -292,7 +294,7 @@ VIEWS: Mapping[str, View] = {
         lambda report: [screen.complete_grid() for screen in first_screens(report.decisions).screens],
     ),
     "quality": View("scores, differences, tests", _by_decision(_quality)),
-    "tasks": View("methods over several tasks", tasks_grids),
+    "tasks": View("methods over several tasks", tasks_grids, "two or more tasks that the same methods ran on"),
     "languages": View("scores by language", _by_decision(_languages)),
     "training": View("training time, FLOPs, steps to targets", _by_decision(_training)),
     "inference": View("latency", _by_decision(_inference)),
@@ -301,8 +303,10 @@ VIEWS: Mapping[str, View] = {
     "energy": View("energy", _by_decision(_energy)),
     "tuning": View("learning rates and their searches", _by_decision(_tuning)),
     "pareto": View("quality against training time: which methods no other beats in both", _by_decision(pareto_grid)),
-    "multitask": View("mixtures against their tasks alone: quality, costs, targets", multitask_grids),
-    "extend": View("ways to add a task: cost, quality, forgetting, storage", extend_grids),
+    "multitask": View(
+        "mixtures against their tasks alone: quality, costs, targets", multitask_grids, "a mixture of tasks"
+    ),
+    "extend": View("ways to add a task: cost, quality, forgetting, storage", extend_grids, "an extension"),
     "claims": View("the claims of the study, judged on these results", claims_grids),
 }
 """View -> how to build it; `full` prints the complete tables and is not among them."""
