@@ -149,7 +149,10 @@ def test_held_job_and_those_that_need_it_say_so(database: Database) -> None:
 
     held, waiting = explain(database, source), explain(database, needing)
 
-    assert (held.state, [reason.text for reason in held.reasons]) == ("held", ["it is held"])
+    assert (held.state, [reason.text for reason in held.reasons]) == (
+        "held",
+        ["no worker takes it until it is released"],
+    )
     assert held.advice == waiting.advice == [f"`adapeff release {source}`"]
     assert [(reason.text, list(reason.jobs)) for reason in waiting.reasons] == [
         (f"it needs the weights of job {source} (full on offline_sentiment, seed 0), which is held", [source])

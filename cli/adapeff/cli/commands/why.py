@@ -16,6 +16,16 @@ from adapeff.service.reporting.waiting import Explanation, Reason, explain_job
 from adapeff.service.reporting.words import duration
 from adapeff.service.settings import Settings
 
+_STATES = {
+    "queued": "is queued",
+    "held": "is held",
+    "running": "is running",
+    "succeeded": "has succeeded",
+    "failed": "has failed",
+    "cancelled": "was cancelled",
+}
+"""What became of a job, by its state."""
+
 
 def why(context: typer.Context, job: JobId, as_json: Json = False) -> None:
     """Say what a job waits for, where it runs, or why it ended, and what to do.
@@ -36,7 +46,7 @@ def why(context: typer.Context, job: JobId, as_json: Json = False) -> None:
         del document["needs_broker"]
         print(json.dumps(document, indent=1))
         return
-    print(one_line(f"job {found.job_id} ({found.label}) is {found.state}"))
+    print(one_line(f"job {found.job_id} ({found.label}) {_STATES.get(found.state, found.state)}"))
     for line in [*(reason.text for reason in found.reasons), *_expectations(found)]:
         print(one_line(f"- {line}"))
     for line in found.advice:

@@ -132,7 +132,7 @@ def _explain_queued(session: Session, job: Job) -> Explanation:
     state = job_queries.shown_state(job.state, job.held)
     reasons, advice = [], []
     if job.held:
-        reasons.append(Reason("hold", "it is held"))
+        reasons.append(Reason("hold", "no worker takes it until it is released"))
         advice.append(f"`adapeff release {job.id}`")
     for source in job_queries.list_unfinished_sources(session, job.id)[:_SHOWN]:
         chain = list(_chain(session, source))
