@@ -19,7 +19,11 @@ from tests.integration.mixture_runs import Interval, Runs, interval, mean, sweep
 
 TASKS = ["offline_sentiment", "offline_nli"]
 EXTENSION = "offline_sentiment + offline_nli, replay 0.1"
-EXACTLY: Any = lambda value: pytest.approx(value, rel=1e-9, abs=1e-12)  # noqa: E731
+
+
+def exactly(value: Any) -> Any:
+    """The value up to the rounding of its digits."""
+    return pytest.approx(value, rel=1e-9, abs=1e-12)
 
 
 @pytest.fixture
@@ -83,7 +87,7 @@ def test_csv_json_and_notebooks_hold_every_digit(adapeff: Adapeff, runs: Runs, v
     for rows in (of_csv, of_json, notebook):
         row: Any = next(row for row in rows if row.items() >= _ROW[view].items())
         for name, number in expected(runs, view).items():
-            assert float(row[name]) == EXACTLY(number), name
+            assert float(row[name]) == exactly(number), name
     assert "nan" not in printed(adapeff, view, "csv").lower()
 
 
@@ -110,7 +114,7 @@ def test_the_page_and_tables_for_people_show_them(adapeff: Adapeff, runs: Runs, 
     half = 50 * (wanted[f"{name}_high"] - wanted[f"{name}_low"])
     text = f"{'−' if wanted[name] < 0 else '+'}{abs(100 * wanted[name]):.1f} ± {half:.1f}"
 
-    assert wanted[name] in [EXACTLY(number) for number in Numbers(printed(adapeff, view, "html")).found]
+    assert wanted[name] in [exactly(number) for number in Numbers(printed(adapeff, view, "html")).found]
     for form in ("table", "markdown", "latex", "html"):
         found = printed(adapeff, view, form).replace("$-$", "−").replace("$\\pm$", "±")
         assert text in re.sub(r"\s+", " ", found), form

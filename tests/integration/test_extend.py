@@ -427,8 +427,14 @@ def test_a_task_that_was_tested_in_no_language_is_missing(runs: Runs) -> None:
 
     found = report_of(runs)
 
-    for view in ("extend", "multitask", "claims"):
-        assert grid_documents(build_view(found, view)) is not None
+    extended = [row for (_, way), row in rows_of(runs, "each addition").items() if way.startswith("extend")]
+    assert len(extended) == 6
+    for row in extended:
+        assert [row[key] for key in ("score", "difference", "forgetting", "worst", "worst_task")] == [None] * 5
+        assert value(row["flops"]) is not None
+    (claim,) = [grid for grid in grid_documents(build_view(found, "claims")) if "multi-task" in grid["title"]]
+    verdicts = {row["verdict"] for row in claim["rows"] if str(row["method"]).startswith("extend")}
+    assert verdicts == {"not measured"}
 
 
 def test_scores_that_are_no_shares_are_not_averaged_with_others(runs: Runs) -> None:

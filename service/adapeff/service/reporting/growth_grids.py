@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from adapeff.service.measured import Display
 from adapeff.service.reporting.first_screen import short_model
 from adapeff.service.reporting.forgetting import Forgetting, MeanForgetting
 from adapeff.service.reporting.grids import MISSING, Grid, Heading, Value, number, ratio, signed, signed_text, words
@@ -74,16 +73,18 @@ def _titled(
 def _over_additions(group: Sequence[Addition]) -> Grid:
     """A row per way: means over the additions, with their range."""
     columns: Mapping[Heading, Callable[[Sequence[Addition]], Value]] = {
-        Heading("FLOPs", "flops"): lambda of_way: _mean(of_way, lambda each: each.cost.flops, "FLOPs"),
-        Heading("x re-\ntraining", "share_of_retraining"): lambda of_way: _mean(
-            of_way, lambda each: each.share_of_retraining, "x"
+        Heading("FLOPs", "flops"): lambda of_way: number(_mean(of_way, lambda e: e.cost.flops), "FLOPs"),
+        Heading("x re-\ntraining", "share_of_retraining"): lambda of_way: ratio(
+            _mean(of_way, lambda each: each.share_of_retraining)
         ),
-        Heading("compute", "seconds"): lambda of_way: _mean(of_way, lambda each: each.cost.seconds, "s"),
+        Heading("compute", "seconds"): lambda of_way: number(_mean(of_way, lambda e: e.cost.seconds), "s"),
         Heading(f"new task\nvs {FULL}", "difference"): lambda of_way: _signed_range(of_way, _to_full),
         Heading("forgetting\nmean", "forgetting"): lambda of_way: _signed_range(of_way, _mean_forgetting),
         Heading("\nworst", "worst"): lambda of_way: _worst(of_way),
-        Heading("stored:\nN tasks", "stored_before"): lambda of_way: _mean(of_way, lambda e: e.stored_before, "B"),
-        Heading("\nN + 1", "stored_after"): lambda of_way: _mean(of_way, lambda each: each.stored_after, "B"),
+        Heading("stored:\nN tasks", "stored_before"): lambda of_way: number(
+            _mean(of_way, lambda e: e.stored_before), "B"
+        ),
+        Heading("\nN + 1", "stored_after"): lambda of_way: number(_mean(of_way, lambda e: e.stored_after), "B"),
     }
     rows = [
         (words(way_words(way)), Value(str(len(of_way)), len(of_way)), *(read(of_way) for read in columns.values()))
@@ -179,14 +180,9 @@ def _values(additions: Iterable[Addition], read: Callable[[Addition], float | No
     return [value for addition in additions if (value := read(addition)) is not None]
 
 
-def _mean(additions: Sequence[Addition], read: Callable[[Addition], float | None], unit: Display | str) -> Value:
+def _mean(additions: Sequence[Addition], read: Callable[[Addition], float | None]) -> float | None:
     values = _values(additions, read)
-    if not values:
-        return MISSING
-    mean = sum(values) / len(values)
-    if unit == "x":
-        return ratio(mean)
-    return number(mean, unit)  # type: ignore[arg-type]
+    return sum(values) / len(values) if values else None
 
 
 def _signed_range(additions: Sequence[Addition], read: Callable[[Addition], float | None]) -> Value:
