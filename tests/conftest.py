@@ -12,12 +12,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import hypothesis
+import psutil
 import pytest
 
 # Machines differ and are shared: how long an example takes says nothing about the code.
@@ -35,6 +36,17 @@ ROOT = Path(__file__).parents[1]
 DEADLINE_SECONDS = 60.0
 TEMPORARY = tempfile.gettempdir()
 """Where servers keep their data: not below a test's own folder, which another user may not enter."""
+
+
+def processes_of(folder: Path | str) -> list[int]:
+    """The living processes of runs whose log lies in a folder, or in one of its folders."""
+    found = []
+    for process in psutil.process_iter(["status"]):
+        with suppress(OSError):
+            log = Path(f"/proc/{process.pid}/fd/1").readlink()
+            if log.is_relative_to(folder) and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
 
 
 def eventually(condition: Callable[[], Any], what: str, *, seconds: float = DEADLINE_SECONDS) -> Any:

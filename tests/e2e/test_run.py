@@ -17,9 +17,8 @@ import psutil
 import pytest
 
 from adapeff.worker.devices.step_clocks import STEP_PHASES
-from tests.conftest import RedisServer, eventually
+from tests.conftest import RedisServer, eventually, processes_of
 from tests.e2e.conftest import Adapeff, Process, show, status, write_rows
-from tests.integration.test_supervisor import marked
 
 CORES = os.sched_getaffinity(0)
 
@@ -179,8 +178,8 @@ def test_killed_worker_and_killed_runner_leave_one_result_and_their_cause(
     eventually(
         lambda: Path(folder, "events.jsonl").exists() and "progress" in Path(folder, "events.jsonl").read_text(), "p"
     )
-    runner = marked(f"{folder}/job.json")
-    assert not marked(job()["runs"][0]["folder"] + "/job.json")
+    runner = processes_of(folder)
+    assert not processes_of(job()["runs"][0]["folder"])
     for pid in runner:
         _kill(pid)
     eventually(lambda: job()["state"] == "succeeded", "success", seconds=120)
@@ -252,7 +251,7 @@ def test_stopping_worker_hands_back_at_once_and_burns_nothing(
     (job,) = status(adapeff)["jobs"]
     assert (job["state"], job["failures"]) == ("queued", 0)
     assert show(adapeff, 1)["runs"][0]["outcome"] == "released"
-    assert not marked(str(tmp_path / "state"))
+    assert not processes_of(tmp_path / "state")
 
 
 @pytest.mark.slow
@@ -264,7 +263,7 @@ def test_cancel_ends_a_running_job_within_seconds(adapeff: Adapeff, start: Start
     assert adapeff("cancel", 1).stdout == "job 1 cancelling\n"
 
     eventually(lambda: status(adapeff)["counts"] == {"cancelled": 1}, "the cancellation", seconds=15)
-    assert not marked(str(tmp_path / "state"))
+    assert not processes_of(tmp_path / "state")
 
 
 @pytest.mark.slow

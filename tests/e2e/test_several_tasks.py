@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import eventually
+from tests.conftest import eventually, processes_of
 from tests.e2e.conftest import Adapeff, Process, show, status
-from tests.integration.test_supervisor import marked
 
 STEPS = 600
 NER = "offline_ner[test_examples=40,train_examples=64]"
@@ -28,7 +27,7 @@ def kill_while_training(adapeff: Adapeff, job_id: int) -> None:
     folder = runs[0]["folder"]
     events = Path(folder, "events.jsonl")
     eventually(lambda: events.exists() and '"progress"' in events.read_text(), "progress")
-    for pid in marked(f"{folder}/job.json"):
+    for pid in processes_of(folder):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 

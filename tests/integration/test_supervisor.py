@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +18,27 @@ import pytest
 
 from adapeff.service.errors import LeaseLostError, ResourceError
 from adapeff.service.measured import Key, Measured
+from adapeff.service.store.jobs import RunOutcome
+from adapeff.service.store.results import RunResults
+from adapeff.worker.daemon import supervisor
+from adapeff.worker.daemon.fork_server import ForkServer
 from adapeff.worker.daemon.slots import Slot, open_slots
-from adapeff.worker.daemon.supervisor import read_finished, runner_environment, supervise
+from adapeff.worker.daemon.supervisor import read_finished, runner_environment
 from adapeff.worker.devices.cuda import visible_devices
-from tests.conftest import eventually
+from tests.conftest import eventually, processes_of
 
 SLOT = Slot("cpu", 0)
+Supervise = Callable[..., tuple[RunOutcome, RunResults]]
+ROOT = str(Path(__file__).parents[2])
 LOCKS = Path("locks")  # in the test's own folder, where each test works
-PRELUDE = (
-    "EVENTS={events!r}\nimport json,sys,os,time,signal\ne=lambda **k: (open(EVENTS,'a').write(json.dumps(k)+chr(10)))\n"
-)
 
 
 class FakeContact:
     """A contact with fixed answers."""
 
-    def __init__(self, *, cancel: bool = False, lost: bool = False, hand_back: bool = False) -> None:
+    def __init__(self, *, cancel: bool = False, lost: bool = False) -> None:
         self.cancel, self.lost = cancel, lost
         self.handing_back = threading.Event()
-        if hand_back:
-            self.handing_back.set()
         self.heartbeats: list[tuple[str, Mapping[str, Any]]] = []
 
     def heartbeat(self, stage: str, progress: Mapping[str, Any]) -> bool:
@@ -49,16 +51,47 @@ class FakeContact:
         return self.handing_back.is_set()
 
 
+class HandsBackOnceStarted(FakeContact):
+    """A contact of a worker that stops when the run has written an event."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started = Path("events.jsonl")
+
+    def must_hand_back(self) -> bool:
+        return self.started.exists()
+
+
+@pytest.fixture(scope="module")
+def fork_server() -> Iterator[ForkServer]:
+    """A fork server that has imported the scripted runner only."""
+    environment = {**runner_environment(os.environ), "PYTHONPATH": ROOT}
+    with ForkServer(environment, preloaded=["tests.scripted_runner"]) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _scripted_runner_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", ROOT)
+
+
+@pytest.fixture(params=["fresh", "forked"])
+def supervise(request: pytest.FixtureRequest) -> Supervise:
+    """`supervise`, with a fresh process and with a fork."""
+    server = request.getfixturevalue("fork_server") if request.param == "forked" else None
+    return partial(supervisor.supervise, fork_server=server)
+
+
 def script(folder: Path, body: str) -> list[str]:
     """A command that runs a few lines of Python; `e(...)` writes an event."""
-    return [sys.executable, "-c", PRELUDE.format(events=str(folder / "events.jsonl")) + body]
+    return [sys.executable, "-m", "tests.scripted_runner", body, str(folder / "events.jsonl")]
 
 
 FOREVER = "e(event='stage', stage='train')\nwhile True: time.sleep(1)\n"
 SUCCEEDED = "e(event='end', outcome='succeeded', message='')\n"
 
 
-def test_run_that_succeeds_returns_its_results(tmp_path: Path) -> None:
+def test_run_that_succeeds_returns_its_results(supervise: Supervise, tmp_path: Path) -> None:
     body = "e(event='measurement', name='accuracy', value=0.5, unit='1')\nprint('said')\n" + SUCCEEDED
 
     result, run_results = supervise(script(tmp_path, body), tmp_path, SLOT, FakeContact())
@@ -86,7 +119,7 @@ def test_run_that_succeeds_returns_its_results(tmp_path: Path) -> None:
         "died at the end",
     ],
 )
-def test_outcomes_are_told_apart(tmp_path: Path, body: str, outcome: str, message: str) -> None:
+def test_outcomes_are_told_apart(supervise: Supervise, tmp_path: Path, body: str, outcome: str, message: str) -> None:
     result, _ = supervise(script(tmp_path, body), tmp_path, SLOT, FakeContact())
 
     assert result.outcome == outcome
@@ -97,31 +130,31 @@ def test_outcomes_are_told_apart(tmp_path: Path, body: str, outcome: str, messag
     ("contact", "limit", "outcome"),
     [
         (FakeContact(cancel=True), None, "cancelled"),
-        (FakeContact(hand_back=True), None, "released"),
-        (FakeContact(), 0.5, "timeout"),
+        (HandsBackOnceStarted(), None, "released"),
+        (FakeContact(), 2, "timeout"),
     ],
     ids=["cancelled", "released", "timeout"],
 )
 def test_run_that_is_stopped_leaves_no_process(
-    tmp_path: Path, contact: FakeContact, limit: float | None, outcome: str
+    supervise: Supervise, tmp_path: Path, contact: FakeContact, limit: float | None, outcome: str
 ) -> None:
-    child = "import subprocess; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)', 'mark-%s'])\n"
-    body = child % tmp_path.name + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + FOREVER
+    child = "import subprocess; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)'])\n"
+    body = child + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + FOREVER
 
     result, _ = supervise(script(tmp_path, body), tmp_path, SLOT, contact, time_limit_seconds=limit)
 
     assert result.outcome == outcome
-    assert not marked(f"mark-{tmp_path.name}")
+    assert not processes_of(tmp_path)
 
 
-def test_run_that_lost_its_lease_is_ended(tmp_path: Path) -> None:
+def test_run_that_lost_its_lease_is_ended(supervise: Supervise, tmp_path: Path) -> None:
     with pytest.raises(LeaseLostError):
-        supervise(script(tmp_path, f"'mark-{tmp_path.name}'\n" + FOREVER), tmp_path, SLOT, FakeContact(lost=True))
+        supervise(script(tmp_path, FOREVER), tmp_path, SLOT, FakeContact(lost=True))
 
-    assert not marked(f"mark-{tmp_path.name}")
+    assert not processes_of(tmp_path)
 
 
-def test_progress_is_reported(tmp_path: Path) -> None:
+def test_progress_is_reported(supervise: Supervise, tmp_path: Path) -> None:
     contact = FakeContact()
     body = "e(event='stage', stage='train')\ne(event='progress', step=3, steps=9, loss=0.5, eta_s=1)\n" + FOREVER
     thread = threading.Thread(target=supervise, args=(script(tmp_path, body), tmp_path, SLOT, contact))
@@ -133,10 +166,10 @@ def test_progress_is_reported(tmp_path: Path) -> None:
     contact.handing_back.set()
     thread.join()
 
-    assert not marked(str(tmp_path))
+    assert not processes_of(tmp_path)
 
 
-def test_half_written_event_is_left_for_later(tmp_path: Path) -> None:
+def test_half_written_event_is_left_for_later(supervise: Supervise, tmp_path: Path) -> None:
     body = (
         f"f = open({str(tmp_path / 'events.jsonl')!r}, 'a')\n"
         'f.write(\'{"event": "meas\'); f.flush(); time.sleep(0.6)\n'
@@ -150,11 +183,11 @@ def test_half_written_event_is_left_for_later(tmp_path: Path) -> None:
 
 def test_runner_does_not_outlive_a_killed_worker(tmp_path: Path) -> None:
     """The guard sees its pipe end and kills the whole group, children and all."""
-    command = script(tmp_path, f"'mark-{tmp_path.name}'\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + FOREVER)
+    command = script(tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + FOREVER)
     parent = (
         "import subprocess, sys, time, json\n"
         "subprocess.Popen([sys.executable, '-m', 'adapeff.worker.daemon.watchdog', '--'] + json.loads(sys.argv[1]),"
-        " stdin=subprocess.PIPE, start_new_session=True)\n"
+        " stdin=subprocess.PIPE, stdout=open('run.log', 'w'), start_new_session=True)\n"
         "time.sleep(1000)\n"
     )
     worker = subprocess.Popen([sys.executable, "-c", parent, json.dumps(command)])
@@ -163,10 +196,12 @@ def test_runner_does_not_outlive_a_killed_worker(tmp_path: Path) -> None:
     os.kill(worker.pid, signal.SIGKILL)
     worker.wait()
 
-    assert eventually(lambda: not marked(f"mark-{tmp_path.name}"), "the runner's end", seconds=10)
+    assert eventually(lambda: not processes_of(tmp_path), "the runner's end", seconds=10)
 
 
-def test_runner_sees_no_address_of_database_or_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runner_sees_no_address_of_database_or_broker(
+    supervise: Supervise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("ADAPEFF_DATABASE_URL", "ADAPEFF_BROKER_URL", "DATABASE_URL", "REDIS_URL"):
         monkeypatch.setenv(name, "redis://:hush@h/0")
 
@@ -175,7 +210,7 @@ def test_runner_sees_no_address_of_database_or_broker(tmp_path: Path, monkeypatc
     assert "hush" not in (tmp_path / "run.log").read_text()
 
 
-def test_lines_that_are_not_events_are_skipped_and_counted(tmp_path: Path) -> None:
+def test_lines_that_are_not_events_are_skipped_and_counted(supervise: Supervise, tmp_path: Path) -> None:
     garbage = ["no JSON", "[1]", "{}", '{"event": "measurement", "name": "x"}', '{"event": "end", "outcome": "well"}']
     body = f"for line in {garbage!r}: open(EVENTS, 'a').write(line + chr(10))\nopen(EVENTS, 'ab').write(b'\\xff\\n')\n"
     body += "e(event='measurement', name='accuracy', value=0.5, unit='1')\n" + SUCCEEDED
@@ -196,14 +231,14 @@ def test_lines_that_are_not_events_are_skipped_and_counted(tmp_path: Path) -> No
         {"event": "environment", "values": [1]},
     ],
 )
-def test_malformed_events_are_skipped(tmp_path: Path, event: dict[str, Any]) -> None:
+def test_malformed_events_are_skipped(supervise: Supervise, tmp_path: Path, event: dict[str, Any]) -> None:
     result, run_results = supervise(script(tmp_path, f"e(**{event!r})\n" + SUCCEEDED), tmp_path, SLOT, FakeContact())
 
     assert (result.outcome, result.message) == ("succeeded", "1 line of events.jsonl could not be read")
     assert not run_results.measurements and not run_results.artifacts and not run_results.curves
 
 
-def test_run_that_cannot_write_its_final_event_is_its_hosts_failure(tmp_path: Path) -> None:
+def test_run_that_cannot_write_its_final_event_is_its_hosts_failure(supervise: Supervise, tmp_path: Path) -> None:
     body = "print('OSError: [Errno 28] No space left on device')\nsys.exit(74)\n"
 
     result, _ = supervise(script(tmp_path, body), tmp_path, SLOT, FakeContact())
@@ -212,7 +247,7 @@ def test_run_that_cannot_write_its_final_event_is_its_hosts_failure(tmp_path: Pa
     assert result.message == f"cannot write to {tmp_path}; last log line: OSError: [Errno 28] No space left on device"
 
 
-def test_events_removed_under_a_run_are_named(tmp_path: Path) -> None:
+def test_events_removed_under_a_run_are_named(supervise: Supervise, tmp_path: Path) -> None:
     """Also where the runner goes on writing to the file that has no name any more."""
     read = tmp_path / "read"
 
@@ -233,7 +268,7 @@ def test_events_removed_under_a_run_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signal_to_all_of_a_service_hands_back_though_the_runner_got_it_first(
-    tmp_path: Path, number: signal.Signals
+    supervise: Supervise, tmp_path: Path, number: signal.Signals
 ) -> None:
     """As systemd stops a service: each process gets the signal, the runner's may come first."""
     contact = FakeContact()
@@ -252,7 +287,7 @@ def test_runner_gets_what_it_needs_of_the_environment_and_what_is_named() -> Non
     assert set(runner_environment(everything, ["my_*"])) == {"PATH", "HF_HOME", "LC_ALL", "MY_ONE"}
 
 
-def test_finished_run_is_read_back_from_its_folder(tmp_path: Path) -> None:
+def test_finished_run_is_read_back_from_its_folder(supervise: Supervise, tmp_path: Path) -> None:
     assert read_finished(tmp_path) is None
     supervise(script(tmp_path, FOREVER.splitlines()[0] + "\n" + SUCCEEDED), tmp_path, SLOT, FakeContact())
 
@@ -340,14 +375,3 @@ def test_device_that_is_not_there_is_named(devices: str, message: str) -> None:
         pytest.skip("this host has a GPU")
     with pytest.raises(Exception, match=message):
         open_slots(devices, cores_per_slot=1)
-
-
-def marked(mark: str) -> list[int]:
-    """The living processes with a mark in their command contact."""
-    processes = psutil.process_iter(["cmdline", "status"])
-    alive = [process for process in processes if process.info["status"] != psutil.STATUS_ZOMBIE]
-    return [
-        process.pid
-        for process in alive
-        if process.pid != os.getpid() and any(mark in part for part in process.info["cmdline"] or [])
-    ]

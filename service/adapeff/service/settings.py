@@ -61,6 +61,9 @@ class Settings(BaseSettings):
         default="",
         description="environment variables to pass on to runs, comma-separated; MY_* passes all that start with MY_",
     )
+    fork_server: bool = Field(
+        default=True, description="start runs from a process that has loaded torch already, which saves seconds"
+    )
     price_per_device_hour: PositiveFloat | None = Field(
         default=None, description="cost of an hour of a slot; adds each run's price to reports"
     )

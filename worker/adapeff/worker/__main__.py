@@ -12,7 +12,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,12 +20,14 @@ from typing import Any, TypeVar
 
 from adapeff.service.errors import AdapeffError, ConfigError, ExitCode, UnknownNameError
 from adapeff.service.plugins.catalog import get_task
-from adapeff.service.plugins.plugin_reference import parse_plugin
+from adapeff.service.plugins.plugin_reference import parse_plugin, split_list
 from adapeff.service.settings import load_settings
 from adapeff.service.specs.job import Training
 from adapeff.service.store.database import open_database
 from adapeff.worker.daemon.consumer import Consumer
+from adapeff.worker.daemon.fork_server import ForkServer
 from adapeff.worker.daemon.slots import open_slots, usable_accelerators
+from adapeff.worker.daemon.supervisor import runner_environment
 from adapeff.worker.daemon.worker import Worker
 from adapeff.worker.tasks.hub import VERIFIED, hub_data_sets
 from adapeff.worker.tasks.init import write
@@ -89,13 +91,12 @@ def _worker(kind: type[_W], arguments: Namespace) -> Iterator[_W]:
     slots = open_slots(arguments.devices, cores_per_slot=settings.cores_per_slot, lock_dir=settings.lock_dir)
     database = open_database(settings, connections=len(slots) + 3)
     logging.getLogger("adapeff").info("slots: %s", ", ".join(slot.name for slot in slots))
-    worker = kind(settings, database, slots)
-    if arguments.stop_with_stdin:
-        worker.stop_with(sys.stdin.buffer)
-    try:
+    environment = runner_environment(os.environ, split_list(settings.runner_environment))
+    with closing(database), ForkServer(environment) if settings.fork_server else nullcontext() as fork_server:
+        worker = kind(settings, database, slots, fork_server)
+        if arguments.stop_with_stdin:
+            worker.stop_with(sys.stdin.buffer)
         yield worker
-    finally:
-        database.close()
 
 
 def _devices(_: Namespace) -> Answers:

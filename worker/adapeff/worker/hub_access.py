@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import urllib.error
 import urllib.request
 from functools import cache
@@ -35,9 +36,6 @@ def prepare_hub() -> bool:
         logger.warning("the hub %s cannot be reached (%s); using the local cache", mask(constants.ENDPOINT), reason)
     os.environ["HF_HUB_OFFLINE"] = "1"
     constants.HF_HUB_OFFLINE = True
-    try:
-        import datasets
-    except ImportError:
-        return False
-    datasets.config.HF_HUB_OFFLINE = True
+    if datasets := sys.modules.get("datasets"):  # imported later, it copies the constant
+        datasets.config.HF_HUB_OFFLINE = True
     return False

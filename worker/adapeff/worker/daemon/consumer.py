@@ -18,6 +18,7 @@ from adapeff.service.errors import AdapeffError
 from adapeff.service.settings import Settings
 from adapeff.service.store import job_queries
 from adapeff.service.store.database import Database
+from adapeff.worker.daemon.fork_server import ForkServer
 from adapeff.worker.daemon.slots import Slot
 from adapeff.worker.daemon.worker import Worker
 
@@ -27,8 +28,10 @@ logger = logging.getLogger(__name__)
 class Consumer(Worker):
     """A worker that takes its jobs from the queue."""
 
-    def __init__(self, settings: Settings, database: Database, slots: Sequence[Slot]) -> None:
-        super().__init__(settings, database, slots)
+    def __init__(
+        self, settings: Settings, database: Database, slots: Sequence[Slot], fork_server: ForkServer | None = None
+    ) -> None:
+        super().__init__(settings, database, slots, fork_server)
         self._app = make_app(settings)
         self._job_ids = receive(self._app, self.lanes, self._finishing)
         self._listening = threading.Lock()
@@ -38,6 +41,8 @@ class Consumer(Worker):
         stop_reconciler = threading.Event()
         reconciler = Reconciler(self._database, self._app, self._settings, stop_reconciler, worker=self.record)
         self.listen_to_signals()
+        if self._fork_server is not None:
+            self._fork_server.launch()
         self.adopt_finished()
         reconciler.start()
         logger.info("worker %s is ready", self.name, extra={"action": "worker_ready"})

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from adapeff.service.store.jobs import Outcome, RunOutcome
 from adapeff.service.store.results import RunResults, storable
 from adapeff.service.store.tables import RUN_OUTCOMES
+from adapeff.worker.daemon.fork_server import ForkedRun, ForkServer
 from adapeff.worker.daemon.slots import Slot
 from adapeff.worker.events import DISK_FAILED, EVENTS, WAITING
 
@@ -122,6 +123,7 @@ def supervise(
     *,
     time_limit_seconds: float | None = None,
     passed_on: Sequence[str] = (),
+    fork_server: ForkServer | None = None,
 ) -> tuple[RunOutcome, RunResults]:
     """Run a command that writes `events.jsonl` to `folder`, and wait for it to end.
 
@@ -130,14 +132,15 @@ def supervise(
 
     Args:
         passed_on: further environment variables that the command gets.
+        fork_server: starts it, if it can; else it is a fresh process.
 
     Raises:
         LeaseLostError: if the run no longer counts; the runner has been killed.
     """
     follower = _Follower(folder / EVENTS)
     kills_before = _kernel_kills()
+    process = _start(command, folder, slot, passed_on, fork_server)
     started = last_heartbeat = time.monotonic()
-    process = _spawn(command, folder, slot, passed_on)
     verdict: tuple[Outcome, str] | None = None
     try:
         while process.poll() is None and verdict is None:
@@ -156,14 +159,14 @@ def supervise(
             if verdict is None:
                 _wait(process, POLL_SECONDS)
     finally:
-        _end(process)
+        code = _end(process)
     follower.read()
-    finished = follower.end is not None and follower.end.get("outcome") == "succeeded" and process.returncode == 0
-    if verdict is None and not finished and _stopped_by(process.returncode) and _is_stopping(contact):
+    finished = follower.end is not None and follower.end.get("outcome") == "succeeded" and code == 0
+    if verdict is None and not finished and _stopped_by(code) and _is_stopping(contact):
         verdict = "released", "handed back by a stopping worker"
     if verdict is not None and not finished:
         return RunOutcome(verdict[0], verdict[1]), follower.run_results
-    return _ending(process.returncode, follower, _kernel_kills() > kills_before, folder), follower.run_results
+    return _ending(code, follower, _kernel_kills() > kills_before, folder), follower.run_results
 
 
 def _stopped_by(code: int) -> signal.Signals | None:
@@ -189,46 +192,59 @@ def runner_environment(everything: Mapping[str, str], passed_on: Sequence[str] =
     }
 
 
-def _spawn(command: Sequence[str], folder: Path, slot: Slot, passed_on: Sequence[str]) -> subprocess.Popen[bytes]:
+def _start(
+    command: Sequence[str], folder: Path, slot: Slot, passed_on: Sequence[str], fork_server: ForkServer | None
+) -> subprocess.Popen[bytes] | ForkedRun:
+    """Start a command under a watchdog that leads its process group and ends when its standard input does."""
     locks = [lock.fileno() for lock in slot.locks]
-    options = ["--cores", ",".join(map(str, slot.cores))] if slot.cores else []
-    options += ["--keep", ",".join(map(str, locks))] if locks else []
-    environment = runner_environment(os.environ, passed_on)
+    environment = {**runner_environment(os.environ, passed_on), **slot.environment}
     with (folder / "run.log").open("ab") as log:
+        if fork_server is not None:
+            forked = fork_server.start(command, log.fileno(), environment, slot.cores, locks)
+            if forked is not None:
+                return forked
+        options = ["--cores", ",".join(map(str, slot.cores))] if slot.cores else []
+        options += ["--keep", ",".join(map(str, locks))] if locks else []
         return subprocess.Popen(
             [sys.executable, "-m", "adapeff.worker.daemon.watchdog", *options, "--", *command],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**environment, **slot.environment},
+            env=environment,
             pass_fds=locks,
         )
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
+def _wait(process: subprocess.Popen[bytes] | ForkedRun, seconds: float) -> None:
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
         return
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Stop the whole process group, with SIGTERM first if it is still alive."""
+def _end(process: subprocess.Popen[bytes] | ForkedRun) -> int:
+    """Stop the whole process group, with SIGTERM first if it is still alive. Returns the exit code."""
     if process.poll() is None:
         _signal_group(process.pid, signal.SIGTERM)
         _wait(process, TERM_GRACE_SECONDS)
-    _signal_group(process.pid, signal.SIGKILL)
-    process.wait()
+    deadline = time.monotonic() + TERM_GRACE_SECONDS
+    while _signal_group(process.pid, signal.SIGKILL) and time.monotonic() < deadline:
+        _wait(process, 0.01)  # killed processes take a moment to end; ended ones stay if nobody waits for them
+        time.sleep(0.01)
+    code = process.wait()
     if process.stdin is not None:
         process.stdin.close()
+    return code
 
 
-def _signal_group(group: int, number: int) -> None:
+def _signal_group(group: int, number: int) -> bool:
+    """Send a signal to a process group; returns whether it has a process."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:
-        return
+        return False
+    return True
 
 
 def _kernel_kills() -> int:

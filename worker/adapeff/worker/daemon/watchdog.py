@@ -8,6 +8,8 @@ killed. (A parent-death signal would miss the runner's own children.) When memor
 process that the kernel kills.
 
 The file descriptors of `--keep` (the slot's locks) stay open in the command.
+
+Runs of a fork server have the same watchdog; its runner is a fork too.
 """
 
 from __future__ import annotations
@@ -19,9 +21,57 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-POLL_SECONDS = 0.2
+_HANDLED = (signal.SIGTERM, signal.SIGCHLD)
+"""Signals that only interrupt the watchdog's waiting: a SIGTERM to the group is for the runner."""
+
+
+def prepare(cores: Sequence[int] = ()) -> int:
+    """Make this process a watchdog, before it starts its runner.
+
+    Args:
+        cores: the only ones that it and the runner may use; all if empty.
+
+    Returns:
+        A pipe that can be read when a child has ended.
+    """
+    if cores:
+        os.sched_setaffinity(0, cores)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    woken, waker = os.pipe()
+    os.set_blocking(waker, False)
+    signal.set_wakeup_fd(waker)
+    for number in _HANDLED:
+        signal.signal(number, lambda *_: None)
+    return woken
+
+
+def reset() -> None:
+    """Undo `prepare` in a runner that is a fork of its watchdog."""
+    signal.set_wakeup_fd(-1)
+    for number in _HANDLED:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def wait(runner: int, *, woken: int, lifeline: int) -> int:
+    """Wait for the runner's end, or kill this process group when `lifeline`, a pipe, is closed.
+
+    Returns:
+        The runner's exit code; minus the signal's number if one killed it.
+    """
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{runner}/oom_score_adj").write_text("1000")
+    while True:
+        ended, status = os.waitpid(runner, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        readable, _, _ = select.select([woken, lifeline], [], [])
+        if woken in readable:
+            os.read(woken, 4096)
+        elif not os.read(lifeline, 4096):
+            os.killpg(0, signal.SIGKILL)
 
 
 def main(arguments: list[str]) -> int:
@@ -29,21 +79,10 @@ def main(arguments: list[str]) -> int:
     divider = arguments.index("--")
     options, command = arguments[:divider], arguments[divider + 1 :]
     values = dict(zip(options[::2], options[1::2], strict=True))
-    if "--cores" in values:
-        os.sched_setaffinity(0, {int(core) for core in values["--cores"].split(",")})
-    kept = [int(number) for number in values.get("--keep", "").split(",") if number]
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(
-        signal.SIGTERM, lambda *_: None
-    )  # SIGTERM to the group is for the runner, which does not inherit handlers
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=kept) as child:
-        with contextlib.suppress(OSError):
-            Path(f"/proc/{child.pid}/oom_score_adj").write_text("1000")
-        while child.poll() is None:
-            readable, _, _ = select.select([sys.stdin], [], [], POLL_SECONDS)
-            if readable and not os.read(sys.stdin.fileno(), 4096):
-                os.killpg(0, signal.SIGKILL)
-    code = child.returncode
+    cores, kept = ([int(n) for n in values.get(name, "").split(",") if n] for name in ("--cores", "--keep"))
+    woken = prepare(cores)
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=kept) as runner:
+        code = wait(runner.pid, woken=woken, lifeline=sys.stdin.fileno())
     if code < 0:
         signal.signal(-code, signal.SIG_DFL) if -code not in (signal.SIGKILL, signal.SIGSTOP) else None
         os.kill(os.getpid(), -code)

@@ -46,6 +46,7 @@ from adapeff.service.store.database import Database
 from adapeff.service.store.jobs import Claim, RunOutcome
 from adapeff.service.store.workers import WorkerRecord
 from adapeff.worker.daemon.contact import Contact
+from adapeff.worker.daemon.fork_server import ForkServer
 from adapeff.worker.daemon.host_faults import RELEASED_SECONDS, HostFaults
 from adapeff.worker.daemon.slots import Slot
 from adapeff.worker.daemon.supervisor import read_finished, supervise
@@ -58,7 +59,9 @@ _IDLE_SECONDS = 0.5
 class Worker:
     """A worker process on one host: a slot per device, a thread per slot."""
 
-    def __init__(self, settings: Settings, database: Database, slots: Sequence[Slot]) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, slots: Sequence[Slot], fork_server: ForkServer | None = None
+    ) -> None:
         self.host = socket.gethostname()
         self.name = f"{self.host}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.size = len(slots)
@@ -67,6 +70,7 @@ class Worker:
         self.lanes = (lane_of(ANY), lane_of(slots[0].kind))
         self._settings = settings
         self._database = database
+        self._fork_server = fork_server
         self._slots: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for slot in slots:
             self._slots.put(slot)
@@ -320,6 +324,7 @@ class Worker:
             contact,
             time_limit_seconds=limit * 60 if limit else None,
             passed_on=split_list(self._settings.runner_environment),
+            fork_server=self._fork_server,
         )
 
 
