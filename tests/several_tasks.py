@@ -17,7 +17,8 @@ from adapeff.service.specs.expansion import expand
 from adapeff.service.specs.job import JobSpec
 from adapeff.service.specs.sweep_file import parse_sweep
 from adapeff.worker.modeling.weights import WEIGHTS
-from adapeff.worker.runner import run_job
+from adapeff.worker.training.checkpoints import Checkpoints
+from adapeff.worker.training.run import run_job
 
 
 def mixture(*tasks: str, **parameters: Any) -> str:
@@ -86,10 +87,11 @@ class Trained:
         }
 
 
-def train_here(spec: JobSpec, folder: Path, *sources: Trained) -> Trained:
+def train_here(spec: JobSpec, folder: Path, *sources: Trained, checkpoints: Checkpoints | None = None) -> Trained:
     """Run a job in this process."""
     folder.mkdir()
-    run_job(spec, folder, sources={source.spec.job_hash: source.folder for source in sources})
+    folders = {source.spec.job_hash: source.folder for source in sources}
+    run_job(spec, folder, sources=folders, checkpoints=(lambda _: checkpoints) if checkpoints else None)
     return Trained(spec, folder)
 
 

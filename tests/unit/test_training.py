@@ -24,7 +24,9 @@ from adapeff.worker.measure.clocks import PhaseClock
 from adapeff.worker.modeling.models import TaskModel, build_model, load_model
 from adapeff.worker.training.batches import epoch_order, steps_per_epoch, subset, training_batches
 from adapeff.worker.training.evaluate import SplitData, evaluate
-from adapeff.worker.training.train import BestState, DivergedError, TrainResult, train
+from adapeff.worker.training.progress import BestState
+from adapeff.worker.training.train import DivergedError, train
+from adapeff.worker.training.train_result import TrainResult
 from benchmarks.bare_loop import bare_loop
 
 CPU = Cpu()

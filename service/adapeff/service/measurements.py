@@ -197,6 +197,11 @@ TUNING_TRIALS = _define(
     "tuning_trials", "1",
     meaning="number of learning rates tried",
 )
+RESUMED_AT_STEP = _define(
+    "resumed_at_step", "1",
+    meaning="the step of the checkpoint that the run went on from; times and energy until then are those of the run "
+    "that wrote it, and what that run did afterwards counts nowhere",
+)
 TRAIN_ENERGY_J = _define(
     "train_energy_j", "J", "phase", better="lower", display="J",
     meaning="the device's energy counter (NVML, RAPL; a GPU without one has its power polled every 50 ms) over the "
@@ -216,7 +221,7 @@ PHASE_S = _define(
 )
 WALL_S = _define(
     "wall_s", "s", display="s",
-    meaning="from the start of the process to its last event",
+    meaning="from the start of the process to its last event; of a resumed run, plus the time until its checkpoint",
 )
 
 # Inference.

@@ -61,6 +61,9 @@ class Settings(BaseSettings):
         default="",
         description="environment variables to pass on to runs, comma-separated; MY_* passes all that start with MY_",
     )
+    checkpoint_seconds: PositiveFloat = Field(
+        default=300, description="how often a run in training writes a checkpoint, for its job's next run to go on from"
+    )
     fork_server: bool = Field(
         default=True, description="start runs from a process that has loaded torch already, which saves seconds"
     )

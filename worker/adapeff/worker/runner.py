@@ -2,7 +2,7 @@
 
 Needs neither database nor queue, only torch, transformers and peft. It writes `events.jsonl` (see `events.py`) and the
 artifacts to DIR and logs to stderr. The exit code is 0 on success and 1 if the job failed; the last event contains the
-reason.
+reason. With `--checkpoints`, SIGTERM during training ends it after the current step, and the next run goes on there.
 """
 
 from __future__ import annotations
@@ -12,18 +12,16 @@ import errno
 import json
 import logging
 import os
-import random
+import signal
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from pydantic import ValidationError
 
-from adapeff.service import measurements as m
 from adapeff.service.errors import (
     AdapeffError,
     NotHereError,
@@ -34,192 +32,25 @@ from adapeff.service.errors import (
     first_problem,
 )
 from adapeff.service.masking import mask
-from adapeff.service.measured import Dimensions
 from adapeff.service.plugins import catalog
 from adapeff.service.specs.fingerprints import file_fingerprint
-from adapeff.service.specs.job import JobSpec
 from adapeff.service.specs.profile import AnySpec, ProfileSpec, read_spec
 from adapeff.worker.devices.choice import choose_device, out_of_memory
-from adapeff.worker.devices.environment import environment
 from adapeff.worker.devices.locks import occupy
-from adapeff.worker.devices.memory import Memory
 from adapeff.worker.events import DISK_FAILED, WAITING, EventLog
-from adapeff.worker.families.token_cache import TokenCache
-from adapeff.worker.measure.clocks import PhaseClock, log_phases
-from adapeff.worker.measure.flops import FlopCounter, draws_its_steps
-from adapeff.worker.modeling.models import import_architecture
+from adapeff.worker.measure.clocks import PhaseClock
 from adapeff.worker.modeling.weights import WEIGHTS
 from adapeff.worker.profiling.profiler import run_profile
-from adapeff.worker.sensors.window import Window, idle_window
-from adapeff.worker.training.evaluate import Predictions
-from adapeff.worker.training.forgetting import measure_forgetting
-from adapeff.worker.training.load import Part, Prepared, prepare
-from adapeff.worker.training.record import (
-    describe_data,
-    measure_data,
-    measure_disturbance,
-    measure_energy,
-    measure_flops,
-    measure_memory_breakdown,
-    measure_parameters,
-    measure_training,
-    measure_tuning,
-    measure_warmup,
-    model_inputs,
-    store_samples,
-    store_weights,
-)
-from adapeff.worker.training.record_inference import (
-    measure_latency,
-    measure_mean_quality,
-    measure_quality,
-    measure_variants,
-    predict,
-    store_example_scores,
-    store_predictions,
-)
-from adapeff.worker.training.tuning import Bench, answer_validation, learn
+from adapeff.worker.training.checkpoints import Checkpoints, StoppedError
+from adapeff.worker.training.run import run_job
 
 logger = logging.getLogger("adapeff.runner")
 
-
-def run_job(
-    spec: JobSpec,
-    out: Path,
-    *,
-    device_name: str | None = None,
-    data_root: Path | None = None,
-    sources: Mapping[str, Path] | None = None,
-    cache: Path | None = None,
-    clock: PhaseClock | None = None,
-) -> None:
-    """Run a job and write every result to the event log in `out`.
-
-    Args:
-        clock: runs since the process started; a new one if None.
-        sources: weights folder of each source job, by job hash.
-        cache: folder of tokenised data, shared between runners.
-
-    Raises:
-        AdapeffError: if the job, its data or its model is invalid.
-    """
-    clock = clock or PhaseClock()
-    log = EventLog(out)
-    device = choose_device(device_name or spec.training.device)
-    device.prepare(cpu_threads=spec.training.cpu_threads)
-    precision = device.choose_precision(spec.training.precision)
-    with clock.phase("load"):
-        import_architecture(spec.model)
-    random.seed(spec.seed)
-    torch.manual_seed(spec.seed)
-    memory, sensor = Memory(device), device.open_sensor()
-    log.emit("environment", values=environment(device, precision))
-    log.measure(m.LOAD_AVERAGE_1M, os.getloadavg()[0], phase="startup")
-    bench = Bench(device, precision, clock, sensor, memory, log, out)
-    with clock.phase("idle"):
-        idle = idle_window(sensor)
-
-    log.emit("stage", stage="prepare")
-    memory.start()
-    tokens = TokenCache(cache)
-    prepared = prepare(spec, device, clock, data_root, sources or {}, tokens)
-    measure_parameters(log, prepared.model)
-    measure_data(log, prepared, tokens)
-    metric = catalog.get_metric(prepared.task.metric)
-    log.emit(
-        "resolved",
-        model_revision=prepared.loaded.revision,
-        metric=prepared.task.metric,
-        source_language=prepared.task.source_language,
-        metric_unit=metric.unit,
-        higher_is_better=metric.higher_is_better,
-        **describe_data(prepared, data_root),
-        **m.changed_versions("train"),
-    )
-
-    before: dict[str, dict[str, Predictions]] = {}
-    if spec.base:
-        choose(prepared, bench)
-        before = test(prepared, bench)
-
-    log.emit("stage", stage="train")
-    memory.restart()
-    learned = learn(spec, prepared, bench)
-    trained = learned.result
-    for name, (peak, reason) in memory.peaks().items():
-        log.measure(m.MEASUREMENTS[name], peak, reason=reason, phase="train")
-    measure_training(log, prepared, learned)
-    with clock.phase("count_flops"):
-        counters = [
-            FlopCounter(prepared.model_of(part), prepared.method, model_inputs(prepared, part, device))
-            for part in prepared.parts
-        ]
-        flops = measure_flops(log, prepared, trained, counters)
-    measure_warmup(log, trained, flops)
-    rates = (
-        [step.total / max(1.0, count) for step, count in zip(trained.steps_taken, flops, strict=True)] if flops else []
-    )
-    drawn = draws_its_steps(prepared.method, prepared.model.encoder)
-    measure_disturbance(log, "train", learned.window, [] if drawn else rates)
-    measure_energy(log, learned, idle)
-    measure_tuning(log, learned)
-    with clock.phase("footprint"):
-        measure_memory_breakdown(log, prepared, trained, device=device, precision=precision)
-    store_weights(log, spec, prepared.model, out)
-
-    log.emit("stage", stage="evaluate")
-    for part, chosen in choose(prepared, bench):  # the last validation may have been of another state
-        where: Dimensions = {"split": "validation", "language": part.task.source_language, "task": part.name}
-        for name, value in chosen.items():
-            log.measure(m.CHOSEN.of(name), value, **where)
-    predictions = test(prepared, bench)
-    with clock.phase("score"):
-        for part in prepared.parts:
-            measure_quality(log, part, predictions[part.name])
-            store_example_scores(log, part.metric, predictions[part.name], task=part.name)
-        if prepared.is_mixture:
-            measure_mean_quality(log, prepared, predictions)
-        if spec.base:
-            measure_forgetting(log, prepared, before, predictions)
-    store_predictions(log, predictions, out)
-
-    log.emit("stage", stage="profile")
-    log.measure(m.LOAD_AVERAGE_1M, os.getloadavg()[0], phase="profile")
-    start = sensor.read()
-    with clock.phase("profile"):
-        samples = [
-            cell
-            for part in prepared.parts
-            for cell in measure_latency(
-                spec, prepared, part, log, prepared.model_of(part), device=device, precision=precision
-            )
-        ]
-    measure_disturbance(log, "inference", Window(start, sensor.read()), [])
-    if spec.measuring.variants:
-        log.emit("stage", stage="variants")
-        with clock.phase("variants"):
-            for part in prepared.parts:
-                samples += measure_variants(
-                    spec, prepared, part, predictions[part.name], log, device=device, precision=precision
-                )
-    store_samples(log, trained, samples, out)
-    log_phases(log, clock)
-
-
-def choose(prepared: Prepared, bench: Bench) -> list[tuple[Part, dict[str, float]]]:
-    """Have each family choose by validation data, with the weights as they are, what it has to choose."""
-    with bench.clock.phase("validation"):
-        choosing = [part for part in prepared.parts if part.family.chooses]
-        return [(part, answer_validation(prepared, part, bench).chosen) for part in choosing]
-
-
-def test(prepared: Prepared, bench: Bench) -> dict[str, dict[str, Predictions]]:
-    """Predict the test data: task -> language -> predictions."""
-    with bench.clock.phase("test"):
-        return {
-            part.name: predict(part, prepared.model_of(part), device=bench.device, precision=bench.precision)
-            for part in prepared.parts
-        }
+CONDITIONS = (
+    *("device_type", "device_name", "precision", "torch_threads", "cpu_capability", "python", "git_revision"),
+    *("adapeff", "torch", "transformers", "peft", "tokenizers", "numpy"),
+)
+"""What of a run's environment has to be the same for another run to go on from its checkpoint."""
 
 
 def ending(error: BaseException) -> tuple[str, str]:
@@ -262,6 +93,8 @@ def main() -> int:
         help="folder with the weights of a source job, and their expected hash; repeatable",
     )
     parser.add_argument("--cache", type=Path, help="folder of tokenised data, shared by runners; may be emptied")
+    parser.add_argument("--checkpoints", type=Path, help="folder of the job's checkpoints, to go on from and to write")
+    parser.add_argument("--checkpoint-seconds", type=float, default=300, help="how often to write one (default: 300)")
     parser.add_argument("--locks", type=Path, help="folder of the host's locks (default: the host's standard one)")
     arguments = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr, level=logging.INFO)
@@ -270,6 +103,13 @@ def main() -> int:
     os.umask(0o077)  # a run's files are private to this user
     arguments.out.mkdir(parents=True, exist_ok=True)
     clock, log = PhaseClock(), EventLog(arguments.out)
+    opened = _listen_to_termination()
+
+    def checkpoints(here: Mapping[str, Any]) -> Checkpoints:
+        every, conditions = arguments.checkpoint_seconds, {name: here.get(name) for name in CONDITIONS}
+        opened.append(Checkpoints(arguments.checkpoints, every_seconds=every, conditions=conditions))
+        return opened[-1]
+
     try:
         spec = _read_spec(arguments.job)
         sources = dict(_read_source(text) for text in arguments.source)
@@ -291,14 +131,39 @@ def main() -> int:
                     sources=sources,
                     cache=arguments.cache,
                     clock=clock,
+                    checkpoints=checkpoints if arguments.checkpoints else None,
                 )
+    except StoppedError as error:
+        logger.info("%s", error)
+        _end_by(signal.SIGTERM)
     except KeyboardInterrupt:
         return _end(log, 130, outcome="cancelled", message="interrupted")
     except Exception as error:
         outcome, message = ending(error)
         logger.log(logging.ERROR, "%s", message, exc_info=None if isinstance(error, AdapeffError) else error)
         return _end(log, 1, outcome=outcome, message=message, not_here=is_of_the_host(error))
-    return _end(log, 0, outcome="succeeded", message="")
+    resumed_at = next((checkpoints.resumed_at for checkpoints in opened), 0)
+    return _end(log, 0, outcome="succeeded", message=f"resumed at step {resumed_at}" if resumed_at else "")
+
+
+def _listen_to_termination() -> list[Checkpoints]:
+    """Let SIGTERM end the process: with a checkpoint, if it trains with any of the returned list; else at once."""
+    opened: list[Checkpoints] = []
+
+    def terminate(number: int, _: object) -> None:
+        training = [checkpoints for checkpoints in opened if checkpoints.is_training]
+        if not training or training[0].stop_requested:
+            _end_by(number)
+        training[0].stop_requested = True
+
+    signal.signal(signal.SIGTERM, terminate)
+    return opened
+
+
+def _end_by(number: int) -> None:
+    """End as the signal would end a process that does not handle it."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _end(log: EventLog, code: int, **values: Any) -> int:

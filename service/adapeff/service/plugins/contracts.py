@@ -94,6 +94,13 @@ class Method(Frozen, ABC):
         """The first of `steps` steps whose state may be kept as the best; until then the method changes its form."""
         return 1
 
+    def training_state(self, adapted: nn.Module) -> dict[str, Any]:
+        """What changes during training besides trainable tensors: tensors and JSON values by name, for a checkpoint."""
+        return {}
+
+    def restore_training_state(self, adapted: nn.Module, state: Mapping[str, Any]) -> None:
+        """Go back to a `training_state`; `on_step` has been called for the same number of steps."""
+
     def step_kinds(self, adapted: nn.Module) -> Iterator[None]:
         """Set `adapted` to each kind of step that training draws from, all equally likely.
 

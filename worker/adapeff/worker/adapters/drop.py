@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,6 +64,15 @@ class AdapterDrop(nn.Module):
             raise ModelError(
                 "adapterdrop needs an adapter in the encoder's layers, but this one has none there; choose another"
             )
+
+    def draws(self) -> list[Any]:
+        """The state of the random draws, as JSON values."""
+        version, numbers, gauss = self._draw.getstate()
+        return [version, list(numbers), gauss]
+
+    def set_draws(self, state: Sequence[Any]) -> None:
+        """Go on from a state of `draws`."""
+        self._draw.setstate((state[0], tuple(state[1]), state[2]))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiled graph would keep the first draw
     def _skip(self) -> None:

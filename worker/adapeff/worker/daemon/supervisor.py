@@ -28,7 +28,10 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 HEARTBEAT_SECONDS = 2.0
-TERM_GRACE_SECONDS = 2.0
+HAND_BACK_SECONDS = 20.0
+"""How long a runner that is handed back may take to finish its step and write a checkpoint."""
+KILL_SECONDS = 2.0
+"""How long killed processes may take to end."""
 STOP_GRACE_SECONDS = 3.0
 """How long after a signal has ended the runner the worker may still receive the same one."""
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -159,7 +162,8 @@ def supervise(
             if verdict is None:
                 _wait(process, POLL_SECONDS)
     finally:
-        code = _end(process)
+        released = verdict is not None and verdict[0] == "released"
+        code = _end(process, HAND_BACK_SECONDS if released else 0)
     follower.read()
     finished = follower.end is not None and follower.end.get("outcome") == "succeeded" and code == 0
     if verdict is None and not finished and _stopped_by(code) and _is_stopping(contact):
@@ -223,12 +227,12 @@ def _wait(process: subprocess.Popen[bytes] | ForkedRun, seconds: float) -> None:
         return
 
 
-def _end(process: subprocess.Popen[bytes] | ForkedRun) -> int:
-    """Stop the whole process group, with SIGTERM first if it is still alive. Returns the exit code."""
-    if process.poll() is None:
+def _end(process: subprocess.Popen[bytes] | ForkedRun, grace_seconds: float) -> int:
+    """End the whole process group; with a grace, ask it first if it is still alive. Returns the exit code."""
+    if grace_seconds and process.poll() is None:
         _signal_group(process.pid, signal.SIGTERM)
-        _wait(process, TERM_GRACE_SECONDS)
-    deadline = time.monotonic() + TERM_GRACE_SECONDS
+        _wait(process, grace_seconds)
+    deadline = time.monotonic() + KILL_SECONDS
     while _signal_group(process.pid, signal.SIGKILL) and time.monotonic() < deadline:
         _wait(process, 0.01)  # killed processes take a moment to end; ended ones stay if nobody waits for them
         time.sleep(0.01)

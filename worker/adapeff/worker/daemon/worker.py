@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import shutil
 import signal
 import socket
 import sys
@@ -40,10 +41,12 @@ from adapeff.service.lanes import ANY, lane_of
 from adapeff.service.paths import expanded, make_private
 from adapeff.service.plugins.plugin_reference import split_list
 from adapeff.service.settings import Settings
+from adapeff.service.specs.job import JobSpec
 from adapeff.service.specs.profile import read_spec
 from adapeff.service.store import job_queries, jobs, results
 from adapeff.service.store.database import Database
 from adapeff.service.store.jobs import Claim, RunOutcome
+from adapeff.service.store.tables import FINAL_STATES
 from adapeff.service.store.workers import WorkerRecord
 from adapeff.worker.daemon.contact import Contact
 from adapeff.worker.daemon.fork_server import ForkServer
@@ -258,6 +261,8 @@ class Worker:
             outcome = RunOutcome("error", _explain(error), not_here=isinstance(error, OSError))
             outcome = self._release_if_not_here(claim, slot, outcome)
             state = self._store(claim, outcome, results.RunResults())
+        if state in FINAL_STATES:
+            shutil.rmtree(_checkpoints_of(Path(claim.folder)), ignore_errors=True)
         level = logging.INFO if outcome.outcome in ("succeeded", "released", "cancelled") else logging.WARNING
         level = logging.ERROR if outcome.not_here else level
         duration = time.monotonic() - started
@@ -313,6 +318,9 @@ class Worker:
         command += ["--cache", str(self._settings.cache.resolve())]
         if self._settings.data_root is not None:
             command += ["--data-root", str(expanded(self._settings.data_root).resolve())]
+        if isinstance(spec, JobSpec):
+            command += ["--checkpoints", str(_checkpoints_of(folder))]
+            command += ["--checkpoint-seconds", str(self._settings.checkpoint_seconds)]
         if self._settings.lock_dir is not None:
             command += ["--locks", str(self._settings.lock_dir.resolve())]
         limit = spec.time_limit_minutes
@@ -326,6 +334,11 @@ class Worker:
             passed_on=split_list(self._settings.runner_environment),
             fork_server=self._fork_server,
         )
+
+
+def _checkpoints_of(run: Path) -> Path:
+    """The folder of a job's checkpoints, next to those of its runs."""
+    return run.parent / "checkpoints"
 
 
 def _explain(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -56,6 +56,16 @@ class Memory:
         else:
             allocated, reserved = self._allocator
             self._allocator = max(allocated, peaks[0]), max(reserved, peaks[1])
+
+    def at_least(self, peaks: Sequence[int]) -> None:
+        """Take the `reached` of an earlier part of the work into account."""
+        self._process = max(self._process, peaks[0])
+        self._allocator = max(self._allocator[0], peaks[1]), max(self._allocator[1], peaks[2])
+
+    def reached(self) -> tuple[int, int, int]:
+        """The peaks so far: the process's, then the allocator's two; 0 where there are none."""
+        self._poll()
+        return self._process, *self._allocator
 
     def peaks(self) -> dict[str, tuple[int | None, str]]:
         """Name -> (bytes or None, reason for None)."""

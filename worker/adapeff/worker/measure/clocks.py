@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,8 +46,14 @@ class PhaseClock:
         for part, seconds in parts.items():
             self.seconds[part] = self.seconds.get(part, 0.0) + seconds
 
+    def add(self, seconds: Mapping[str, float], wall: float) -> None:
+        """Add the phases and the wall time of an earlier part of the work."""
+        for phase, spent in seconds.items():
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
+        self._began -= wall
+
     def wall(self) -> float:
-        """Seconds since the process was started."""
+        """Seconds since the process was started, and of earlier parts of the work."""
         return time.perf_counter() - self._began
 
 

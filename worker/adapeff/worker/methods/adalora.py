@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import model_validator
@@ -12,6 +12,9 @@ from adapeff.worker.methods.peft_tuner import PeftTuner
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+_AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 
 
 class AdaLora(PeftTuner):
@@ -66,6 +69,32 @@ class AdaLora(PeftTuner):
         tuner.rankallocator.set_total_step(steps)
         reallocate: Callable[[int], None] = tuner.update_and_allocate
         return reallocate
+
+    def training_state(self, adapted: nn.Module) -> dict[str, Any]:
+        """The running averages of importance, and the ranks chosen so far."""
+        tuner: Any = adapted.base_model
+        averages = {
+            f"{kind}:{name}": tensor
+            for kind in _AVERAGES
+            for name, tensor in getattr(tuner.rankallocator, kind).items()
+        }
+        return {**averages, "rank_pattern": tuner.peft_config[tuner.trainable_adapter_name].rank_pattern}
+
+    def restore_training_state(self, adapted: nn.Module, state: Mapping[str, Any]) -> None:
+        """Go on with the averages and ranks."""
+        tuner: Any = adapted.base_model
+        tuner.peft_config[tuner.trainable_adapter_name].rank_pattern = state["rank_pattern"]
+        device = next(adapted.parameters()).device
+        for kind in _AVERAGES:
+            setattr(
+                tuner.rankallocator,
+                kind,
+                {
+                    name.removeprefix(f"{kind}:"): tensor.to(device)
+                    for name, tensor in state.items()
+                    if name.startswith(f"{kind}:")
+                },
+            )
 
     def auxiliary_loss(self, adapted: nn.Module) -> Callable[[], Tensor]:
         """The orthogonality of P and Q (equation 4)."""

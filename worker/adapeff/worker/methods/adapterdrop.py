@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
@@ -103,6 +103,25 @@ class AdapterDropMethod(Method):
         if self.layers is not None:
             return adapted
         return AdapterDrop(adapted, depth - 1 if self.most is None else self.most)
+
+    def training_state(self, adapted: nn.Module) -> dict[str, Any]:
+        """Where the draws of depths are, and the adapter's own state."""
+        from adapeff.worker.adapters.drop import AdapterDrop
+
+        if not isinstance(adapted, AdapterDrop):
+            state: dict[str, Any] = self.adapter_method().training_state(adapted)
+            return state
+        return {"draws": adapted.draws(), **self.adapter_method().training_state(adapted.adapted)}
+
+    def restore_training_state(self, adapted: nn.Module, state: Mapping[str, Any]) -> None:
+        """Go on with the draws."""
+        from adapeff.worker.adapters.drop import AdapterDrop
+
+        inner = adapted
+        if isinstance(adapted, AdapterDrop):
+            adapted.set_draws(state["draws"])
+            inner = adapted.adapted
+        self.adapter_method().restore_training_state(inner, state)
 
     def step_kinds(self, adapted: nn.Module) -> Iterator[None]:
         """Each depth that may be drawn."""

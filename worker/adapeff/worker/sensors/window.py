@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from adapeff.worker.sensors.host import Sensor, Snapshot
 
@@ -24,6 +25,28 @@ class Window:
 
     start: Snapshot
     end: Snapshot
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> Self:
+        """The window whose fields `dataclasses.asdict` gave."""
+        return cls(Snapshot(**facts["start"]), Snapshot(**facts["end"]))
+
+    def after(self, earlier: Window | None) -> Window:
+        """This window and an earlier one of the same work as one: times and counters add up, the gap does not count."""
+        if earlier is None:
+            return self
+
+        def added(name: str) -> Any:
+            ends = getattr(self.end, name), getattr(earlier.end, name), getattr(earlier.start, name)
+            return None if None in ends else ends[0] + ends[1] - ends[2]
+
+        before = (earlier.start.throttled, earlier.end.throttled)
+        names = {*before[0], *before[1], *self.end.throttled}
+        throttled = {
+            name: self.end.throttled.get(name, 0) + before[1].get(name, 0) - before[0].get(name, 0) for name in names
+        }
+        counters = ("time_s", "own_cpu_s", "busy_cpu_s", "stolen_cpu_s", "held_back_s", "energy_j", "polls", "shared")
+        return Window(self.start, replace(self.end, **{name: added(name) for name in counters}, throttled=throttled))
 
     @property
     def seconds(self) -> float:

@@ -29,9 +29,9 @@ from adapeff.worker.measure.memory_breakdown import step_bytes, weight_bytes
 from adapeff.worker.modeling.models import TaskModel, count_parameters, trained_state
 from adapeff.worker.modeling.weights import WEIGHTS, describe
 from adapeff.worker.sensors.window import Window, energy_above_idle, sample_problems
+from adapeff.worker.training.learned import Learned
 from adapeff.worker.training.load import Part, Prepared
-from adapeff.worker.training.train import TrainResult, compute_seconds
-from adapeff.worker.training.tuning import Learned
+from adapeff.worker.training.train_result import TrainResult, compute_seconds
 
 WARMUP_STEPS = 5
 

@@ -4,27 +4,43 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from adapeff.service.errors import AdapeffError
 from adapeff.service.specs.job import Training
 from adapeff.worker.devices.base import Device
-from adapeff.worker.devices.step_clocks import STEP_PHASES, StepClock, StepSeconds
+from adapeff.worker.devices.step_clocks import STEP_PHASES, StepClock
 from adapeff.worker.families.encoding import Batch
 from adapeff.worker.measure.clocks import PhaseClock
 from adapeff.worker.measure.memory_breakdown import optimizer_bytes
-from adapeff.worker.modeling.models import TaskModel, trained_state
+from adapeff.worker.modeling.models import TaskModel
+from adapeff.worker.training.progress import BestState, Progress
+from adapeff.worker.training.train_result import TrainResult, Validation, compute_seconds
 
 LOG_EVERY_SECONDS = 1.0
+
+
+class Keeper(Protocol):
+    """Keeps checkpoints of a training."""
+
+    def restore(self, progress: Progress) -> bool:
+        """Go on from a checkpoint if there is one."""
+
+    def is_due(self, *, is_last: bool) -> bool:
+        """Whether to keep one after this step, the last one or not."""
+
+    def keep(self, progress: Progress) -> None:
+        """Keep one.
+
+        Raises:
+            StoppedError: if the run has to stop.
+        """
 
 
 class DivergedError(AdapeffError):
@@ -33,90 +49,6 @@ class DivergedError(AdapeffError):
     def __init__(self, message: str, compute_s: float) -> None:
         super().__init__(message)
         self.compute_s = compute_s
-
-
-class Validation(NamedTuple):
-    """A score on the validation split, with the samples and compute time spent to reach it."""
-
-    step: int
-    score: float
-    samples: int
-    compute_s: float
-
-
-def compute_seconds(steps: Iterable[StepSeconds]) -> float:
-    """Sum the total seconds of the given steps."""
-    return math.fsum(step.total for step in steps)
-
-
-@dataclass
-class TrainResult:
-    """What training produced: losses and seconds of each step, validation scores, shapes."""
-
-    steps: int
-    losses: list[float] = field(default_factory=list)
-    steps_taken: list[StepSeconds] = field(default_factory=list)
-    validation: list[Validation] = field(default_factory=list)
-    best_step: int = 0
-    best_score: float = math.nan
-    samples: int = 0
-    shapes: list[tuple[int, int]] = field(default_factory=list)
-    """Rows x tokens of the batch of each step, padding included."""
-    members: list[int] = field(default_factory=list)
-    """The task of each step, of those of a mixture."""
-    items: list[int] = field(default_factory=list)
-    """Samples of each step."""
-    row_lengths: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """Number of rows by their task and their number of tokens without padding."""
-    optimizer_bytes: int = 0
-
-    def take(self, batch: Batch) -> None:
-        """Count a batch that was trained on."""
-        rows, length = batch.inputs["input_ids"].shape
-        self.samples += batch.items
-        self.shapes.append((rows, length))
-        self.members.append(batch.member)
-        self.items.append(batch.items)
-        self.row_lengths.update((batch.member, row) for row in batch.row_lengths)
-
-    @property
-    def real_tokens(self) -> int:
-        """Tokens without padding."""
-        return sum(length * rows for (_, length), rows in self.row_lengths.items())
-
-    @property
-    def processed_tokens(self) -> int:
-        """Tokens with padding."""
-        return sum(rows * length for rows, length in self.shapes)
-
-
-class BestState:
-    """Keeps the trainable tensors of the best step, in memory or in a file."""
-
-    def __init__(self, model: TaskModel, file: Path | None) -> None:
-        self._model = model
-        self._file = file
-        self._kept: dict[str, torch.Tensor] = {}
-
-    def keep(self) -> None:
-        """Save the current state."""
-        state = {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in trained_state(self._model).items()}
-        if self._file is None:
-            self._kept = state
-        else:
-            save_file(state, self._file)
-
-    def restore(self) -> None:
-        """Load the last saved state into the model."""
-        put_state(self._model, self._kept if self._file is None else load_file(self._file))
-
-
-def put_state(model: TaskModel, state: Mapping[str, torch.Tensor]) -> None:
-    """Copy saved values into a model's parameters; parameters without a saved value keep theirs."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name in state:
-                parameter.copy_(state[name])
 
 
 def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.AdamW:
@@ -153,10 +85,11 @@ class TrainingStep:
     precision: str
     auxiliary_loss: Callable[[], torch.Tensor] | None = None
     on_step: Callable[[int], None] | None = None
+    number: int = 0
+    """Steps taken."""
 
     def __post_init__(self) -> None:
         self._trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self._number = 0
 
     def __call__(self, batch: Batch, clock: StepClock) -> torch.Tensor:
         """Take the step and return the loss, still on the device."""
@@ -170,9 +103,9 @@ class TrainingStep:
         nn.utils.clip_grad_norm_(self._trainable, self.max_grad_norm)
         self.optimizer.step()
         self.scheduler.step()
-        self._number += 1
+        self.number += 1
         if self.on_step is not None:
-            self.on_step(self._number)
+            self.on_step(self.number)
         self.optimizer.zero_grad(set_to_none=True)
         clock.mark()
         return loss.detach()
@@ -196,6 +129,7 @@ def train(
     on_step: Callable[[int], None] | None = None,
     settles_at: int = 1,
     higher_is_better: bool = True,
+    keeper: Keeper | None = None,
 ) -> TrainResult:
     """Take `steps` optimizer steps and leave the model in its best state by validation.
 
@@ -210,9 +144,11 @@ def train(
         on_step: called with the step number before the gradients are cleared.
         settles_at: the first step whose state may be the best one.
         higher_is_better: whether the higher of two scores is better.
+        keeper: keeps checkpoints, and may have one to go on from.
 
     Raises:
         DivergedError: if the loss stops being finite.
+        StoppedError: if the keeper was asked to stop.
     """
     optimizer = make_optimizer(model, settings)
     scheduler = warmup_then_decay(optimizer, round(settings.warmup_ratio * steps), steps)
@@ -220,9 +156,13 @@ def train(
     take_step = TrainingStep(
         model, optimizer, scheduler, loss_of, settings.max_grad_norm, device, precision, auxiliary_loss, on_step
     )
-    result = TrainResult(steps)
+    progress = Progress(model, optimizer, scheduler, best, device, TrainResult(steps))
+    if keeper is not None and keeper.restore(progress):
+        take_step.number = progress.step
+        for _ in range(progress.step):
+            next(batches)
+    result, before = progress.result, progress.step
     pending: list[torch.Tensor] = []
-    data_wait = 0.0
     logged = began = time.perf_counter()
 
     def flush() -> None:
@@ -241,21 +181,26 @@ def train(
 
     model.train()
     with clock.phase("train"):
-        for step in range(1, steps + 1):
-            waiting = time.perf_counter()
-            batch = next(batches).to(device.torch_device)
-            data_wait += time.perf_counter() - waiting
-
-            pending.append(take_step(batch, timer))
-            result.take(batch)
-
-            now = time.perf_counter()
+        for step in range(max(1, before), steps + 1):  # a checkpoint is of a step taken, but not yet validated
             validating = step % evaluate_every == 0 or step == steps
-            if now - logged >= LOG_EVERY_SECONDS or validating:
-                flush()
-                with clock.phase("logging"):
-                    report(step, result.losses[-1], (now - began) / step * (steps - step))
-                logged = now
+            if step > before:
+                waiting = time.perf_counter()
+                batch = next(batches).to(device.torch_device)
+                progress.data_wait += time.perf_counter() - waiting
+
+                pending.append(take_step(batch, timer))
+                result.take(batch)
+
+                now = time.perf_counter()
+                keeping = keeper is not None and keeper.is_due(is_last=step == steps)
+                if now - logged >= LOG_EVERY_SECONDS or validating or keeping:
+                    flush()
+                    with clock.phase("logging"):
+                        report(step, result.losses[-1], (now - began) / (step - before) * (steps - step))
+                    logged = now
+                if keeper is not None and keeping:
+                    with clock.phase("checkpoint"):
+                        keeper.keep(progress)
             if validating:
                 with clock.phase("validation"):
                     score = validate()
@@ -269,6 +214,7 @@ def train(
                     result.best_step, result.best_score = step, score
         flush()
     compute = compute_seconds(result.steps_taken)
+    data_wait = progress.data_wait
     if device.is_asynchronous:  # the device's idle time between steps is its wait for data (and the host)
         data_wait = max(0.0, clock.seconds["train"] - compute)
     phases = {phase: math.fsum(getattr(step, phase) for step in result.steps_taken) for phase in STEP_PHASES}

@@ -5,66 +5,29 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from contextlib import nullcontext
+from typing import Any, Protocol
 
 import torch
 
 from adapeff.service.errors import NotHereError
 from adapeff.service.specs.job import JobSpec, LogRange, Tuning
-from adapeff.worker.devices.base import Device
-from adapeff.worker.devices.memory import Memory
-from adapeff.worker.events import EventLog
 from adapeff.worker.families.encoding import Batch
-from adapeff.worker.measure.clocks import PhaseClock
 from adapeff.worker.modeling.models import trained_state
-from adapeff.worker.sensors.host import Sensor
 from adapeff.worker.sensors.window import Window
 from adapeff.worker.tasks.mixture import Mixture
 from adapeff.worker.training.batches import steps_per_epoch, training_batches
+from adapeff.worker.training.checkpoints import Checkpoint
 from adapeff.worker.training.evaluate import Predictions, evaluate
+from adapeff.worker.training.learned import Bench, Learned, Trial
 from adapeff.worker.training.load import Part, Prepared
 from adapeff.worker.training.mixing import member_order, mixed
-from adapeff.worker.training.train import BestState, DivergedError, TrainResult, compute_seconds, put_state, train
+from adapeff.worker.training.progress import BestState, put_state
+from adapeff.worker.training.resume import CheckpointKeeper, Trials
+from adapeff.worker.training.train import DivergedError, train
+from adapeff.worker.training.train_result import compute_seconds
 
 logger = logging.getLogger("adapeff.runner")
-
-
-@dataclass(frozen=True)
-class Bench:
-    """The workbench of a run: device, clock, sensor, memory, event log and output folder."""
-
-    device: Device
-    precision: str
-    clock: PhaseClock
-    sensor: Sensor
-    memory: Memory
-    log: EventLog
-    out: Path
-
-
-class Trial(NamedTuple):
-    """A learning rate that was tried."""
-
-    learning_rate: float
-    score: float | None
-    """Best validation score; None if training diverged."""
-    compute_s: float
-
-
-@dataclass
-class Learned:
-    """The result of training; with several trials that of the best one, whose state the model keeps."""
-
-    result: TrainResult
-    learning_rate: float
-    window: Window
-    """From the first step to the last."""
-    validations: list[Window] = field(default_factory=list)
-    by_task: list[list[float]] = field(default_factory=list)
-    """The score of each task at each validation."""
-    trials: list[Trial] = field(default_factory=list)
 
 
 def learn(spec: JobSpec, prepared: Prepared, bench: Bench) -> Learned:
@@ -74,39 +37,54 @@ def learn(spec: JobSpec, prepared: Prepared, bench: Bench) -> Learned:
 
     Raises:
         DivergedError: if the loss stops being a number (in every trial).
+        StoppedError: if the run was asked to stop.
     """
+    with bench.checkpoints.training() if bench.checkpoints is not None else nullcontext():
+        return _learn(spec, prepared, bench)
+
+
+def _learn(spec: JobSpec, prepared: Prepared, bench: Bench) -> Learned:
     tuning = spec.training.tuning
+    saved = bench.checkpoints.read() if bench.checkpoints is not None else None
+    trials = Trials() if saved is None else Trials.of_checkpoint(saved)
     if tuning is None:
-        return _train_once(spec, prepared, bench, spec.training.learning_rate)
-    best: Learned | None = None
-    state: dict[str, torch.Tensor] = {}
-    trials: list[Trial] = []
+        return _train_once(spec, prepared, bench, spec.training.learning_rate, trials, saved)
     metric = prepared.parts[0].metric  # of a mixture: all are better higher
     search = open_search(tuning, seed=spec.seed, higher_is_better=metric.higher_is_better)
+    is_fresh = True
     for number in range(1, tuning.trials + 1):
         rate = search.ask()
+        if number <= len(trials.done):  # in an earlier run
+            search.tell(trials.done[number - 1].score)
+            continue
         logger.info("trial %d of %d: learning rate %g", number, tuning.trials, rate)
-        if number > 1:
+        if not is_fresh:
             with bench.clock.phase("load"):
                 prepared.start_again()
+        is_fresh = False
         try:
-            learned = _train_once(spec, prepared, bench, rate)
+            learned = _train_once(spec, prepared, bench, rate, trials, saved)
         except DivergedError as error:
             logger.warning("learning rate %g: %s", rate, error)
             bench.clock.split("train", {"diverged": error.compute_s})
-            trials.append(Trial(rate, None, error.compute_s))
+            trials.done.append(Trial(rate, None, error.compute_s))
         else:
             score = learned.result.best_score
-            trials.append(Trial(rate, score, compute_seconds(learned.result.steps_taken)))
-            if best is None or metric.is_better(score, best.result.best_score):
-                best = learned
-                state = {name: tensor.to("cpu", copy=True) for name, tensor in trained_state(prepared.model).items()}
-        search.tell(trials[-1].score)
-    if best is None:
-        raise DivergedError(f"training diverged with every learning rate tried ({_list(trials)}); try lower ones", 0.0)
-    put_state(prepared.model, state)
-    best.trials = trials
-    return best
+            trials.done.append(Trial(rate, score, compute_seconds(learned.result.steps_taken)))
+            if trials.best is None or metric.is_better(score, trials.best.result.best_score):
+                trials.best = learned
+                trials.state = {
+                    name: tensor.to("cpu", copy=True) for name, tensor in trained_state(prepared.model).items()
+                }
+        saved = None
+        search.tell(trials.done[-1].score)
+    if trials.best is None:
+        raise DivergedError(
+            f"training diverged with every learning rate tried ({_list(trials.done)}); try lower ones", 0.0
+        )
+    put_state(prepared.model, trials.state)
+    trials.best.trials = trials.done
+    return trials.best
 
 
 class Search(Protocol):
@@ -215,14 +193,16 @@ def loss_of(prepared: Prepared) -> Callable[[torch.Tensor, Batch], torch.Tensor]
     return loss
 
 
-def _train_once(spec: JobSpec, prepared: Prepared, bench: Bench, learning_rate: float) -> Learned:
+def _train_once(
+    spec: JobSpec, prepared: Prepared, bench: Bench, learning_rate: float, trials: Trials, saved: Checkpoint | None
+) -> Learned:
     settings = spec.training.model_copy(update={"learning_rate": learning_rate})
     batches, per_epoch = batch_stream(prepared, spec, multiple=bench.device.shape_multiple)
     steps = settings.steps or max(1, round(settings.epochs * per_epoch))
     every = settings.evaluate_every_steps or max(1, round(settings.evaluate_every_epochs * per_epoch))
     device, precision, clock = bench.device, bench.precision, bench.clock
-    validations: list[Window] = []
-    by_task: list[list[float]] = []
+    start = bench.sensor.read()
+    keeper = CheckpointKeeper(bench, prepared, trials, saved, lambda: Window(start, bench.sensor.read()))
 
     def validate() -> float:
         start = bench.sensor.read()
@@ -232,8 +212,8 @@ def _train_once(spec: JobSpec, prepared: Prepared, bench: Bench, learning_rate: 
             scores = [
                 part.metric.compute(each.gold, each.predicted) for part, each in zip(prepared.parts, found, strict=True)
             ]
-        by_task.append(scores)
-        validations.append(Window(start, bench.sensor.read()))
+        keeper.by_task.append(scores)
+        keeper.validations.append(Window(start, bench.sensor.read()))
         counted = [score for part, score in zip(prepared.parts, scores, strict=True) if part.train.examples]
         worst = isinstance(prepared.task, Mixture) and prepared.task.select == "worst"
         return min(counted) if worst else math.fsum(counted) / len(counted)
@@ -244,7 +224,6 @@ def _train_once(spec: JobSpec, prepared: Prepared, bench: Bench, learning_rate: 
 
     torch.manual_seed(spec.seed + 2)  # dropout must not depend on how many weights the method drew
     best_file = bench.out / "best.safetensors"
-    start = bench.sensor.read()
     result = train(
         prepared.model,
         batches,
@@ -262,7 +241,7 @@ def _train_once(spec: JobSpec, prepared: Prepared, bench: Bench, learning_rate: 
         on_step=prepared.method.on_step(prepared.model.encoder, steps),
         settles_at=prepared.method.settles_at(steps),
         higher_is_better=prepared.parts[0].metric.higher_is_better,
+        keeper=keeper,
     )
-    window = Window(start, bench.sensor.read())
     best_file.unlink(missing_ok=True)
-    return Learned(result, learning_rate, window, validations, by_task)
+    return Learned(result, learning_rate, keeper.window(), keeper.validations, keeper.by_task)
