@@ -102,7 +102,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
         if process.process.poll() is None:
             process.send(signal.SIGTERM)
             try:
-                process.wait(15)
+                process.wait(40)
             except subprocess.TimeoutExpired:
                 process.process.kill()
                 process.wait()

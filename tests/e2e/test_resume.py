@@ -12,9 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from tests.conftest import eventually, processes_of
+from tests.conftest import ROOT, eventually, processes_of
 from tests.e2e.conftest import Adapeff, Process, show, status
 from tests.several_tasks import job
 
@@ -66,6 +67,60 @@ def test_job_killed_and_handed_back_five_times_learns_the_same(
     for name in ("train_loss", "validation_accuracy"):
         assert broken["curves"][name] == unbroken["curves"][name]
     assert _scores(broken) == _scores(unbroken)
+
+
+@pytest.mark.slow
+def test_job_of_a_batch_systems_worker_goes_on_elsewhere(
+    adapeff: Adapeff, start: Callable[..., Process], sweep: Path, tmp_path: Path
+) -> None:
+    """As Slurm does with `--signal=USR1@SECONDS`: all processes get the notice, and after the grace they are killed."""
+    assert adapeff("submit", sweep, "--methods", "full", "-s", "epochs=100000").returncode == 0
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text('#!/bin/sh\nexec "$@"\n')
+    srun.chmod(0o755)
+    path = os.pathsep.join([str(srun.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
+    script = ["bash", str(ROOT / "docs/examples/adapeff.sbatch"), "--devices", "cpu:0"]
+    worker = subprocess.Popen(script, env={**os.environ, "PATH": path}, stderr=subprocess.DEVNULL)
+    run = eventually(lambda: show(adapeff, 1)["runs"], "a run")[0]
+    eventually(lambda: last_step(run["folder"]) > 0, "steps")
+    everything = [worker.pid, *(child.pid for child in psutil.Process(worker.pid).children(recursive=True))]
+    assert set(processes_of(run["folder"])) < set(everything)
+
+    for pid in everything:
+        os.kill(pid, signal.SIGUSR1)
+    assert worker.wait(30) == 0
+    assert not any(psutil.pid_exists(pid) for pid in everything)
+
+    assert [run["outcome"] for run in show(adapeff, 1)["runs"]] == ["released"]
+    start("worker", "--devices", "cpu:1")
+    again = eventually(lambda: show(adapeff, 1)["runs"][1:], "the next run")[0]
+    log = Path(again["folder"], "run.log")
+    eventually(lambda: "resumed at step" in log.read_text(), "it goes on")
+    assert show(adapeff, 1)["failures"] == 0
+    assert adapeff("cancel", 1).returncode == 0
+
+
+@pytest.mark.slow
+def test_worker_stops_by_itself_and_another_waits_for_its_device(
+    adapeff: Adapeff, start: Callable[..., Process], sweep: Path
+) -> None:
+    settings = ["--methods", "head", "-s", "epochs=1", "--seeds", "0,1,2"]
+    assert adapeff("submit", sweep, *settings).returncode == 0
+    refused = adapeff("worker", "--until", "soon")
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1) and "'soon' is not a duration" in refused.stderr
+    first = start("worker", "--devices", "cpu:0", "--max-jobs", "1")
+    eventually(lambda: "ready" in first.said(), "the first worker")
+    assert "--wait-for-device" in adapeff("worker", "--devices", "cpu:0", "--drain").stderr
+
+    second = start("worker", "--devices", "cpu:0", "--drain", "--wait-for-device")
+
+    assert first.wait(60) == 0
+    assert second.wait(120) == 0
+    assert "waiting for cpu:0, in use by another adapeff worker" in second.said()
+    assert status(adapeff)["counts"] == {"succeeded": 3}
+    workers = {show(adapeff, job_id)["runs"][0]["worker"] for job_id in (1, 2, 3)}
+    assert len(workers) == 2
 
 
 def _scores(view: dict[str, Any]) -> dict[tuple[str, str], float]:

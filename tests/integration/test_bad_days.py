@@ -343,7 +343,7 @@ def test_signals_that_the_parent_ignored_stay_ignored(tmp_path: Path) -> None:
     try:
         for number in numbers:  # whatever the test process was started with
             signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
-        Worker(settings, database, [Slot("cpu", 0)]).listen_to_signals()
+        Worker(settings, database, [Slot("cpu", 0)]).stopping.listen_to_signals()
 
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         assert callable(signal.getsignal(signal.SIGTERM))

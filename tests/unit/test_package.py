@@ -41,6 +41,7 @@ COMMANDS = {
     "tasks init": {"--json"},
     "run": {
         "--set",
+        "--wait-for-device",
         "--with-queue",
         "--models",
         "--tasks",
@@ -69,7 +70,7 @@ COMMANDS = {
         *{"--model", "--method", "--reference", "--batch", "--length", "--set", "--devices", "--queue", "--force"},
         "--json",
     },
-    "worker": {"--devices", "--data-root", "--quiet"},
+    "worker": {"--devices", "--data-root", "--quiet", "--drain", "--max-jobs", "--until", "--wait-for-device"},
     "workers": {"--json"},
     "status": {"--state", "--limit", "--watch", "--json"},
     "show": {"--json"},

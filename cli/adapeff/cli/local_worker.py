@@ -22,6 +22,7 @@ def run_submission(
     *,
     cores: int = 1,
     with_queue: bool = False,
+    wait_for_device: bool = False,
 ) -> None:
     """Run the jobs of a submission that have not ended on this machine, and wait for them.
 
@@ -29,6 +30,7 @@ def run_submission(
         devices: as for `worker`; None: those the jobs request.
         cores: the minimum number of CPU cores per slot.
         with_queue: serve the whole queue, not only these jobs.
+        wait_for_device: wait until no other worker holds the devices.
     """
     kinds = _pending_kinds(database, submission.job_ids)
     if not kinds:
@@ -39,7 +41,8 @@ def run_submission(
         send(database, invocation.settings)
     selections = [_check_devices(devices, kinds)] if devices else _devices_for(kinds)
     client = WorkerClient(invocation.child_environment())
-    with client.local_workers(selections, sweep_id=None if with_queue else submission.sweep_id) as workers:
+    sweep_id = None if with_queue else submission.sweep_id
+    with client.local_workers(selections, sweep_id=sweep_id, wait_for_device=wait_for_device) as workers:
         try:
             wait_for(database, submission.job_ids, workers=workers)
         except Interrupted:

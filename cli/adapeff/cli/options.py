@@ -53,6 +53,9 @@ Methods = Annotated[
 ]
 Seeds = Annotated[str | None, typer.Option("--seeds", help="Comma-separated seeds that replace the sweep's.")]
 Force = Annotated[bool, typer.Option("--force", help="Run finished jobs again, as repeats.")]
+WaitForDevice = Annotated[
+    bool, typer.Option("--wait-for-device", help="Wait until no other worker of this host holds the devices.")
+]
 DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder of local data sets, in the hub's schema.")]
 JobIds = Annotated[
     list[int] | None,

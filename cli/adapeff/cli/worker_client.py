@@ -19,7 +19,7 @@ from typing import IO, Any, NoReturn
 
 from adapeff.service.errors import AdapeffError, ExitCode, JobsFailedError, UnreachableError
 
-STOP_SECONDS = 20
+STOP_SECONDS = 30
 _ERRORS = {ExitCode.UNREACHABLE: UnreachableError, ExitCode.JOBS_FAILED: JobsFailedError}
 _PREFIX = "adapeff: "
 Answer = dict[str, Any]
@@ -78,16 +78,31 @@ class WorkerClient:
         """Verify data sets on the hub (all if `names` is empty), and pin their commits."""
         return self._ask("verify", *names)[0]
 
-    def serve(self, devices: str, *, quiet: bool) -> NoReturn:
+    def serve(
+        self,
+        devices: str,
+        *,
+        quiet: bool,
+        drain: bool = False,
+        max_jobs: int | None = None,
+        until: str | None = None,
+        wait_for_device: bool = False,
+    ) -> NoReturn:
         """Replace this process with a worker daemon."""
-        os.execve(sys.executable, _command("daemon", "--devices", devices, *_quiet(quiet)), dict(self.environment))
+        options = [*_quiet(quiet), *(["--drain"] if drain else []), *_waiting(wait_for_device)]
+        options += ["--max-jobs", str(max_jobs)] if max_jobs is not None else []
+        options += ["--until", until] if until is not None else []
+        os.execve(sys.executable, _command("daemon", "--devices", devices, *options), dict(self.environment))
 
     @contextmanager
-    def local_workers(self, devices: Sequence[str], *, sweep_id: int | None = None) -> Iterator[list[LocalWorker]]:
+    def local_workers(
+        self, devices: Sequence[str], *, sweep_id: int | None = None, wait_for_device: bool = False
+    ) -> Iterator[list[LocalWorker]]:
         """Start a worker per list of devices, and stop them at the end, returning running jobs to the queue.
 
         Args:
             sweep_id: run the jobs of this sweep only; None: serve the queue.
+            wait_for_device: wait until no other worker holds the devices.
         """
         verb = ["daemon"] if sweep_id is None else ["sweep", str(sweep_id)]
         with ExitStack() as stack:
@@ -95,7 +110,9 @@ class WorkerClient:
             try:
                 for selection in devices:
                     log = stack.enter_context(tempfile.TemporaryFile())
-                    command = _command(*verb, "--devices", selection, *_quiet(True), "--stop-with-stdin")
+                    command = _command(
+                        *verb, "--devices", selection, *_quiet(True), *_waiting(wait_for_device), "--stop-with-stdin"
+                    )
                     # In separate sessions, so that Ctrl-C in the terminal only reaches this process, which then stops
                     # the workers in order. If this process is killed, their stdin closes, which stops them.
                     process = subprocess.Popen(
@@ -140,6 +157,10 @@ def _command(*arguments: str) -> list[str]:
 
 def _quiet(is_quiet: bool) -> list[str]:
     return ["--quiet"] if is_quiet else []
+
+
+def _waiting(is_waiting: bool) -> list[str]:
+    return ["--wait-for-device"] if is_waiting else []
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -26,6 +26,7 @@ from adapeff.service.specs.job import Training
 from adapeff.service.store.database import open_database
 from adapeff.worker.daemon.consumer import Consumer
 from adapeff.worker.daemon.fork_server import ForkServer
+from adapeff.worker.daemon.limits import Limits, parse_duration
 from adapeff.worker.daemon.slots import open_slots, usable_accelerators
 from adapeff.worker.daemon.supervisor import runner_environment
 from adapeff.worker.daemon.worker import Worker
@@ -88,14 +89,24 @@ def _worker(kind: type[_W], arguments: Namespace) -> Iterator[_W]:
     """Build a worker on the requested devices."""
     os.umask(0o077)  # files of a worker are its user's alone
     settings = load_settings().values
-    slots = open_slots(arguments.devices, cores_per_slot=settings.cores_per_slot, lock_dir=settings.lock_dir)
+    limits = Limits(
+        drain=arguments.drain,
+        max_jobs=arguments.max_jobs,
+        seconds=parse_duration(arguments.until) if arguments.until is not None else None,
+    )
+    slots = open_slots(
+        arguments.devices,
+        cores_per_slot=settings.cores_per_slot,
+        lock_dir=settings.lock_dir,
+        wait=arguments.wait_for_device,
+    )
     database = open_database(settings, connections=len(slots) + 3)
     logging.getLogger("adapeff").info("slots: %s", ", ".join(slot.name for slot in slots))
     environment = runner_environment(os.environ, split_list(settings.runner_environment))
     with closing(database), ForkServer(environment) if settings.fork_server else nullcontext() as fork_server:
-        worker = kind(settings, database, slots, fork_server)
+        worker = kind(settings, database, slots, fork_server, limits)
         if arguments.stop_with_stdin:
-            worker.stop_with(sys.stdin.buffer)
+            worker.stopping.with_parent(sys.stdin.buffer)
         yield worker
 
 
@@ -169,10 +180,16 @@ class Verb:
 _WORKER_ARGUMENTS: dict[str, dict[str, Any]] = {
     "--devices": {"default": "auto", "help": "as for `adapeff worker`"},
     "--quiet": {"action": "store_true", "help": "log warnings and errors only"},
+    "--wait-for-device": {"action": "store_true", "help": "wait until no other worker holds the devices"},
     "--stop-with-stdin": {"action": "store_true", "help": "return running jobs to the queue and stop when stdin ends"},
 }
+_LIMITS: dict[str, dict[str, Any]] = {
+    "--drain": {"action": "store_true", "help": "stop when the queue is empty"},
+    "--max-jobs": {"type": int, "help": "stop after this many runs"},
+    "--until": {"help": "stop within this time, such as 3h55m"},
+}
 VERBS = {
-    "daemon": Verb("serve the queue until a signal stops it", _daemon, _WORKER_ARGUMENTS),
+    "daemon": Verb("serve the queue until a signal or a limit stops it", _daemon, {**_WORKER_ARGUMENTS, **_LIMITS}),
     "sweep": Verb("run the jobs of one sweep, then exit", _sweep, {"sweep_id": {"type": int}, **_WORKER_ARGUMENTS}),
     "devices": Verb("list the GPUs that a worker would use", _devices, needs_torch=False),
     "count": Verb(
@@ -193,7 +210,7 @@ VERBS = {
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m adapeff.worker")
-    parser.set_defaults(quiet=False)
+    parser.set_defaults(quiet=False, drain=False, max_jobs=None, until=None)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, verb in VERBS.items():
         verb_parser = verbs.add_parser(name, help=verb.help, description=verb.help)

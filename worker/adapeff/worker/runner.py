@@ -147,7 +147,7 @@ def main() -> int:
 
 
 def _listen_to_termination() -> list[Checkpoints]:
-    """Let SIGTERM end the process: with a checkpoint, if it trains with any of the returned list; else at once."""
+    """Let SIGTERM or SIGUSR1 end the process; with a checkpoint, if it trains with any of the returned list."""
     opened: list[Checkpoints] = []
 
     def terminate(number: int, _: object) -> None:
@@ -156,7 +156,8 @@ def _listen_to_termination() -> list[Checkpoints]:
             _end_by(number)
         training[0].stop_requested = True
 
-    signal.signal(signal.SIGTERM, terminate)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, terminate)
     return opened
 
 

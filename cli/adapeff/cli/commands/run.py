@@ -10,7 +10,19 @@ import typer
 from adapeff.cli.invocation import Invocation
 from adapeff.cli.local_worker import run_submission
 from adapeff.cli.messages import note
-from adapeff.cli.options import DataRoot, Force, Json, Methods, Models, Overrides, Seeds, SweepFile, Tasks, overrides
+from adapeff.cli.options import (
+    DataRoot,
+    Force,
+    Json,
+    Methods,
+    Models,
+    Overrides,
+    Seeds,
+    SweepFile,
+    Tasks,
+    WaitForDevice,
+    overrides,
+)
 from adapeff.cli.output import check_plot, print_report, print_view, save_plot
 from adapeff.cli.progress import raise_for_failures
 from adapeff.cli.report_options import price_of
@@ -35,6 +47,7 @@ def run(
     devices: Annotated[
         str | None, typer.Option(help="Devices as for `worker`; default: those that the jobs request.")
     ] = None,
+    wait_for_device: WaitForDevice = False,
     with_queue: Annotated[bool, typer.Option("--with-queue", help="Also run the other jobs in the queue.")] = False,
     plot: Annotated[
         Path | None, typer.Option(help="Save a picture of quality against training cost to this file.")
@@ -65,7 +78,9 @@ def run(
         note_held(database, spec, submission)
         failure: AdapeffError | None = None
         try:
-            run_submission(invocation, database, submission, devices, with_queue=with_queue)
+            run_submission(
+                invocation, database, submission, devices, with_queue=with_queue, wait_for_device=wait_for_device
+            )
         except UnreachableError:
             raise
         except AdapeffError as error:  # still report the finished jobs

@@ -188,15 +188,14 @@ def _ahead(session: Session, job: Job, lanes: Sequence[str]) -> tuple[ColumnElem
     return Job.lane.in_(lanes), is_claimable(now(session)), is_before
 
 
-def list_claimable(session: Session, sweep_id: int, lanes: Sequence[str], *, limit: int = 100) -> list[int]:
-    """The jobs of a sweep, and their sources, that can be claimed now, most urgent first."""
-    wanted = (
-        select(Job.id)
-        .where(Job.id.in_(_needed(sweep_id)), Job.lane.in_(lanes), is_claimable(now(session)))
-        .order_by(Job.priority, Job.id)
-        .limit(limit)
-    )
-    return list(session.scalars(wanted))
+def list_claimable(session: Session, sweep_id: int | None, lanes: Sequence[str], *, limit: int = 100) -> list[int]:
+    """The jobs of a sweep, and their sources, or of all if None, that can be claimed now, most urgent first."""
+    wanted = select(Job.id).where(*_of_sweep(sweep_id), Job.lane.in_(lanes), is_claimable(now(session)))
+    return list(session.scalars(wanted.order_by(Job.priority, Job.id).limit(limit)))
+
+
+def _of_sweep(sweep_id: int | None) -> list[ColumnElement[bool]]:
+    return [] if sweep_id is None else [Job.id.in_(_needed(sweep_id))]
 
 
 def find_most_urgent(session: Session, lanes: Sequence[str], *, but: Sequence[int] = ()) -> int | None:
@@ -233,16 +232,17 @@ def count_held_back(session: Session, job_ids: Sequence[int]) -> int:
     return session.scalar(wanted.where(Job.state == "queued")) or 0
 
 
-def count_unfinished(session: Session, sweep_id: int, lanes: Sequence[str], *, but: Sequence[int]) -> int:
+def count_unfinished(session: Session, sweep_id: int | None, lanes: Sequence[str], *, but: Sequence[int]) -> int:
     """The number of jobs of a sweep, and of their sources, that have not ended and are not held back.
 
     Args:
+        sweep_id: None: the queued jobs of all sweeps, without the running ones.
         but: jobs to exclude.
     """
     wanted = select(func.count()).where(
-        Job.id.in_(_needed(sweep_id)),
+        *_of_sweep(sweep_id),
         Job.lane.in_(lanes),
-        Job.state.in_(("queued", "running")),
+        Job.state.in_(("queued", "running") if sweep_id is not None else ("queued",)),
         not_(is_one_of(session, Job.id, but)),
         Job.id.not_in(_held_back()),
     )

@@ -19,6 +19,7 @@ from adapeff.service.settings import Settings
 from adapeff.service.store import job_queries
 from adapeff.service.store.database import Database
 from adapeff.worker.daemon.fork_server import ForkServer
+from adapeff.worker.daemon.limits import Limits
 from adapeff.worker.daemon.slots import Slot
 from adapeff.worker.daemon.worker import Worker
 
@@ -29,18 +30,24 @@ class Consumer(Worker):
     """A worker that takes its jobs from the queue."""
 
     def __init__(
-        self, settings: Settings, database: Database, slots: Sequence[Slot], fork_server: ForkServer | None = None
+        self,
+        settings: Settings,
+        database: Database,
+        slots: Sequence[Slot],
+        fork_server: ForkServer | None = None,
+        limits: Limits | None = None,
     ) -> None:
-        super().__init__(settings, database, slots, fork_server)
+        super().__init__(settings, database, slots, fork_server, limits)
         self._app = make_app(settings)
-        self._job_ids = receive(self._app, self.lanes, self._finishing)
+        self._job_ids = receive(self._app, self.lanes, self.stopping.finishing)
         self._listening = threading.Lock()
 
     def serve(self) -> None:
-        """Run jobs until a signal stops it."""
+        """Run jobs until a signal or a limit stops it."""
         stop_reconciler = threading.Event()
         reconciler = Reconciler(self._database, self._app, self._settings, stop_reconciler, worker=self.record)
-        self.listen_to_signals()
+        self.stopping.listen_to_signals()
+        self.stopping.after(self.limits.seconds_left)
         if self._fork_server is not None:
             self._fork_server.launch()
         self.adopt_finished()
@@ -52,7 +59,7 @@ class Consumer(Worker):
                     for slot in as_completed([threads.submit(self._serve_slot) for _ in range(self.size)]):
                         slot.result()
                 finally:
-                    self._finishing.set()
+                    self.stopping.finishing.set()
         finally:
             stop_reconciler.set()
             reconciler.join(5)
@@ -60,16 +67,23 @@ class Consumer(Worker):
         logger.info("worker %s has stopped", self.name)
 
     def _serve_slot(self) -> None:
-        while not self._finishing.is_set():
+        if self.limits.drain:
+            self._serve_until_empty(None)
+            return
+        while not self.stopping.finishing.is_set():
             with self._listening:
                 job_id = next(self._job_ids, None)
             if job_id is not None:
                 self.handle(job_id)
 
-    def choose(self, session: Session, job_id: int) -> int:
+    def choose(self, session: Session, job_id: int) -> int | None:
         """The most urgent job rather than the message's: messages keep neither priorities nor who was first."""
-        excluded = [other for other in self.host_faults.excluded if self.host_faults.excludes(other)]
-        return job_queries.find_most_urgent(session, self.lanes, but=excluded) or job_id
+        excluded = [other for other in self.excluded if self.host_faults.excludes(other) or other in self._too_long]
+        while (found := job_queries.find_most_urgent(session, self.lanes, but=excluded)) is not None:
+            if self.ends_in_time(session, found):
+                return found
+            excluded.append(found)
+        return None if job_id in excluded else job_id
 
     def on_released(self) -> None:
         """Send the jobs handed back to other workers; if that fails, their reconcilers will find them."""

@@ -270,6 +270,7 @@ def serve(connection: socket.socket, preloaded: Sequence[str]) -> Callable[[], i
     gc.collect()
     gc.freeze()  # no fork copies memory only because the collector visits it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended forks need no one to wait for them
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a batch system's notice to all processes is for the worker
     connection.send(json.dumps({"ready": not reason, "reason": reason}).encode())
     while not reason:
         message, files, _, _ = socket.recv_fds(connection, _LONGEST, _MOST_FILES)

@@ -6,7 +6,9 @@ orphan of the first one has ended.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -16,6 +18,9 @@ from adapeff.service.plugins import catalog
 from adapeff.worker.devices.base import Device, Place
 from adapeff.worker.devices.choice import automatic_devices
 from adapeff.worker.devices.locks import take_lock
+
+logger = logging.getLogger(__name__)
+_WAIT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,11 @@ class Slot:
         """Kind and number, such as `cpu:0`."""
         return f"{self.kind}:{self.index}"
 
+    def release(self) -> None:
+        """Let other workers have it, unless a run still holds it."""
+        for lock in self.locks:
+            lock.close()
+
     @property
     def environment(self) -> dict[str, str]:
         """What the runner's environment needs so that it sees this device only."""
@@ -44,7 +54,7 @@ class Slot:
         return variables
 
 
-def open_slots(devices: str, *, cores_per_slot: int, lock_dir: Path | None = None) -> list[Slot]:
+def open_slots(devices: str, *, cores_per_slot: int, lock_dir: Path | None = None, wait: bool = False) -> list[Slot]:
     """Take the slots of a list such as `cpu:0,cpu:1`, of a kind such as `cpu`, or of `auto`.
 
     `auto` is every accelerator of the host, or every CPU slot if there is none. Slots that another worker holds are
@@ -52,6 +62,7 @@ def open_slots(devices: str, *, cores_per_slot: int, lock_dir: Path | None = Non
 
     Args:
         lock_dir: the folder of the host's locks; None: the default one.
+        wait: wait until no other worker holds them, rather than fail.
 
     Raises:
         ConfigError: if the list is malformed or mixes kinds.
@@ -59,6 +70,26 @@ def open_slots(devices: str, *, cores_per_slot: int, lock_dir: Path | None = Non
     """
     kind, places = _chosen_places(devices, cores_per_slot)
     is_named = any(":" in part for part in devices.split(","))
+    told = False
+    while True:
+        slots, held = _take(kind, places, lock_dir)
+        if not held or (slots and not is_named):
+            return slots
+        for slot in slots:
+            slot.release()
+        if not wait:
+            raise ResourceError(
+                f"{', '.join(held)} {'is' if len(held) == 1 else 'are'} in use by another adapeff worker on this host; "
+                "stop it, or name other devices with --devices, or wait with --wait-for-device"
+            )
+        if not told:
+            logger.warning("waiting for %s, in use by another adapeff worker on this host", ", ".join(held))
+            told = True
+        time.sleep(_WAIT_SECONDS)
+
+
+def _take(kind: str, places: Iterable[tuple[int, Place]], lock_dir: Path | None) -> tuple[list[Slot], list[str]]:
+    """The slots that no other worker holds, and the names of those that one does."""
     slots, held = [], []
     for index, place in places:
         locks = _lock_all(place.locks, lock_dir)
@@ -66,12 +97,7 @@ def open_slots(devices: str, *, cores_per_slot: int, lock_dir: Path | None = Non
             held.append(f"{kind}:{index}")
         else:
             slots.append(Slot(kind, index, cores=place.cores, device_id=place.device_id, locks=locks))
-    if held and (is_named or not slots):
-        raise ResourceError(
-            f"{', '.join(held)} {'is' if len(held) == 1 else 'are'} in use by another adapeff worker on this host; "
-            "stop it, or name other devices with --devices"
-        )
-    return slots
+    return slots, held
 
 
 def _chosen_places(devices: str, cores_per_slot: int) -> tuple[str, list[tuple[int, Place]]]:

@@ -34,7 +34,8 @@ KILL_SECONDS = 2.0
 """How long killed processes may take to end."""
 STOP_GRACE_SECONDS = 3.0
 """How long after a signal has ended the runner the worker may still receive the same one."""
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
+"""Signals that make a worker hand its jobs back."""
 _PASSED_ON = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_*", "TZ", "TERM", "TMPDIR", "XDG_*"),
     *("PYTHON*", "VIRTUAL_ENV", "CONDA_*", "LD_LIBRARY_PATH", "COVERAGE_*", "COV_*"),
@@ -175,7 +176,7 @@ def supervise(
 
 def _stopped_by(code: int) -> signal.Signals | None:
     """The signal that ended a process, if it is one that asks processes to stop."""
-    return next((number for number in _STOP_SIGNALS if code in (-number, 128 + number)), None)
+    return next((number for number in (*STOP_SIGNALS, signal.SIGINT) if code in (-number, 128 + number)), None)
 
 
 def _is_stopping(contact: Contact) -> bool:

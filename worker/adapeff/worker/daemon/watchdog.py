@@ -24,8 +24,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-_HANDLED = (signal.SIGTERM, signal.SIGCHLD)
-"""Signals that only interrupt the watchdog's waiting: a SIGTERM to the group is for the runner."""
+_HANDLED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)
+"""Signals that only interrupt the watchdog's waiting: requests to stop are for the runner."""
 
 
 def prepare(cores: Sequence[int] = ()) -> int:

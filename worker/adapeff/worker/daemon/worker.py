@@ -11,9 +11,7 @@ import logging
 import os
 import queue
 import shutil
-import signal
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -22,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
@@ -38,12 +36,12 @@ from adapeff.service.errors import (
     first_problem,
 )
 from adapeff.service.lanes import ANY, lane_of
-from adapeff.service.paths import expanded, make_private
+from adapeff.service.paths import make_private
 from adapeff.service.plugins.plugin_reference import split_list
+from adapeff.service.reporting.words import duration
 from adapeff.service.settings import Settings
-from adapeff.service.specs.job import JobSpec
 from adapeff.service.specs.profile import read_spec
-from adapeff.service.store import job_queries, jobs, results
+from adapeff.service.store import job_queries, jobs, results, sweeps
 from adapeff.service.store.database import Database
 from adapeff.service.store.jobs import Claim, RunOutcome
 from adapeff.service.store.tables import FINAL_STATES
@@ -51,7 +49,10 @@ from adapeff.service.store.workers import WorkerRecord
 from adapeff.worker.daemon.contact import Contact
 from adapeff.worker.daemon.fork_server import ForkServer
 from adapeff.worker.daemon.host_faults import RELEASED_SECONDS, HostFaults
+from adapeff.worker.daemon.limits import Limits
+from adapeff.worker.daemon.run_command import checkpoints_of, lacking, run_command
 from adapeff.worker.daemon.slots import Slot
+from adapeff.worker.daemon.stopping import Stopping
 from adapeff.worker.daemon.supervisor import read_finished, supervise
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,12 @@ class Worker:
     """A worker process on one host: a slot per device, a thread per slot."""
 
     def __init__(
-        self, settings: Settings, database: Database, slots: Sequence[Slot], fork_server: ForkServer | None = None
+        self,
+        settings: Settings,
+        database: Database,
+        slots: Sequence[Slot],
+        fork_server: ForkServer | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.host = socket.gethostname()
         self.name = f"{self.host}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
@@ -74,12 +80,12 @@ class Worker:
         self._settings = settings
         self._database = database
         self._fork_server = fork_server
+        self.limits = limits or Limits()
         self._slots: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for slot in slots:
             self._slots.put(slot)
-        self._finishing = threading.Event()
-        self._handing_back = threading.Event()
-        self._running = 0
+        self.stopping = Stopping()
+        self._too_long: set[int] = set()
         self.host_faults = HostFaults()
 
     def run_sweep(self, sweep_id: int) -> None:
@@ -88,7 +94,7 @@ class Worker:
         Raises:
             NotHereError: if some are left that this host cannot run; they stay in the queue.
         """
-        self.listen_to_signals()
+        self.stopping.listen_to_signals()
         self.adopt_finished()
         stop_reconciler = threading.Event()
         record = replace(self.record, sweep_id=sweep_id)
@@ -96,47 +102,42 @@ class Worker:
         reconciler.start()
         try:
             with ThreadPoolExecutor(self.size) as pool:
-                for slot in [pool.submit(self._serve_sweep, sweep_id) for _ in range(self.size)]:
+                for slot in [pool.submit(self._serve_until_empty, sweep_id) for _ in range(self.size)]:
                     slot.result()
         finally:
             stop_reconciler.set()
             reconciler.join(5)
-        if not self._finishing.is_set() and (left := self.host_faults.excluded):
+        if not self.stopping.finishing.is_set() and (left := self.host_faults.excluded):
             raise NotHereError(
                 f"{len(left)} {'job' if len(left) == 1 else 'jobs'} cannot run on this host and stay queued; "
                 f"job {min(left)}: {left[min(left)]}"
             )
 
-    def _serve_sweep(self, sweep_id: int) -> None:
-        while not self._finishing.is_set():
+    def _serve_until_empty(self, sweep_id: int | None) -> None:
+        """Run jobs until none is left that can run here: of a sweep and what it needs, or of the queue if None."""
+        while not self.stopping.finishing.is_set():
 
             def poll() -> tuple[list[int], int]:
                 with self._database.session(read_only=True) as session:
                     return job_queries.list_claimable(session, sweep_id, self.lanes), job_queries.count_unfinished(
-                        session, sweep_id, self.lanes, but=list(self.host_faults.excluded)
+                        session, sweep_id, self.lanes, but=self.excluded
                     )
 
-            polled = self._retry(poll, "look for jobs", give_up=self._finishing.is_set)
+            polled = self._retry(poll, "look for jobs", give_up=self.stopping.finishing.is_set)
             claimable, unfinished = polled or ([], 0)
-            candidates = [job_id for job_id in claimable if job_id not in self.host_faults.excluded]
+            excluded = set(self.excluded)
+            candidates = [job_id for job_id in claimable if job_id not in excluded]
             if candidates:
                 self.handle(candidates[0])
             elif not unfinished:
                 return
             else:
-                self._finishing.wait(_IDLE_SECONDS)
+                self.stopping.finishing.wait(_IDLE_SECONDS)
 
-    def listen_to_signals(self) -> None:
-        """Treat signals as requests to stop; those that the parent ignored (nohup) stay ignored.
-
-        The first SIGINT: finish running jobs and take no new ones. The second, or SIGTERM, SIGHUP, SIGQUIT: hand
-        running jobs back to the queue.
-        """
-        handlers = {signal.SIGINT: self._on_interrupt}
-        handlers |= dict.fromkeys((signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT), self._on_terminate)
-        for number, handler in handlers.items():
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, handler)
+    @property
+    def excluded(self) -> list[int]:
+        """Jobs that this worker leaves to others."""
+        return [*self.host_faults.excluded, *self._too_long]
 
     def adopt_finished(self) -> None:
         """Store the results of runs on this host that finished after their worker had died, if they still count."""
@@ -158,34 +159,22 @@ class Worker:
                         "job %s: stored the results of an earlier worker's run in %s", claim.job_id, claim.folder
                     )
 
-    def stop_with(self, parent: IO[bytes]) -> None:
-        """Hand back running jobs and stop when `parent`, a pipe that another process keeps open, is closed."""
-
-        def watch() -> None:
-            while os.read(parent.fileno(), 1):  # unbuffered: the lock of a buffer would break the interpreter's exit
-                pass
-            self._on_terminate()
-
-        threading.Thread(target=watch, name="parent", daemon=True).start()
-
-    def _on_interrupt(self, *_: Any) -> None:
-        if self._finishing.is_set():
-            return self._on_terminate()
-        self._finishing.set()
-        if self._running:
-            jobs_running = "1 job" if self._running == 1 else f"{self._running} jobs"
-            logger.warning("finishing %s; press Ctrl-C again to return to the queue now", jobs_running)
-        return None
-
-    def _on_terminate(self, *_: Any) -> None:
-        if not self._handing_back.is_set() and self._running:
-            logger.warning("handing running jobs back to the queue")
-        self._handing_back.set()
-        self._finishing.set()
-
-    def choose(self, session: Session, job_id: int) -> int:
-        """Hook: the job to claim when this one is proposed."""
+    def choose(self, session: Session, job_id: int) -> int | None:
+        """Hook: the job to claim when this one is proposed; None: none."""
         return job_id
+
+    def ends_in_time(self, session: Session, job_id: int) -> bool:
+        """Whether similar runs took less than the time this worker has left; if not, it leaves the job to others."""
+        left = self.limits.seconds_left
+        if left is None:
+            return True
+        (estimate,) = sweeps.estimate_jobs(session, job_queries.list_jobs(session, ids=[job_id])) or [None]
+        if self.limits.fits(estimate):
+            return True
+        needed, remaining = duration(estimate), duration(left)
+        logger.info("job %s: takes about %s, but %s are left; left to others", job_id, needed, remaining)
+        self._too_long.add(job_id)
+        return False
 
     def on_released(self) -> None:
         """Hook: a job went back to the queue, or jobs that waited for another may run now."""
@@ -193,22 +182,24 @@ class Worker:
     def handle(self, job_id: int) -> None:
         """Try to run a job in the next free slot; never raises."""
         slot = self._slots.get()
-        self._running += 1
+        self.stopping.running += 1
         try:
             claim = self._claim(job_id, slot)
+            if self.limits.is_used_up:
+                self.stopping.finishing.set()
             if claim is not None:
                 self._run(claim, slot)
         except Exception:
             logger.exception("job %s: the worker failed; the job goes back to the queue when its lease expires", job_id)
         finally:
-            self._running -= 1
+            self.stopping.running -= 1
             if pause := self.host_faults.pause_of(slot.name):
                 logger.error(
                     "slot %s pauses for %g s: several jobs in a row failed because of this host; see the log above",
                     slot.name,
                     pause,
                 )
-                self._finishing.wait(pause)
+                self.stopping.finishing.wait(pause)
             self._slots.put(slot)
 
     def _claim(self, job_id: int, slot: Slot) -> Claim | None:
@@ -216,12 +207,15 @@ class Worker:
 
         def claim() -> Claim | None:
             with self._database.session() as session:
-                if self._finishing.is_set() or self.host_faults.excludes(job_id):
+                chosen = None
+                if not self.stopping.finishing.is_set() and not self.host_faults.excludes(job_id):
+                    chosen = self.choose(session, job_id)
+                if chosen is None:
                     jobs.mark_unsent(session, job_id)  # the message is consumed: send it again
                     return None
                 return jobs.claim_job(
                     session,
-                    self.choose(session, job_id),
+                    chosen,
                     owner=self.name,
                     slot=slot.name,
                     folder=str(self._settings.artifacts.resolve() / "runs"),
@@ -229,7 +223,13 @@ class Worker:
                     lanes=self.lanes,
                 )
 
-        return self._retry(claim, f"claim job {job_id}", give_up=self._finishing.is_set)
+        is_allowed = self.limits.take()
+        if not is_allowed:
+            self.stopping.finishing.set()
+        claimed = self._retry(claim, f"claim job {job_id}", give_up=self.stopping.finishing.is_set)
+        if is_allowed and claimed is None:
+            self.limits.give_back()
+        return claimed
 
     def _retry(self, action: Callable[[], _T], what: str, *, give_up: Callable[[], bool]) -> _T | None:
         """Retry an action while the database is unavailable, with growing pauses; None once it may give up."""
@@ -244,7 +244,7 @@ class Worker:
                 pause = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
                 logger.warning("%s; retrying to %s in %g s", error, what, pause)
                 attempt += 1
-                self._handing_back.wait(pause)
+                self.stopping.handing_back.wait(pause)
 
     def _run(self, claim: Claim, slot: Slot) -> None:
         started = time.monotonic()
@@ -262,13 +262,13 @@ class Worker:
             outcome = self._release_if_not_here(claim, slot, outcome)
             state = self._store(claim, outcome, results.RunResults())
         if state in FINAL_STATES:
-            shutil.rmtree(_checkpoints_of(Path(claim.folder)), ignore_errors=True)
+            shutil.rmtree(checkpoints_of(Path(claim.folder)), ignore_errors=True)
         level = logging.INFO if outcome.outcome in ("succeeded", "released", "cancelled") else logging.WARNING
         level = logging.ERROR if outcome.not_here else level
         duration = time.monotonic() - started
         note = f": {outcome.message}" if outcome.message else ""
         logger.log(level, "job %s: %s after %.1f s%s", claim.job_id, outcome.outcome, duration, note, extra=extra)
-        if state in ("queued", "succeeded") and not self._finishing.is_set() and not outcome.not_here:
+        if state in ("queued", "succeeded") and not self.stopping.finishing.is_set() and not outcome.not_here:
             self.on_released()  # the job itself, or jobs that waited for it
 
     def _release_if_not_here(self, claim: Claim, slot: Slot, outcome: RunOutcome) -> RunOutcome:
@@ -285,7 +285,7 @@ class Worker:
             with self._database.session() as session:
                 return results.finish(session, claim, outcome, run_results)
 
-        return self._retry(store, f"store the results of job {claim.job_id}", give_up=self._handing_back.is_set)
+        return self._retry(store, f"store the results of job {claim.job_id}", give_up=self.stopping.handing_back.is_set)
 
     def _sources(self, claim: Claim) -> dict[str, tuple[str, str]]:
         if not claim.spec.get("sources"):
@@ -300,31 +300,15 @@ class Worker:
             reason = f"this worker cannot read the job ({first_problem(error)}); upgrade adapeff on this host"
             return RunOutcome("error", reason, not_here=True), results.RunResults()
         logger.info("job %s: %s, on %s", claim.job_id, spec.label, slot.name)
-        if slot.kind == "cpu" and spec.cpu_threads > len(slot.cores):
-            threads, cores = spec.cpu_threads, len(slot.cores)
-            reason = (
-                f"the job needs {threads} threads, but slot {slot.name} has {cores} core(s); "
-                f"start the worker with ADAPEFF_CORES_PER_SLOT={threads}"
-            )
+        if reason := lacking(spec, slot):
             return RunOutcome("error", reason, not_here=True), results.RunResults()
         folder = Path(claim.folder)
         make_private(self._settings.artifacts)
         folder.mkdir(parents=True)
         (folder / "job.json").write_text(spec.model_dump_json(indent=1), encoding="utf-8")
-        command = [sys.executable, "-m", "adapeff.worker.runner", str(folder / "job.json"), "--out", str(folder)]
-        command += ["--device", slot.kind]
-        for job_hash, (place, digest) in self._sources(claim).items():
-            command += ["--source", f"{job_hash}@{digest}={place}"]
-        command += ["--cache", str(self._settings.cache.resolve())]
-        if self._settings.data_root is not None:
-            command += ["--data-root", str(expanded(self._settings.data_root).resolve())]
-        if isinstance(spec, JobSpec):
-            command += ["--checkpoints", str(_checkpoints_of(folder))]
-            command += ["--checkpoint-seconds", str(self._settings.checkpoint_seconds)]
-        if self._settings.lock_dir is not None:
-            command += ["--locks", str(self._settings.lock_dir.resolve())]
+        command = run_command(spec, folder, slot, self._settings, self._sources(claim))
         limit = spec.time_limit_minutes
-        contact = Contact(self._database, self._settings, claim, self._handing_back)
+        contact = Contact(self._database, self._settings, claim, self.stopping.handing_back)
         return supervise(
             command,
             folder,
@@ -334,11 +318,6 @@ class Worker:
             passed_on=split_list(self._settings.runner_environment),
             fork_server=self._fork_server,
         )
-
-
-def _checkpoints_of(run: Path) -> Path:
-    """The folder of a job's checkpoints, next to those of its runs."""
-    return run.parent / "checkpoints"
 
 
 def _explain(error: Exception) -> str:
