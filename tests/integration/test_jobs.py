@@ -23,7 +23,7 @@ from adapeff.service.store import job_creation, job_queries, jobs, results, stee
 from adapeff.service.store.database import Database, upgrade
 from adapeff.service.store.jobs import Claim, RunOutcome
 from adapeff.service.store.results import RunResults
-from adapeff.service.store.tables import FINAL_STATES, Artifact, Curve, Measurement, Run
+from adapeff.service.store.tables import FINAL_STATES, Artifact, Curve, Job, Measurement, Run
 from tests.factories import claimer, queue_jobs, spec
 
 
@@ -207,13 +207,26 @@ def test_progress_between_heartbeats_leaves_the_lease_alone(database: Database) 
         assert job_queries.list_runs(session, [job_id])[job_id][0].progress == {"step": 7}
 
 
+def let_pause_pass(database: Database, job_id: int) -> float | None:
+    """Seconds that a job waits before it is tried again, from its last change; they pass at once."""
+    with database.session() as session:
+        job = session.get_one(Job, job_id)
+        pause = None if job.not_before is None else (job.not_before - job.changed_at).total_seconds()
+        job.not_before = None
+    return pause
+
+
 @pytest.mark.parametrize("outcome", ["killed", "lost"])
 def test_job_that_keeps_dying_fails_after_its_budget(database: Database, outcome: Any) -> None:
     (job_id,) = queue_jobs(database, max_failures=3)
 
-    states = [finish(database, take(database, job_id), RunOutcome(outcome, "signal 9")) for _ in range(3)]
+    states, pauses = [], []
+    for _ in range(3):
+        states.append(finish(database, take(database, job_id), RunOutcome(outcome, "signal 9")))
+        pauses.append(let_pause_pass(database, job_id))
 
     assert states == ["queued", "queued", "failed"]
+    assert pauses == [None, pytest.approx(10, abs=1), None], "at once, then with a pause"
     with database.session(read_only=True) as session:
         assert job_queries.get_job(session, job_id).cause == f"{outcome} (3 of 3 failures): signal 9"
 

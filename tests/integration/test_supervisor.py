@@ -23,7 +23,7 @@ from adapeff.service.store.results import RunResults
 from adapeff.worker.daemon import supervisor
 from adapeff.worker.daemon.fork_server import ForkServer
 from adapeff.worker.daemon.slots import Slot, open_slots
-from adapeff.worker.daemon.supervisor import read_finished, runner_environment
+from adapeff.worker.daemon.supervisor import Stalls, read_finished, runner_environment
 from adapeff.worker.devices.cuda import visible_devices
 from tests.conftest import eventually, processes_of
 
@@ -145,6 +145,43 @@ def test_run_that_is_stopped_leaves_no_process(
 
     assert result.outcome == outcome
     assert not processes_of(tmp_path)
+
+
+@pytest.mark.parametrize(("action", "outcome"), [("retry", "killed"), ("fail", "timeout")])
+def test_run_without_news_is_stalled_and_ended(supervise: Supervise, tmp_path: Path, action: Any, outcome: str) -> None:
+    stalls = Stalls({"": 1000, "train": 0.02}, action)
+
+    result, _ = supervise(script(tmp_path, FOREVER), tmp_path, SLOT, FakeContact(), stalls=stalls)
+
+    assert (result.outcome, result.message) == (outcome, "stalled: no news for 1 s in stage train")
+    assert not processes_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("stalls", "stage"),
+    [
+        (Stalls({"": 0.02}, "show"), "train"),
+        (Stalls({"": 0.02, "evaluate": 0}, "retry"), "evaluate"),
+        (Stalls({"": 0.02}, "retry"), "wait"),
+    ],
+    ids=["only shown", "a stage without a limit", "waiting for its device"],
+)
+def test_run_that_may_be_quiet_goes_on(tmp_path: Path, stalls: Stalls, stage: str) -> None:
+    body = f"e(event='stage', stage={stage!r})\ntime.sleep(2.5)\n" + SUCCEEDED
+
+    result, _ = supervisor.supervise(script(tmp_path, body), tmp_path, SLOT, FakeContact(), stalls=stalls)
+
+    assert result.outcome == "succeeded"
+
+
+def test_run_that_reports_is_not_stalled(tmp_path: Path) -> None:
+    body = "for _ in range(25):\n    e(event='alive')\n    time.sleep(0.1)\n" + SUCCEEDED
+
+    result, _ = supervisor.supervise(
+        script(tmp_path, body), tmp_path, SLOT, FakeContact(), stalls=Stalls({"": 0.02}, "retry")
+    )
+
+    assert result.outcome == "succeeded"
 
 
 def test_run_that_lost_its_lease_is_ended(supervise: Supervise, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from adapeff.service.errors import ConfigError, first_line
 from adapeff.service.masking import mask
 from adapeff.service.paths import expanded, network_file_system
-from adapeff.service.settings import load_settings
+from adapeff.service.settings import load_settings, parse_stall_minutes
 
 
 def test_each_source_beats_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -176,3 +176,26 @@ def test_network_file_systems_are_recognised(mounts: str, kind: str | None) -> N
 def test_home_of_nobody_is_refused_in_one_line() -> None:
     with pytest.raises(ConfigError, match=r"'~nosuchuser/x': its home folder is unknown; set HOME"):
         expanded("~nosuchuser/x")
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [
+        ("120", {"": 120}),
+        ("0", {"": 0}),
+        ("90, prepare=600,train=0.5", {"": 90, "prepare": 600, "train": 0.5}),
+        ("train=5", {"": 0, "train": 5}),
+    ],
+)
+def test_minutes_until_a_run_is_stalled_may_depend_on_the_stage(text: str, minutes: dict[str, float]) -> None:
+    assert parse_stall_minutes(text) == minutes
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1", "5,traning=3", "train=", "nan", "inf", "5;6"])
+def test_other_minutes_are_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="is not a number of minutes, or STAGE=MINUTES with one of prepare, train"):
+        parse_stall_minutes(text)
+    if text:
+        monkeypatch.setenv("ADAPEFF_STALL_MINUTES", text)
+        with pytest.raises(ConfigError, match=r"stall_minutes.*STAGE=MINUTES"):
+            load_settings()

@@ -61,6 +61,16 @@ class Settings(BaseSettings):
         default="",
         description="environment variables to pass on to runs, comma-separated; MY_* passes all that start with MY_",
     )
+    time_limit_minutes: PositiveFloat = Field(
+        default=10_080, description="a run that takes longer is ended, unless its sweep sets time_limit_minutes"
+    )
+    stall_minutes: str = Field(
+        default="120",
+        description="a run that reports nothing for longer is stalled; 120,prepare=600 sets a stage's too; 0: never",
+    )
+    on_stall: Literal["retry", "fail", "show"] = Field(
+        default="retry", description="end a stalled run and try again, end it and fail the job, or only show it"
+    )
     checkpoint_seconds: PositiveFloat = Field(
         default=300, description="how often a run in training writes a checkpoint, for its job's next run to go on from"
     )
@@ -110,6 +120,12 @@ class Settings(BaseSettings):
         if value is not None and not value.is_dir():
             raise ValueError("no such folder; give an existing one, or remove it to load data from the hub")
         return value
+
+    @field_validator("stall_minutes", mode="before")
+    @classmethod
+    def _stages_are_known(cls, value: Any) -> str:
+        parse_stall_minutes(str(value))
+        return str(value)
 
     @model_validator(mode="after")
     def _lease_outlives_heartbeats(self) -> Self:
@@ -171,6 +187,28 @@ class Settings(BaseSettings):
     def is_embedded(self) -> bool:
         """Whether the database is the embedded one, which is migrated automatically."""
         return self.database_url is None
+
+
+STAGES = ("prepare", "train", "evaluate", "profile", "variants")
+"""The stages of a run."""
+
+
+def parse_stall_minutes(text: str) -> dict[str, float]:
+    """The minutes without news after which a run is stalled, by stage; '' for all others.
+
+    Raises:
+        ValueError: if it is malformed.
+    """
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        stage, _, minutes = part.rpartition("=")
+        try:
+            found[stage.strip()] = float(minutes)
+        except ValueError:
+            found[stage.strip()] = -1
+        if not 0 <= found[stage.strip()] < float("inf") or stage.strip() not in ("", *STAGES):
+            raise ValueError(f"'{part}' is not a number of minutes, or STAGE=MINUTES with one of {', '.join(STAGES)}")
+    return {"": 0.0, **found}
 
 
 def _check_address(url: str) -> None:

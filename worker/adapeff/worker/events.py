@@ -2,6 +2,7 @@
 
     {"event": "stage", "stage": "train"}
     {"event": "progress", "step": 40, "steps": 750, "loss": 0.41, "eta_s": 93.0}
+    {"event": "alive"}
     {"event": "measurement", "name": "accuracy", "value": 0.87, "unit": "1", "language": "en", "split": "test", ...}
     {"event": "curve", "name": "train_loss", "points": [[1, 0.70], [2, 0.69], ...]}
     {"event": "artifact", "name": "predictions", "path": "predictions.jsonl.gz", "sha256": "...", "bytes": 8123}
@@ -17,6 +18,7 @@ if they are of a member of a mixture of tasks. The end event of a run that faile
 from __future__ import annotations
 
 import json
+import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +30,7 @@ from adapeff.service.specs.fingerprints import file_fingerprint
 EVENTS = "events.jsonl"
 DISK_FAILED = 74
 """The exit code of a run whose last event could not be written (EX_IOERR of sysexits.h)."""
+_ALIVE_SECONDS = 10.0
 WAITING = "wait"
 """The stage in which a run waits for its device."""
 
@@ -38,12 +41,20 @@ class EventLog:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._file: TextIO = (folder / EVENTS).open("a", encoding="utf-8", buffering=1)
+        self._said = time.monotonic()
         weakref.finalize(self, self._file.close)
 
     def emit(self, event: str, **values: Any) -> None:
         """Write one event."""
         self._file.write(json.dumps({"event": event, **values}, ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
+
+    def alive(self) -> None:
+        """Say that the run goes on, at most every ten seconds."""
+        now = time.monotonic()
+        if now - self._said >= _ALIVE_SECONDS:
+            self._said = now
+            self.emit("alive")
 
     def measure(
         self, definition: Definition, value: float | None, *, reason: str = "", **where: Unpack[Dimensions]

@@ -22,7 +22,8 @@ def duration(seconds: float | None) -> str:
 def stage_in_words(stage: str | None, progress: Mapping[str, Any] | None) -> str:
     """How far a run is, with the seconds that are left of its stage."""
     at = progress or {}
+    quiet = f", no news for {duration(at['quiet_s'])}" if "quiet_s" in at else ""
     if "block" in at:
-        return f"{at['of']}, block {at['block']}/{at['blocks']}, {at['eta_s']:.0f} s"
+        return f"{at['of']}, block {at['block']}/{at['blocks']}, {at['eta_s']:.0f} s{quiet}"
     steps = f" step {at['step']}/{at['steps']}, {at['eta_s']:.0f} s" if stage == "train" and "step" in at else ""
-    return f"{stage or 'starting'}{steps}"
+    return f"{stage or 'starting'}{steps}{quiet}"

@@ -32,6 +32,8 @@ from adapeff.service.store.tables import FINAL_STATES, Job, JobSource, Run
 Outcome = Literal["succeeded", "error", "oom", "killed", "timeout", "cancelled", "lost", "released"]
 
 _TRY_AGAIN = ("killed", "lost")
+BACK_OFF_SECONDS = (0.0, 10.0, 60.0, 300.0)
+"""How long a job waits after its first, second, ... killed or lost run."""
 _OF_SOURCE = "its source, job "
 CAUSES = ("error", "oom", "killed", "timeout", "lost", "source")
 """Why jobs fail: the outcomes of their last run, or a source that failed or was cancelled."""
@@ -149,6 +151,9 @@ def finish_run(
     state, cause = _after(ending.outcome, ending.message, failures, job.max_failures)
     if ending.outcome in ("released", *_TRY_AGAIN) and job.cancel_requested_at is not None:
         state, cause = "cancelled", f"cancelled while it ran ({cause})"
+    pause = ending.retry_after_seconds
+    if ending.outcome in _TRY_AGAIN:
+        pause = max(pause, BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS)) - 1])
     values: dict[str, Any] = {
         "state": state,
         "cause": cause,
@@ -156,7 +161,7 @@ def finish_run(
         "lease_owner": None,
         "lease_until": None,
         "sent_at": None,
-        "not_before": moment + timedelta(seconds=ending.retry_after_seconds) if ending.retry_after_seconds else None,
+        "not_before": moment + timedelta(seconds=pause) if pause and state == "queued" else None,
         "finished_at": moment if state in FINAL_STATES else None,
         "changed_at": moment,
     }

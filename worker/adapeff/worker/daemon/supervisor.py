@@ -15,8 +15,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from adapeff.service.reporting.words import duration
 from adapeff.service.store.jobs import Outcome, RunOutcome
 from adapeff.service.store.results import RunResults, storable
 from adapeff.service.store.tables import RUN_OUTCOMES
@@ -30,6 +31,8 @@ POLL_SECONDS = 0.2
 HEARTBEAT_SECONDS = 2.0
 HAND_BACK_SECONDS = 20.0
 """How long a runner that is handed back may take to finish its step and write a checkpoint."""
+QUIET_SECONDS = 60.0
+"""From when on it is shown that a run reports nothing."""
 KILL_SECONDS = 2.0
 """How long killed processes may take to end."""
 STOP_GRACE_SECONDS = 3.0
@@ -44,6 +47,25 @@ _PASSED_ON = (
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "SSL_CERT_*", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
 )
 """Environment variables of the worker that runners get; `*` matches any suffix. Others may contain secrets."""
+
+
+@dataclass(frozen=True)
+class Stalls:
+    """When runs count as stalled, and what becomes of them."""
+
+    minutes: Mapping[str, float]
+    """Without news, by stage; '' for all others; 0 for never."""
+    action: Literal["retry", "fail", "show"]
+
+    @property
+    def outcome(self) -> Outcome:
+        """The outcome of a run that is ended: `killed` is tried again, `timeout` is not."""
+        return "killed" if self.action == "retry" else "timeout"
+
+    def ends(self, stage: str, quiet_seconds: float) -> bool:
+        """Whether a run that was quiet for so long in a stage is ended."""
+        minutes = self.minutes.get(stage, self.minutes.get("", 0.0))
+        return self.action != "show" and minutes > 0 and quiet_seconds > minutes * 60
 
 
 class Contact(Protocol):
@@ -69,6 +91,8 @@ class _Follower:
     stage: str = ""
     progress: dict[str, Any] = field(default_factory=dict)
     end: dict[str, Any] | None = None
+    heard: float = field(default_factory=time.monotonic)
+    """When it last read something new."""
     unreadable: int = 0
     """Number of lines that are not events: something else wrote them, or the disk is damaged."""
     vanished: bool = False
@@ -85,6 +109,7 @@ class _Follower:
                     if not line.endswith(b"\n"):
                         break
                     self._position += len(line)
+                    self.heard = time.monotonic()
                     self._read(line)
         except OSError:
             self.vanished = self._position > 0
@@ -126,6 +151,7 @@ def supervise(
     contact: Contact,
     *,
     time_limit_seconds: float | None = None,
+    stalls: Stalls | None = None,
     passed_on: Sequence[str] = (),
     fork_server: ForkServer | None = None,
 ) -> tuple[RunOutcome, RunResults]:
@@ -135,6 +161,7 @@ def supervise(
     its device does not count towards the limit.
 
     Args:
+        stalls: when a run that reports nothing is ended; None: never.
         passed_on: further environment variables that the command gets.
         fork_server: starts it, if it can; else it is a fresh process.
 
@@ -151,14 +178,21 @@ def supervise(
             follower.read()
             moment = time.monotonic()
             if follower.stage == WAITING:
-                started = moment
+                started = follower.heard = moment
+            quiet = moment - follower.heard
             if time_limit_seconds is not None and moment - started > time_limit_seconds:
                 verdict = "timeout", f"exceeded its time limit of {time_limit_seconds / 60:g} minutes"
             elif contact.must_hand_back():
                 verdict = "released", "handed back by a stopping worker"
+            elif stalls is not None and stalls.ends(follower.stage, quiet):
+                verdict = (
+                    stalls.outcome,
+                    f"stalled: no news for {duration(quiet)} in stage {follower.stage or 'startup'}",
+                )
             elif moment - last_heartbeat >= HEARTBEAT_SECONDS:
                 last_heartbeat = moment
-                if contact.heartbeat(follower.stage, follower.progress):
+                silence = {"quiet_s": round(quiet)} if quiet >= QUIET_SECONDS else {}
+                if contact.heartbeat(follower.stage, {**follower.progress, **silence}):
                     verdict = "cancelled", "cancelled while running"
             if verdict is None:
                 _wait(process, POLL_SECONDS)

@@ -39,7 +39,7 @@ from adapeff.service.lanes import ANY, lane_of
 from adapeff.service.paths import make_private
 from adapeff.service.plugins.plugin_reference import split_list
 from adapeff.service.reporting.words import duration
-from adapeff.service.settings import Settings
+from adapeff.service.settings import Settings, parse_stall_minutes
 from adapeff.service.specs.profile import read_spec
 from adapeff.service.store import job_queries, jobs, results, sweeps
 from adapeff.service.store.database import Database
@@ -53,7 +53,7 @@ from adapeff.worker.daemon.limits import Limits
 from adapeff.worker.daemon.run_command import checkpoints_of, lacking, run_command
 from adapeff.worker.daemon.slots import Slot
 from adapeff.worker.daemon.stopping import Stopping
-from adapeff.worker.daemon.supervisor import read_finished, supervise
+from adapeff.worker.daemon.supervisor import Stalls, read_finished, supervise
 
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -307,14 +307,15 @@ class Worker:
         folder.mkdir(parents=True)
         (folder / "job.json").write_text(spec.model_dump_json(indent=1), encoding="utf-8")
         command = run_command(spec, folder, slot, self._settings, self._sources(claim))
-        limit = spec.time_limit_minutes
+        limit = spec.time_limit_minutes or self._settings.time_limit_minutes
         contact = Contact(self._database, self._settings, claim, self.stopping.handing_back)
         return supervise(
             command,
             folder,
             slot,
             contact,
-            time_limit_seconds=limit * 60 if limit else None,
+            time_limit_seconds=limit * 60,
+            stalls=Stalls(parse_stall_minutes(self._settings.stall_minutes), self._settings.on_stall),
             passed_on=split_list(self._settings.runner_environment),
             fork_server=self._fork_server,
         )

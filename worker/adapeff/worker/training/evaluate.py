@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,12 +40,20 @@ class Predictions:
 
 
 def evaluate(
-    model: TaskModel, family: Family, data: SplitData, *, device: Device, precision: str, choosing: bool = False
+    model: TaskModel,
+    family: Family,
+    data: SplitData,
+    *,
+    device: Device,
+    precision: str,
+    choosing: bool = False,
+    alive: Callable[[], None] = lambda: None,
 ) -> Predictions:
     """Answer every example once, without dropout, in batches of similar length.
 
     Args:
         choosing: let the family choose its validation-tuned values on these data before it answers.
+        alive: called after each batch.
     """
     was_training = model.training
     model.eval()
@@ -59,6 +67,7 @@ def evaluate(
             logits = model(batch.inputs).float()
             for index, output in zip(indices, family.read(logits, batch), strict=True):
                 outputs[index] = output
+            alive()
     model.train(was_training)
     chosen = family.choose(data.examples, items, outputs) if choosing else {}
     answers = family.answers(data.examples, items, outputs)

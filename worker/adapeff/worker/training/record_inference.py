@@ -6,7 +6,7 @@ import gzip
 import json
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from itertools import product, repeat
 from pathlib import Path
@@ -28,10 +28,12 @@ from adapeff.worker.training.load import Part, Prepared
 from adapeff.worker.training.record import model_inputs
 
 
-def predict(part: Part, model: TaskModel, *, device: Device, precision: str) -> dict[str, Predictions]:
+def predict(
+    part: Part, model: TaskModel, *, device: Device, precision: str, alive: Callable[[], None]
+) -> dict[str, Predictions]:
     """Predict the test split of each language of a task."""
     return {
-        language: evaluate(model, part.family, data, device=device, precision=precision)
+        language: evaluate(model, part.family, data, device=device, precision=precision, alive=alive)
         for language, data in part.tests.items()
     }
 
@@ -122,7 +124,7 @@ def measure_variants(
     head = prepared.model_of(part).head
     for variant, encoder in prepared.method.variants(prepared.model.encoder):
         model = TaskModel(encoder, head).eval()
-        for language, found in predict(part, model, device=device, precision=precision).items():
+        for language, found in predict(part, model, device=device, precision=precision, alive=log.alive).items():
             score = part.metric.compute(found.gold, found.predicted)
             where: Dimensions = {"language": language, "split": "test", "variant": variant, "task": part.name}
             log.measure(m.SCORE.of(part.metric.name), score, **where)

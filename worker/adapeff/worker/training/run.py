@@ -193,6 +193,8 @@ def test(prepared: Prepared, bench: Bench) -> dict[str, dict[str, Predictions]]:
     """Predict the test data: task -> language -> predictions."""
     with bench.clock.phase("test"):
         return {
-            part.name: predict(part, prepared.model_of(part), device=bench.device, precision=bench.precision)
+            part.name: predict(
+                part, prepared.model_of(part), device=bench.device, precision=bench.precision, alive=bench.log.alive
+            )
             for part in prepared.parts
         }

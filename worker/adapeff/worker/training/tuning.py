@@ -165,6 +165,7 @@ def answer_validation(prepared: Prepared, part: Part, bench: Bench) -> Predictio
         device=bench.device,
         precision=bench.precision,
         choosing=True,
+        alive=bench.log.alive,
     )
 
 
