@@ -26,7 +26,7 @@ from adapeff.worker.daemon.consumer import Consumer
 from adapeff.worker.daemon.slots import Slot
 from tests.factories import claimer, queue_jobs, spec
 from tests.integration.test_database import empty_url
-from tests.integration.test_jobs import finish, state_of, take
+from tests.integration.test_jobs import finish, let_pause_pass, state_of, take
 from tests.integration.test_migrations import before, rows
 
 __all__ = ["before", "empty_url"]
@@ -66,6 +66,7 @@ def fail(database: Database, job_id: int, outcome: Any) -> None:
     """Let a job fail by an outcome, as often as its budget needs."""
     while state_of(database, job_id) == "queued":
         finish(database, take(database, job_id), RunOutcome(outcome, "it went wrong"))
+        let_pause_pass(database, job_id)
 
 
 def read(database: Database, query: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

@@ -72,6 +72,7 @@ COMMANDS = {
     },
     "worker": {"--devices", "--data-root", "--quiet", "--drain", "--max-jobs", "--until", "--wait-for-device"},
     "workers": {"--json"},
+    "prune": {"--older-than", "--kind", "--sweep", "--where", "--yes", "--json"},
     "status": {"--state", "--limit", "--watch", "--json"},
     "show": {"--json"},
     "why": {"--json"},

@@ -42,6 +42,7 @@ COMMANDS = {
     "doctor": "doctor:doctor",
     "db": "database:app",
     "sweeps": "sweeps:app",
+    "prune": "prune:prune",
     "methods": "methods:app",
     "tasks": "tasks:app",
     "suites": "suites:app",

@@ -147,9 +147,15 @@ def _patterns(text: str, key: str, value: str) -> tuple[str, ...]:
     return patterns
 
 
+def parse_age(text: str) -> timedelta | None:
+    """The time of a text such as `12h`, `7d` or `2w`; None if it is none."""
+    found = _AGO.fullmatch(text)
+    return int(found[1]) * _UNITS[found[2]] if found else None
+
+
 def _moment(text: str, value: str, now: datetime) -> datetime:
-    if ago := _AGO.fullmatch(value):
-        return now - int(ago[1]) * _UNITS[ago[2]]
+    if (age := parse_age(value)) is not None:
+        return now - age
     try:
         moment = datetime.fromisoformat(value)
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -17,7 +17,7 @@ from adapeff.service.specs.profile import AnySpec, ProfileSpec, read_spec
 from adapeff.service.store.database import insert_ignoring, now, take_turn
 from adapeff.service.store.in_list import is_one_of
 from adapeff.service.store.job_queries import ids_by_hash
-from adapeff.service.store.tables import Job, JobSource
+from adapeff.service.store.tables import Artifact, Job, JobSource, Run
 
 SUBMITTING = "adapeff submit"
 """The lock of whatever adds jobs to sweeps, or removes them."""
@@ -99,6 +99,13 @@ def _store_sources(session: Session, job_id: int, sources: Iterable[str]) -> Non
         if source not in ids:
             raise JobError(
                 f"job {job_id} needs the artifacts of job {source[:12]}, which does not exist; submit it first"
+            )
+        kept = select(Artifact.name).join(Run, Run.id == Artifact.run_id).where(Artifact.name == "weights")
+        state = session.scalar(select(Job.state).where(Job.id == ids[source]))
+        if state == "succeeded" and session.scalar(kept.where(Run.job_id == ids[source])) is None:
+            raise JobError(
+                f"job {job_id} needs the weights of job {ids[source]}, which were pruned; "
+                "train it again with adapeff submit --force, or remove its sweep (adapeff sweeps rm)"
             )
         session.execute(insert(JobSource).values(job_id=job_id, source_id=ids[source]))
 
