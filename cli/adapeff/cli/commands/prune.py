@@ -75,7 +75,8 @@ def prune(
         return
     shown = [[name, str(numbers[name]), format_value(sizes[name], "B"), KINDS[name]] for name in kinds if numbers[name]]
     if not shown:
-        note(f"nothing to remove: no run that ended more than {older_than} ago has such files ({', '.join(kinds)})")
+        kept = f"no run that ended more than {older_than} ago has such files ({', '.join(kinds)}) in {artifacts}"
+        note(f"nothing to remove: {kept}")
         return
     print_table("removed" if yes else "would remove", ["kind", "files", "size", "what"], shown)
     if not yes:
