@@ -109,7 +109,7 @@ def test_worker_stops_by_itself_and_another_waits_for_its_device(
     assert adapeff("submit", sweep, *settings).returncode == 0
     refused = adapeff("worker", "--until", "soon")
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1) and "'soon' is not a duration" in refused.stderr
-    first = start("worker", "--devices", "cpu:0", "--max-jobs", "1")
+    first = start("worker", "--devices", "cpu:0", "--max-jobs", "1", ADAPEFF_LOG_FORMAT="json")
     eventually(lambda: "ready" in first.said(), "the first worker")
     assert "--wait-for-device" in adapeff("worker", "--devices", "cpu:0", "--drain").stderr
 
@@ -119,6 +119,8 @@ def test_worker_stops_by_itself_and_another_waits_for_its_device(
     assert second.wait(120) == 0
     assert "waiting for cpu:0, in use by another adapeff worker" in second.said()
     assert status(adapeff)["counts"] == {"succeeded": 3}
+    lines = [json.loads(line) for line in first.said().splitlines()]
+    assert [(line["job_id"], line["run_id"]) for line in lines if "job_id" in line] == [(1, 1), (1, 1)]
     workers = {show(adapeff, job_id)["runs"][0]["worker"] for job_id in (1, 2, 3)}
     assert len(workers) == 2
 

@@ -10,18 +10,21 @@ from typing import Any
 import pytest
 
 from adapeff.service.settings import load_settings
-from adapeff.service.store import job_creation, job_queries, jobs, results
+from adapeff.service.store import job_creation, job_queries, jobs, results, steering
 from adapeff.service.store.database import Database, now
 from adapeff.service.store.jobs import RunOutcome
 from adapeff.service.store.results import RunResults
 from adapeff.service.store.tables import Run
-from tests.factories import claimer, spec
+from adapeff.service.store.workers import WorkerRecord, report_alive
+from tests.factories import claimer, queue_jobs, spec
+from tests.integration.test_jobs import take
 from tests.integration.test_page import Page
 from tests.integration.test_report import store
 from tests.integration.test_sweep_removal import submit
 
 pytest.importorskip("fastapi", reason="fastapi is not installed")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed")
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from adapeff.cli.serve.access import COOKIE, LOOPBACK, Access
@@ -262,3 +265,43 @@ def progress_cases() -> list[tuple[dict[str, Any], str]]:
 @pytest.mark.parametrize(("row", "text"), progress_cases())
 def test_progress_in_words(row: dict[str, Any], text: str) -> None:
     assert progress_of({"cause": "", "stage": "train", **row}).text == text
+
+
+def test_metrics_are_those_of_the_queue(client: Open, database: Database) -> None:
+    before = metrics(client())
+    first, second = queue_jobs(database, 2, settings={"batch_size": 3})
+    with database.session() as session:
+        report_alive(session, WorkerRecord("h-1-a", "h", "cpu", ("cpu:0", "cpu:1"), "1"), next_within_seconds=60)
+        steering.hold(session, [second])
+
+    waiting = metrics(client())
+    take(database, first, "h-1-a")
+    running = metrics(client())
+
+    def change(state: str, later: dict[tuple[str, ...], float]) -> float:
+        return later["adapeff_jobs", state] - before["adapeff_jobs", state]
+
+    assert (change("queued", waiting), change("held", waiting), change("running", waiting)) == (1, 1, 0)
+    assert (change("queued", running), change("held", running), change("running", running)) == (0, 1, 1)
+    assert before["adapeff_workers",] == 0 and waiting["adapeff_workers",] == 1
+    assert waiting["adapeff_slots", "cpu", "h"] == running["adapeff_slots", "cpu", "h"] == 2
+    assert (waiting["adapeff_slots_busy", "cpu", "h"], running["adapeff_slots_busy", "cpu", "h"]) == (0, 1)
+    assert waiting["adapeff_queue_oldest_seconds",] >= 0
+
+
+def metrics(browser: TestClient) -> dict[tuple[str, ...], float]:
+    """The samples by name and labels, as Prometheus's own parser reads them."""
+    answer = browser.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def test_metrics_need_the_token_where_others_can_reach_the_server(client: Open) -> None:
+    browser = client(TOKEN, hosts=())
+
+    assert browser.get("/metrics").status_code == 401
+    assert browser.get("/metrics", headers=BEARER).status_code == 200

@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     profile: Literal["auto", "off"] = Field(
         default="auto", description="whether sweeps profile their methods, for ratios of times, unless they say"
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="format of a worker's log; json has a line of JSON for each message"
+    )
     lock_dir: Path | None = Field(
         default=None, description="device locks, shared by all workers of this host; default: the system's folder"
     )

@@ -27,6 +27,7 @@ from adapeff.service.store.database import open_database
 from adapeff.worker.daemon.consumer import Consumer
 from adapeff.worker.daemon.fork_server import ForkServer
 from adapeff.worker.daemon.limits import Limits, parse_duration
+from adapeff.worker.daemon.log_format import JsonFormatter
 from adapeff.worker.daemon.slots import open_slots, usable_accelerators
 from adapeff.worker.daemon.supervisor import runner_environment
 from adapeff.worker.daemon.worker import Worker
@@ -89,6 +90,9 @@ def _worker(kind: type[_W], arguments: Namespace) -> Iterator[_W]:
     """Build a worker on the requested devices."""
     os.umask(0o077)  # files of a worker are its user's alone
     settings = load_settings().values
+    if settings.log_format == "json":
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(JsonFormatter())
     limits = Limits(
         drain=arguments.drain,
         max_jobs=arguments.max_jobs,

@@ -36,7 +36,7 @@ def serve(
 
         adapeff serve --port 9000 --token-file ~/.adapeff-token
     """
-    for name in ("fastapi", "uvicorn"):
+    for name in ("fastapi", "prometheus_client", "uvicorn"):
         if find_spec(name) is None:
             raise ConfigError(f"serve needs {name}, which is not installed; run pip install 'adapeff[serve]'")
     token = _read_token(token_file)

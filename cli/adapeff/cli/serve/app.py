@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 
-from adapeff.cli.serve import api, pages
+from adapeff.cli.serve import api, metrics, pages
 from adapeff.cli.serve.access import Access
 from adapeff.cli.serve.context import Served
 from adapeff.cli.serve.live import Live
@@ -52,6 +52,7 @@ def make_app(database: Database, settings: Settings, access: Access) -> FastAPI:
     )
     app.state.served = Served(database, settings, access, Live(database), Reports(database))
     app.include_router(api.router)
+    app.include_router(metrics.router)
     app.include_router(pages.router)
     app.middleware("http")(_guard)
     app.add_exception_handler(AdapeffError, _explain)
@@ -77,7 +78,7 @@ async def _guard(request: Request, follow: Next) -> Response:
 
 
 def _is_api(request: Request) -> bool:
-    return request.url.path.startswith("/api/")
+    return request.url.path.startswith("/api/") or request.url.path == "/metrics"
 
 
 async def _explain(request: Request, error: Exception) -> Response:

@@ -111,7 +111,7 @@ class Reconciler(threading.Thread):
                 patience = max(self._settings.lease_seconds, 3 * self._settings.reconcile_seconds)
                 workers.report_alive(session, self._worker, next_within_seconds=patience)
         for job_id, state in taken:
-            logger.warning("job %s: its run was lost; now %s", job_id, state)
+            logger.warning("job %s: its run was lost; now %s", job_id, state, extra={"job_id": job_id})
         return is_calm
 
     def send(self) -> None:

@@ -220,6 +220,11 @@ def find_most_urgent(session: Session, lanes: Sequence[str], *, but: Sequence[in
     return min(found)[1] if found else None
 
 
+def oldest_claimable(session: Session) -> datetime | None:
+    """Since when the job has waited that has waited longest of those that can be claimed now; None without any."""
+    return session.scalar(select(func.min(Job.changed_at)).where(is_claimable(now(session))))
+
+
 def _held_back() -> Any:
     """The ids of the jobs that are held, and of those that need a held job's artifacts."""
     held = select(Job.id).where(Job.state == "queued", Job.held).cte(recursive=True)

@@ -51,6 +51,11 @@ class Claim:
     folder: str
     """The folder for the run's files."""
 
+    @property
+    def ids(self) -> dict[str, int]:
+        """What a log message about the run says of it."""
+        return {"job_id": self.job_id, "run_id": self.run_id}
+
 
 @dataclass(frozen=True)
 class RunOutcome:

@@ -38,7 +38,7 @@ class Contact:
                 self._renewed = time.monotonic()
             return cancelled
         except (UnreachableError, ResourceError) as error:
-            logger.warning("job %s: heartbeat failed: %s", self._claim.job_id, error)
+            logger.warning("job %s: heartbeat failed: %s", self._claim.job_id, error, extra=self._claim.ids)
             return False
 
     def must_hand_back(self) -> bool:

@@ -153,10 +153,13 @@ class Worker:
                 try:
                     self._store(claim, *finished)
                 except LeaseLostError as error:
-                    logger.info("job %s: %s", claim.job_id, error)
+                    logger.info("job %s: %s", claim.job_id, error, extra=claim.ids)
                 else:
                     logger.info(
-                        "job %s: stored the results of an earlier worker's run in %s", claim.job_id, claim.folder
+                        "job %s: stored the results of an earlier worker's run in %s",
+                        claim.job_id,
+                        claim.folder,
+                        extra=claim.ids,
                     )
 
     def choose(self, session: Session, job_id: int) -> int | None:
@@ -172,7 +175,13 @@ class Worker:
         if self.limits.fits(estimate):
             return True
         needed, remaining = duration(estimate), duration(left)
-        logger.info("job %s: takes about %s, but %s are left; left to others", job_id, needed, remaining)
+        logger.info(
+            "job %s: takes about %s, but %s are left; left to others",
+            job_id,
+            needed,
+            remaining,
+            extra={"job_id": job_id},
+        )
         self._too_long.add(job_id)
         return False
 
@@ -190,7 +199,11 @@ class Worker:
             if claim is not None:
                 self._run(claim, slot)
         except Exception:
-            logger.exception("job %s: the worker failed; the job goes back to the queue when its lease expires", job_id)
+            logger.exception(
+                "job %s: the worker failed; the job goes back to the queue when its lease expires",
+                job_id,
+                extra={"job_id": job_id},
+            )
         finally:
             self.stopping.running -= 1
             if pause := self.host_faults.pause_of(slot.name):
@@ -248,7 +261,7 @@ class Worker:
 
     def _run(self, claim: Claim, slot: Slot) -> None:
         started = time.monotonic()
-        extra = {"job_id": claim.job_id, "run_id": claim.run_id}
+        extra = claim.ids
         try:
             outcome, run_results = self._supervise(claim, slot)
             outcome = self._release_if_not_here(claim, slot, outcome)
@@ -299,7 +312,7 @@ class Worker:
         except ValidationError as error:
             reason = f"this worker cannot read the job ({first_problem(error)}); upgrade adapeff on this host"
             return RunOutcome("error", reason, not_here=True), results.RunResults()
-        logger.info("job %s: %s, on %s", claim.job_id, spec.label, slot.name)
+        logger.info("job %s: %s, on %s", claim.job_id, spec.label, slot.name, extra=claim.ids)
         if reason := lacking(spec, slot):
             return RunOutcome("error", reason, not_here=True), results.RunResults()
         folder = Path(claim.folder)
