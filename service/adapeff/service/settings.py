@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     on_stall: Literal["retry", "fail", "show"] = Field(
         default="retry", description="end a stalled run and try again, end it and fail the job, or only show it"
     )
+    notify: str = Field(
+        default="", description="URL (https://..., POST) or command that is told in JSON when a sweep has ended"
+    )
     checkpoint_seconds: PositiveFloat = Field(
         default=300, description="how often a run in training writes a checkpoint, for its job's next run to go on from"
     )

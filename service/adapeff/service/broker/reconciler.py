@@ -11,11 +11,12 @@ from datetime import datetime
 
 from celery import Celery
 
+from adapeff.service.broker.notification import notify
 from adapeff.service.broker.queue import messages_waiting, send, send_unsent
 from adapeff.service.errors import AdapeffError
 from adapeff.service.lanes import all_lanes
 from adapeff.service.settings import Settings
-from adapeff.service.store import job_queries, jobs, workers
+from adapeff.service.store import job_queries, jobs, sweeps, workers
 from adapeff.service.store.database import Database, now
 from adapeff.service.store.workers import WorkerRecord
 
@@ -72,9 +73,14 @@ class Reconciler(threading.Thread):
                 self.send()
             except Exception as error:  # noqa: BLE001 - as above; a broker that is down does not affect the database
                 _log(error)
+            try:
+                self.announce()
+            except Exception as error:  # noqa: BLE001 - as above
+                _log(error)
             self._stop_requested.wait(self._settings.reconcile_seconds)
         try:
             self._report_stop()
+            self.announce()
         except Exception as error:  # noqa: BLE001 - as above; without a report, the worker is gone instead of stopped
             _log(error)
 
@@ -113,6 +119,20 @@ class Reconciler(threading.Thread):
         for job_id, state in taken:
             logger.warning("job %s: its run was lost; now %s", job_id, state, extra={"job_id": job_id})
         return is_calm
+
+    def announce(self) -> None:
+        """Tell whom the settings name about sweeps that have ended, each once.
+
+        Raises:
+            UnreachableError, ResourceError: if the database cannot be used.
+        """
+        with self._database.session(read_only=True) as session:
+            ended = sweeps.list_ended(session)
+        for sweep_id in ended:
+            with self._database.session() as session:
+                sweep = sweeps.mark_announced(session, sweep_id)
+            if sweep is not None and self._settings.notify:
+                notify(self._settings.notify, sweep)
 
     def send(self) -> None:
         """Send unsent jobs, and resend lost messages.

@@ -186,7 +186,8 @@ def _find_or_store_sweep(session: Session, record: Mapping[str, Any]) -> int:
     known = session.scalar(select(Sweep.id).where(Sweep.name == name, Sweep.created_at == created_at).limit(1))
     if known is not None:
         return known
-    stored = insert(Sweep).values(name=name, spec=spec, created_at=created_at).returning(Sweep.id)
+    values = {"name": name, "spec": spec, "created_at": created_at, "announced_at": created_at}
+    stored = insert(Sweep).values(**values).returning(Sweep.id)
     return session.scalars(stored).one()
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import exists, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from adapeff.service.errors import JobError
@@ -17,7 +17,7 @@ from adapeff.service.specs.hub import COMMIT, moving_sources
 from adapeff.service.specs.job import canonical_json
 from adapeff.service.specs.profile import AnySpec, ProfileRequest
 from adapeff.service.specs.sweep_file import SweepSpec
-from adapeff.service.store import job_creation
+from adapeff.service.store import job_creation, job_queries
 from adapeff.service.store.database import now
 from adapeff.service.store.in_list import is_one_of
 from adapeff.service.store.tables import Job, Measurement, Run, Sweep, SweepJob
@@ -55,11 +55,51 @@ def submit(
     ids, created = job_creation.create_jobs(
         session, specs, priority=sweep.priority, max_failures=max_failures, held=held
     )
-    stored = Sweep(name=sweep.name, spec=sweep.model_dump(mode="json"), created_at=now(session))
+    moment = now(session)
+    announced_at = None if created else moment  # nothing new has to end
+    stored = Sweep(name=sweep.name, spec=sweep.model_dump(mode="json"), created_at=moment, announced_at=announced_at)
     session.add(stored)
     session.flush()
     session.execute(insert(SweepJob), [{"sweep_id": stored.id, "job_id": job_id} for job_id in ids])
     return Submission(stored.id, ids, created)
+
+
+@dataclass(frozen=True)
+class EndedSweep:
+    """A submission whose jobs have all ended."""
+
+    id: int
+    name: str
+    created_at: datetime
+    states: Mapping[str, int]
+    """State -> number of its jobs."""
+
+
+def list_ended(session: Session) -> list[int]:
+    """The submissions whose jobs have all ended and whose end was not announced."""
+    unfinished = exists(
+        select(1)
+        .select_from(SweepJob)
+        .join(Job, Job.id == SweepJob.job_id)
+        .where(SweepJob.sweep_id == Sweep.id, Job.state.in_(("queued", "running")))
+    )
+    wanted = select(Sweep.id).where(Sweep.announced_at.is_(None), ~unfinished)
+    return list(session.scalars(wanted.order_by(Sweep.id)))
+
+
+def mark_announced(session: Session, sweep_id: int) -> EndedSweep | None:
+    """Mark the end of a submission as announced; None if somebody else did."""
+    marked = session.execute(
+        update(Sweep)
+        .where(Sweep.id == sweep_id, Sweep.announced_at.is_(None))
+        .values(announced_at=now(session))
+        .returning(Sweep.name, Sweep.created_at)
+        .execution_options(synchronize_session=False)
+    ).one_or_none()
+    if marked is None:
+        return None
+    states = job_queries.count_by_state(session, sweep_ids=[sweep_id])
+    return EndedSweep(sweep_id, marked.name, marked.created_at, states)
 
 
 def plan(session: Session, specs: Sequence[AnySpec], *, force: bool, hub_revisions: Mapping[str, str]) -> list[AnySpec]:

@@ -88,6 +88,8 @@ class Sweep(Base):
     name: Mapped[str] = mapped_column(String(100), index=True)
     spec: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
+    announced_at: Mapped[datetime | None]
+    """When the end of its jobs was announced; None: not yet."""
 
 
 class SweepJob(Base):

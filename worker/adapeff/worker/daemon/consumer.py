@@ -62,7 +62,7 @@ class Consumer(Worker):
                     self.stopping.finishing.set()
         finally:
             stop_reconciler.set()
-            reconciler.join(5)
+            reconciler.join(40)
         self.on_released()
         logger.info("worker %s has stopped", self.name)
 

@@ -106,7 +106,7 @@ class Worker:
                     slot.result()
         finally:
             stop_reconciler.set()
-            reconciler.join(5)
+            reconciler.join(40)
         if not self.stopping.finishing.is_set() and (left := self.host_faults.excluded):
             raise NotHereError(
                 f"{len(left)} {'job' if len(left) == 1 else 'jobs'} cannot run on this host and stay queued; "
