@@ -47,8 +47,11 @@ def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str
     stdout().print(table)
 
 
-def jobs_table(snapshot: dict[str, Any]) -> RichTable:
-    """The table of `adapeff status`; columns with the same value for all jobs move to the title."""
+def jobs_table(snapshot: dict[str, Any]) -> RichTable | str:
+    """The table of `adapeff status`; columns with the same value for all jobs move to the title.
+
+    Without a job to show, the lines above the table.
+    """
     counts = ", ".join(f"{count} {state}" for state, count in sorted(snapshot["counts"].items())) or "no jobs yet"
     hidden = sum(snapshot["counts"].values()) - len(snapshot["jobs"])
     title = f"{counts} ({len(snapshot['jobs'])} shown; --limit shows more)" if hidden > 0 else counts
@@ -66,6 +69,9 @@ def jobs_table(snapshot: dict[str, Any]) -> RichTable:
     common = [f"{name} {columns[name][0]}" for name in columns if several and name in same and columns[name][0]]
     kept = {name: values for name, values in columns.items() if name not in same or (not several and values[0])}
     queue = QueueSummary(**snapshot["queue"]).text if "queue" in snapshot else ""
+    if not snapshot["jobs"]:
+        none = "none of them is in a state that --state names" if snapshot["counts"] else ""
+        return "\n".join(filter(None, (counts, queue, none)))
     title = "\n".join(filter(None, (title, queue, "; ".join(common))))
     table = RichTable(title=shown(title), title_justify="left", title_style="bold")
     for heading in ("job", "state", *kept, "time", "now"):
