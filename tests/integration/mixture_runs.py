@@ -132,6 +132,8 @@ class Runs:
         stored = RunResults(environment={**machine, **environment})
         for event in (*_events(made, without=without, examples=examples), *more):
             stored.take(dict(event))
+        if spec.measuring.keep_weights:
+            stored.take({"event": "artifact", "name": "weights", "path": "w", "sha256": "0" * 64, "bytes": 1})
         names = {str(member.task): metric_of(str(member.task)) for member in spec.members}
         known = {"metric": "mean_score" if names else metric_of(spec.task.name), "source_language": "en"}
         outcome = RunOutcome("succeeded", resolved={**known, **({"members": names} if names else {}), **resolved})

@@ -211,7 +211,9 @@ def test_points_that_no_report_could_read_are_refused(source: Database, tmp_path
 
 
 def test_an_archive_of_a_sweep_has_what_its_jobs_build_on_and_no_other_sweep(source: Database, tmp_path: Path) -> None:
-    store(source, "houlsby", 7, 0.8, 100, settings={"test_languages": ["en", "de"], "keep_weights": True})
+    weights = {"event": "artifact", "name": "weights", "path": "w", "sha256": "0" * 64, "bytes": 1}
+    kept = {"test_languages": ["en", "de"], "keep_weights": True}
+    store(source, "houlsby", 7, 0.8, 100, settings=kept, events=[weights])
     with source.session() as session:
         built_on = session.execute(select(Job.id, Job.job_hash).where(Job.method == "houlsby")).one()
         fusion = job_creation.with_sources(session, spec(7, methods=[f"adapterfusion[sources=[{built_on.id}]]"]))

@@ -306,6 +306,7 @@ def test_forgetting_in_other_languages_has_rows_of_its_own(grown: Runs) -> None:
 def test_an_extension_of_a_job_shows_the_tasks_of_that_job(runs: Runs) -> None:
     """`base: 1` names a job, which only the database knows."""
     (base,) = sweep_jobs(tasks=[], mixtures=[{"name": "two", "tasks": list(TASKS[:2])}])
+    base = base.keeping_weights()
     runs.finish([base])
     jobs = sweep_jobs(tasks=[TASKS[2]], extend=[{"base": base.job_hash[:12], "add": [TASKS[2]]}])
     extension = next(job for job in jobs if job.base)

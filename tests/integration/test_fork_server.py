@@ -44,6 +44,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
 def run(server: ForkServer, folder: Path, body: str = "", cores: tuple[int, ...] = ()) -> RunOutcome:
     slot, command = Slot("cpu", 0, cores), script(folder, body + SUCCEEDED)
+    server.prepare()
     outcome, _ = supervise(command, folder, slot, FakeContact(), fork_server=server)
     return outcome
 

@@ -127,7 +127,7 @@ def test_weights_stay_while_a_job_needs_them_and_cannot_be_built_on_afterwards(
     assert left(folder) == EVERYTHING - {"weights.safetensors"}
 
     later = spec(2).model_copy(update={"sources": (spec(0, settings={"keep_weights": True}).job_hash,)})
-    with pytest.raises(JobError, match=f"needs the weights of job {source}, which were pruned; train it again"):
+    with pytest.raises(JobError, match=f"needs the weights of job {source}, which are no longer stored"):
         submit(database, later)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
 import subprocess
 import urllib.request
@@ -44,7 +43,6 @@ def notify(target: str, sweep: EndedSweep) -> None:
             subprocess.run(
                 shlex.split(target),
                 input=message,
-                env={**os.environ, "ADAPEFF_SWEEP": sweep.name},
                 check=True,
                 capture_output=True,
                 timeout=_TIMEOUT_SECONDS,

@@ -104,8 +104,8 @@ def _store_sources(session: Session, job_id: int, sources: Iterable[str]) -> Non
         state = session.scalar(select(Job.state).where(Job.id == ids[source]))
         if state == "succeeded" and session.scalar(kept.where(Run.job_id == ids[source])) is None:
             raise JobError(
-                f"job {job_id} needs the weights of job {ids[source]}, which were pruned; "
-                "train it again with adapeff submit --force, or remove its sweep (adapeff sweeps rm)"
+                f"a job needs the weights of job {ids[source]}, which are no longer stored (pruned, or not imported); "
+                f"train job {ids[source]} again with adapeff submit --force, or remove its sweep (adapeff sweeps rm)"
             )
         session.execute(insert(JobSource).values(job_id=job_id, source_id=ids[source]))
 

@@ -44,8 +44,11 @@ PRELOADED = (
 )
 """Modules that the server imports before the first run."""
 READY_SECONDS = 20.0
-"""How long a run waits for the server; it then starts afresh."""
+"""How long a slot waits for the server before it takes a job."""
+PATIENCE_SECONDS = 1.0
+"""How long a run, whose lease has begun, waits for a server that is being replaced; it then starts afresh."""
 STARTED_SECONDS = 20.0
+_POLL_SECONDS = 0.1
 _LONGEST = 1 << 20
 _MOST_FILES = 64
 _HARMLESS = (
@@ -139,6 +142,16 @@ class ForkServer:
         with self._lock:
             self._ensure()
 
+    def prepare(self, give_up: Callable[[], bool] = lambda: False) -> None:
+        """Start the server if it does not run, and wait until it is ready or `give_up` says so, or `READY_SECONDS`."""
+        with self._lock:
+            try:
+                if self._ensure():
+                    self._wait_ready(READY_SECONDS, give_up)
+            except OSError as error:
+                logger.warning("the fork server failed: %s", error)
+                self._stop()
+
     def start(
         self,
         command: Sequence[str],
@@ -156,7 +169,7 @@ class ForkServer:
         with self._lock:
             for _ in range(2):  # the server may have died since the last run
                 try:
-                    if not self._ensure() or not self._wait_ready():
+                    if not self._ensure() or not self._wait_ready(PATIENCE_SECONDS):
                         return None
                     request = {"command": list(command), "environment": dict(environment), "cores": list(cores)}
                     return self._request(request, log, locks)
@@ -188,16 +201,15 @@ class ForkServer:
             self._connection, self._loaded, self._is_ready = ours, loaded, False
         return True
 
-    def _wait_ready(self) -> bool:
+    def _wait_ready(self, seconds: float, give_up: Callable[[], bool] = lambda: False) -> bool:
         assert self._connection is not None
         if not self._is_ready:
-            self._connection.settimeout(READY_SECONDS)
-            try:
-                answer = json.loads(self._connection.recv(_LONGEST) or "{}")
-            except TimeoutError:
-                logger.warning("the fork server is not ready after %g s; this run starts without it", READY_SECONDS)
-                return False
-            self._connection.settimeout(None)
+            deadline = time.monotonic() + seconds
+            while not select.select([self._connection], [], [], _POLL_SECONDS)[0]:
+                if give_up() or time.monotonic() > deadline:
+                    logger.info("the fork server is not ready yet")
+                    return False
+            answer = json.loads(self._connection.recv(_LONGEST) or "{}")
             if not answer.get("ready"):
                 self._refusal = answer.get("reason", "it ended while it imported packages")
                 logger.warning("runs start without a fork server: %s", self._refusal)

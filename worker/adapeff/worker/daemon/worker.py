@@ -191,6 +191,8 @@ class Worker:
     def handle(self, job_id: int) -> None:
         """Try to run a job in the next free slot; never raises."""
         slot = self._slots.get()
+        if self._fork_server is not None:
+            self._fork_server.prepare(self.stopping.finishing.is_set)  # before the lease begins
         self.stopping.running += 1
         try:
             claim = self._claim(job_id, slot)
