@@ -11,7 +11,7 @@ import pytest
 
 from adapeff.service.plugins.plugin_reference import PluginReference
 from adapeff.service.reporting.claims import CLAIMS, DEARER, MULTITASK, SLOWER, Judgement, is_adapter, judge
-from adapeff.service.reporting.report import build_report
+from adapeff.service.reporting.report import Options, build_report
 from adapeff.service.reporting.views import build_view
 from adapeff.service.store import job_queries
 from adapeff.service.store.database import Database, upgrade
@@ -38,10 +38,12 @@ def curves(*scores: float) -> dict[str, list[list[float]]]:
     }
 
 
-def store_learning(database: Database, scores: dict[str, tuple[float, ...]], **changes: Any) -> None:
+def store_learning(
+    database: Database, scores: dict[str, tuple[float, ...]], *, seeds: int = 2, accuracy: float = 0.8, **changes: Any
+) -> None:
     for method, of_method in scores.items():
-        for seed in range(2):
-            store(database, method, seed, 0.8, 100, curves=curves(*of_method), **changes)
+        for seed in range(seeds):
+            store(database, method, seed, accuracy, 100, curves=curves(*of_method), **changes)
 
 
 def judged(database: Database) -> dict[tuple[str, str, str], Judgement]:
@@ -277,6 +279,32 @@ def test_view_has_a_grid_per_claim_and_counts_the_outcomes(database: Database) -
         "As a family: supported. Rows: 1 supported.",
         "As a family: not measured. Rows: 1 not measured.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seeds": 1}, "its only seed reaches 99% of full's best score"),
+        ({"accuracy": 0.5, "noise": 0.05}, "near chance"),
+    ],
+)
+def test_one_seed_or_a_reference_near_chance_decides_nothing_about_training(
+    database: Database, changes: Any, said: str
+) -> None:
+    store_learning(database, {method: (*[0.8] * 19, 1.0) for method in ("full", "lora")}, **changes)
+    store_profile(database, {"lora": (0.7, 0.6, 0.8)})
+
+    found = judged(database)[DEARER, "lora", "99%"]
+
+    assert found.outcome == "undecided" and said in found.test
+
+
+def test_another_reference_is_named(database: Database) -> None:
+    store_learning(database, dict.fromkeys(("full", "lora", "houlsby"), (1.0,)))
+    with database.session(read_only=True) as session:
+        grids = build_view(build_report(session, options=Options(reference="lora")), "claims")
+
+    assert all("Compared with lora, not with full as in the study." in grid.notes for grid in grids)
 
 
 def test_a_family_whose_methods_disagree_is_mixed(database: Database) -> None:

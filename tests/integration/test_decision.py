@@ -11,6 +11,7 @@ import pytest
 from adapeff.cli.output import print_view
 from adapeff.cli.render.grids import markdown_grids
 from adapeff.cli.render.latex import latex_grids, latex_text
+from adapeff.service.errors import UnknownNameError
 from adapeff.service.reporting.decision import Decision
 from adapeff.service.reporting.first_screen import Screen, Screens, first_screens
 from adapeff.service.reporting.grids import Grid, grid_documents, grid_rows, ratio
@@ -69,7 +70,7 @@ def test_verdicts_follow_the_evidence_and_order_the_lines(database: Database) ->
     }  # fmt: skip
     assert [line.verdict.text for line in decision.lines][-2:] == ["undecided (needs >20 seeds)", "clearly below full"]
     assert decision.sentences == (
-        "houlsby and pfeiffer hold full's quality within 1 point.",
+        "houlsby is better than full; pfeiffer holds full's quality within 1 point.",
         "head is clearly below; lora is undecided (too few seeds).",
     )
 
@@ -112,8 +113,41 @@ def test_reader_without_a_method_that_holds_learns_what_leaving_the_reference_ma
 
     bounds = {line.method: line.difference.lower_bound() for line in decision.lines if line.difference}
     lost = 100 * -(bounds["lora"] or 0)  # one-sided, of the best method; rounded up
-    (accepted,) = re.findall(r"unless you accept losing up to ([\d.]+) points \(lora\)", decision.sentences[0])
+    (accepted,) = re.findall(
+        r"unless you accept losing up to ([\d.]+) points \(lora, one-sided bound\)", decision.sentences[0]
+    )
     assert lost <= float(accepted) < lost + 0.1
+
+
+def test_method_that_scores_as_high_on_average_is_no_loss(database: Database) -> None:
+    store_scores(database, {"full": [0.30, 0.90, 0.60], "lora": [0.62, 0.63, 0.64], "head": [0.30, 0.31, 0.32]})
+
+    assert decided(database).sentences[0] == (
+        "No method is shown to hold full's quality within 1 point: lora scores as high on average, "
+        "and more seeds may show it."
+    )
+
+
+def test_better_methods_are_not_said_to_be_fast_when_they_are_not(database: Database) -> None:
+    store_scores(database, {"full": [0.80, 0.81, 0.80], "lora": [0.70, 0.71, 0.70], "head": [0.60, 0.61, 0.60]})
+    store_profile(database, {"lora": (2.0, 1.9, 2.1), "head": (0.5, 0.4, 0.6)})
+
+    (sentence, *_) = decided(database, Options(reference="head")).sentences
+
+    assert sentence == "full and lora are better than head."
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (Options(metric="acuracy"), "unknown metric 'acuracy'; did you mean 'accuracy'"),
+        (Options(reference="ful"), "unknown method 'ful'; did you mean 'full'"),
+    ],
+)
+def test_unknown_metric_or_reference_is_refused(database: Database, options: Options, message: str) -> None:
+    store_scores(database, {"full": [0.80, 0.81], "lora": [0.78, 0.77]})
+    with database.session(read_only=True) as session, pytest.raises(UnknownNameError, match=message):
+        build_report(session, options=options)
 
 
 def test_scores_near_chance_are_marked_and_explained(database: Database) -> None:

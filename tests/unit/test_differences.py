@@ -94,6 +94,27 @@ def test_the_typical_method_bounds_the_test_among_several_but_not_the_interval_o
     assert without.difference == without.test == difference_of_methods(ours, theirs, typical=typical)
 
 
+@given(
+    st.integers(2, 5),
+    st.floats(0.001, 0.3),
+    st.floats(1, 20),
+    st.floats(-0.2, 0.2),
+    st.integers(0, 1000),
+)
+def test_a_test_among_several_is_never_surer_than_that_of_one(
+    seeds: int, spread: float, freedom: float, shift: float, seed: int
+) -> None:
+    """Though a larger variance may come with more degrees of freedom."""
+    draw = numpy.random.default_rng(seed)
+    examples = draw.normal(shift, 0.5, size=(seeds, 100)) + draw.normal(0, 0.02, size=(seeds, 1))
+    ours, theirs = (0.7 + examples.mean(axis=1)).tolist(), [0.7] * seeds
+
+    found = compare_methods(ours, theirs, typical=SeedVariance(spread**2, freedom), examples=examples)
+
+    assert found.difference.p is not None and found.test.p is not None
+    assert found.test.p >= found.difference.p
+
+
 def test_seeds_vary_at_least_by_the_answers_they_draw() -> None:
     """Two seeds with equal scores whose answers differ."""
     draw = numpy.random.default_rng(0)

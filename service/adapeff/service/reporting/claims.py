@@ -130,7 +130,8 @@ def _to_target(decision: Decision, line: Line, own: TargetCell, reference: Targe
     if reference.mean is None:
         return _judgement(DEARER, decision, line, "undecided", f"no seed of {name} reaches {share}")
     steps = own.mean.steps / reference.mean.steps
-    reached = f"{own.reached} of {own.seeds} seeds reach {share}, in {steps:.2f}x the steps"
+    seeds = "its only seed reaches" if own.seeds == 1 else f"{own.reached} of {own.seeds} seeds reach"
+    reached = f"{seeds} {share}, in {steps:.2f}x the steps"
     if reference.reached < reference.seeds:
         reached += f"; {reference.reached} of {reference.seeds} seeds of {name} do"
     if cost.ratio is None or cost.low is None or cost.high is None:
@@ -138,10 +139,17 @@ def _to_target(decision: Decision, line: Line, own: TargetCell, reference: Targe
     fewest, most = _steps_range(own, reference)
     found = Ratio(steps * cost.ratio, fewest * cost.low, None if most is None else most * cost.high)
     is_complete = own.reached == own.seeds and reference.reached == reference.seeds
-    outcome = _outcome(found) if is_complete else "undecided"
+    is_sure = is_complete and min(own.seeds, reference.seeds) > 1 and not _is_at_chance(decision, name)
+    outcome = _outcome(found) if is_sure else "undecided"
+    if _is_at_chance(decision, name):
+        reached += f"; {name} itself is near chance"
     if most is None:
         reached += f" (at least {fewest:.2f}x; {name} is there by its first validation, so validate more often)"
     return _judgement(DEARER, decision, line, outcome, f"{reached}, times the paired time of a step", found, cost.shape)
+
+
+def _is_at_chance(decision: Decision, method: str) -> bool:
+    return any(line.is_near_chance for line in decision.lines if line.method == method)
 
 
 def _steps_range(own: TargetCell, reference: TargetCell) -> tuple[float, float | None]:
@@ -227,7 +235,10 @@ def _judgement(
 def claims_grids(report: Report) -> list[Grid]:
     """A grid per claim, with a sentence on the methods as a family."""
     judgements = judge(report)
-    return [_grid(claim, [each for each in judgements if each.claim == claim]) for claim in CLAIMS]
+    grids = [_grid(claim, [each for each in judgements if each.claim == claim]) for claim in CLAIMS]
+    others = sorted({decision.table.reference for decision in report.decisions} - {"full"})
+    note = f"Compared with {', '.join(others)}, not with full as in the study."
+    return [replace(grid, notes=(*grid.notes, note)) for grid in grids] if others else grids
 
 
 _COLUMNS: Mapping[Heading, Callable[[Judgement], Value]] = {
@@ -296,6 +307,8 @@ def _verdict_of(judgements: Sequence[Judgement]) -> str:
         verdict = f"mixed ({sides})"
     else:
         verdict = decided[0] if decided else counts.most_common(1)[0][0]
+        if decided and counts[decided[0]] < len(judgements):
+            verdict += " where it could be decided"
     listed = ", ".join(f"{counts[outcome]} {outcome}" for outcome in _OUTCOMES if counts[outcome])
     return f"{verdict}. Rows: {listed}."
 

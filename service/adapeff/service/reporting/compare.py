@@ -118,7 +118,8 @@ def _verdict(found: Difference, p: float | None, metric: MetricView, first: Side
         return "equal" if found.value == 0 else "undecided: too few runs"
     if p >= SIGNIFICANT:
         return "no difference shown"
-    return f"{second if (found.value > 0) == metric.higher_is_better else first} is better"
+    better = second if (found.value > 0) == metric.higher_is_better else first
+    return f"{better} is better" if found.seeds > 1 else f"undecided: 1 pair of runs, in which {better} is better"
 
 
 def _settings(cells: Sequence[Cell], first: Side, second: Side) -> Iterator[Grid]:

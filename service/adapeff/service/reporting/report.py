@@ -14,6 +14,8 @@ from functools import partial
 from numpy import ndarray
 from sqlalchemy.orm import Session
 
+from adapeff.service.errors import UnknownNameError
+from adapeff.service.plugins import catalog
 from adapeff.service.reporting.columns import Price
 from adapeff.service.reporting.decision import Decision, decide
 from adapeff.service.reporting.examples import example_scores_of, tested_on
@@ -87,12 +89,17 @@ def build_report(session: Session, *, sweep_ids: Sequence[int] | None = None, op
 
     Args:
         sweep_ids: submissions whose jobs count; None: all jobs.
+
+    Raises:
+        UnknownNameError: if there is no such metric or reference.
     """
     with without_garbage_collection():
         return _build(session, sweep_ids, options or Options())
 
 
 def _build(session: Session, sweep_ids: Sequence[int] | None, options: Options) -> Report:
+    if options.metric and options.metric not in (known := {*catalog.metrics(), "mean_score"}):
+        raise UnknownNameError("metric", options.metric, known)
     selection = options.selection
     results = load_results(session, sweep_ids=sweep_ids, narrowed=selection.narrowed)
     chosen = [result for result in results if selection.matches(result)]
@@ -111,6 +118,8 @@ def _build(session: Session, sweep_ids: Sequence[int] | None, options: Options) 
         metric=options.metric,
     )
     tables = tuple(build_table(group, repeats_of[key], context) for key, group in groups.items())
+    if not any(table.has_reference for table in tables):
+        _check_reference(options.reference)
     profiles = tuple(filter(selection.matches_profile, build_profiles(session, sweep_ids=sweep_ids)))
     apart = _measured_apart(session, tables) if sweep_ids is not None else ()
     counts = job_queries.count_by_state(session, sweep_ids=sweep_ids)
@@ -128,6 +137,13 @@ def _build(session: Session, sweep_ids: Sequence[int] | None, options: Options) 
     )
 
 
+def _check_reference(text: str) -> None:
+    """Refuse a reference that no method can have written; a known one may only be missing from these runs."""
+    name = text.partition("[")[0].partition(" ")[0]
+    if name not in catalog.methods():
+        raise UnknownNameError("method", name, catalog.methods())
+
+
 def _measured_apart(session: Session, tables: Sequence[Table]) -> tuple[ProfileTable, ...]:
     """The profiles that `adapeff profile` made of the tables' models, in whatever sweep the runs are."""
     submissions = sweeps.ids_of_name(session, PROFILE)
@@ -143,7 +159,8 @@ def _decide(
     profiles: Sequence[ProfileTable],
     options: Options,
 ) -> tuple[Decision, ...]:
-    scores = {} if options.metric else example_scores_of(session, finished)
+    by_example = [result for result in finished if options.metric in (None, result.run.resolved.get("metric"))]
+    scores = example_scores_of(session, by_example)
     examples = {result.run.run_id: tested_on(result) for result in finished}
 
     def of_run(table: Table, run_id: int) -> ndarray | None:

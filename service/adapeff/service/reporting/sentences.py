@@ -24,9 +24,19 @@ def sentences_on(lines: Sequence[Line], table: Table, margin: float) -> Iterator
     holding = [line for line in lines if line.verdict.kind in ("better", "within")]
     within = margin_words(table, margin)
     if holding:
-        names = _names([line.method for line in holding])
-        verb = _verb(holding, "holds", "hold")
-        yield f"{names} {verb} {table.reference}'s quality within {within}{_cheapest(holding, table)}."
+        parts = []
+        for kind, one, several in (
+            ("better", f"is better than {table.reference}", f"are better than {table.reference}"),
+            (
+                "within",
+                f"holds {table.reference}'s quality within {within}",
+                f"hold {table.reference}'s quality within {within}",
+            ),
+        ):
+            of_kind = [line for line in holding if line.verdict.kind == kind]
+            if of_kind:
+                parts.append(f"{_names([line.method for line in of_kind])} {_verb(of_kind, one, several)}")
+        yield f"{'; '.join(parts)}{_cheapest(holding, table)}."
     else:
         yield f"No method is shown to hold {table.reference}'s quality within {within}{_least_loss(lines, table)}."
     rest = list(_rest(lines))
@@ -45,7 +55,18 @@ def _rest(lines: Sequence[Line]) -> Iterator[str]:
 
 
 def _least_loss(lines: Sequence[Line], table: Table) -> str:
-    """The loss that one has to accept to leave the reference: the smallest that is shown not to be exceeded."""
+    """The loss that one has to accept to leave the reference: the smallest that is shown not to be exceeded.
+
+    Where a method's mean is at least the reference's, the scores give no reason to keep the reference.
+    """
+    higher = [
+        line.method
+        for line in lines
+        if line.verdict.kind == "undecided" and line.difference is not None and line.difference.value >= 0
+    ]
+    if higher:
+        score = _verb(higher, "scores", "score")
+        return f": {_names(higher)} {score} as high on average, and more seeds may show it"
     bounds = [
         (bound, line.method)
         for line in lines
@@ -56,7 +77,8 @@ def _least_loss(lines: Sequence[Line], table: Table) -> str:
     if not bounds:
         return ""
     bound, method = max(bounds)
-    return f": keep {table.reference} unless you accept losing up to {loss_words(table, -bound)} ({method})"
+    loss = f"{loss_words(table, -bound)} ({method}, one-sided bound)"
+    return f": keep {table.reference} unless you accept losing up to {loss}"
 
 
 def _cheapest(holding: Sequence[Line], table: Table) -> str:
@@ -67,11 +89,11 @@ def _cheapest(holding: Sequence[Line], table: Table) -> str:
     best, cost = min(paired, key=lambda found: found[1].ratio or 0.0)
     tied = [line for line, other in paired if line is not best and (other.low or 0) <= (cost.high or 0)]
     takes = f"{ratio_text(cost.ratio or 0.0)} {table.reference}'s time"
+    if not cost.is_lower:
+        return ""
     if tied:
         names = _names([best.method, *(line.method for line in tied)])
         return f"; the training steps of {names} are the fastest ({takes})"
-    if not cost.is_lower:
-        return ""
     return f"; a training step of {best.method} takes {takes}" + (", the least of them" if len(paired) > 1 else "")
 
 
