@@ -18,7 +18,7 @@ from sqlalchemy import delete, func, select
 
 from adapeff.service.plugins import catalog
 from adapeff.service.reporting.examples import example_scores_of, have_same_examples
-from adapeff.service.reporting.report import build_report
+from adapeff.service.reporting.report import Options, build_report
 from adapeff.service.reporting.runs import load_results
 from adapeff.service.statistics.packing import pack, packed_bytes, unpack
 from adapeff.service.store import job_creation, results
@@ -216,6 +216,22 @@ def test_difference_of_one_seed_rests_on_its_examples(database: Database) -> Non
 
     assert lora.difference is not None and (lora.difference.basis, lora.difference.examples) == ("examples", 8)
     assert lora.verdict.text == "undecided (1 seed)"
+
+
+@pytest.mark.parametrize(
+    ("metric", "basis"), [("", "seeds and examples"), ("accuracy", "seeds and examples"), ("macro_f1", None)]
+)
+def test_metric_that_selected_the_runs_may_be_named(database: Database, metric: str, basis: str | None) -> None:
+    """Scores by example are those of the headline metric, whether or not a reader asks for it by name."""
+    for method in ("full", "lora"):
+        for seed in (0, 1):
+            finish_run(database, seed, scores_event(), methods=[method])
+
+    with database.session(read_only=True) as session:
+        (decision,) = build_report(session, options=Options(metric=metric)).decisions
+
+    (difference,) = [line.difference for line in decision.lines if line.method == "lora"]
+    assert (difference and difference.basis) == basis
 
 
 def test_runner_scores_examples_of_the_trained_model_once_per_language(tiny_model: Path, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def _decide(
     profiles: Sequence[ProfileTable],
     options: Options,
 ) -> tuple[Decision, ...]:
-    by_example = [result for result in finished if options.metric in (None, result.run.resolved.get("metric"))]
+    by_example = [result for result in finished if options.metric in ("", result.run.resolved.get("metric"))]
     scores = example_scores_of(session, by_example)
     examples = {result.run.run_id: tested_on(result) for result in finished}
 
