@@ -7,11 +7,19 @@ from datetime import UTC, datetime
 
 import numpy
 import pytest
+from scipy import stats
 
 from adapeff.service.errors import SpecError
 from adapeff.service.reporting.decision import decide
 from adapeff.service.reporting.pscp import pscp
-from adapeff.service.reporting.quantities import read_bytes, read_latency, read_price, read_rate, read_storage_price
+from adapeff.service.reporting.quantities import (
+    read_bytes,
+    read_latency,
+    read_price,
+    read_rate,
+    read_shape,
+    read_storage_price,
+)
 from adapeff.service.reporting.recommend import Life, Limits, Recommendation, recommend
 from adapeff.service.reporting.recommend_grids import recommendation_grids
 from adapeff.service.reporting.report import Options, build_report
@@ -78,6 +86,27 @@ def test_memory_is_that_of_the_runs(trained: Database) -> None:
     found = advised(trained, Limits(max_memory_bytes=0.55 * 2**30))
 
     assert standings(found) == {"lora": "for sure", "full": "not", "houlsby": "not", "head": "not"}
+
+
+def test_memory_is_held_by_its_interval_and_never_for_sure_with_one_seed(database: Database) -> None:
+    for method, seconds in (("full", [100, 100, 100]), ("lora", [48, 50, 53])):  # memory is that share of a GiB / 100
+        for seed, value in enumerate(seconds):
+            store(database, method, seed, 0.8, value)
+    interval = stats.t.interval(0.95, 2, 0.503333, stats.sem([0.48, 0.50, 0.53]))
+
+    def held(share: float, *where: str) -> str:
+        limits = Limits(max_memory_bytes=share * 2**30)
+        with database.session(read_only=True) as session:
+            report = build_report(session, options=Options(selection=Selection.parse(list(where))))
+            found = recommend(report.decisions[0], limits, Life())
+        (check,) = [
+            check for c in found.choices if c.line.method == "lora" for check in c.checks if check.name == "memory"
+        ]
+        return check.state
+
+    assert interval[1] > 0.54
+    assert [held(share) for share in (0.40, 0.54, 0.60)] == ["fails", "perhaps", "holds"]
+    assert held(0.60, "seed=0") == "perhaps"
 
 
 def test_a_latency_at_another_shape_is_not_measured_and_the_command_is_given(trained: Database) -> None:
@@ -258,6 +287,7 @@ def test_quantities_are_read_as_people_write_them() -> None:
 @pytest.mark.parametrize(
     ("read", "text", "said"),
     [
+        (read_shape, "foo", "--flag is 'foo'; expected a shape of batch x tokens, such as 8x128"),
         (read_latency, "20ms", "expected a time at a shape"),
         (read_latency, "20@8x128", "such as 20ms@8x128"),
         (read_latency, "0ms@8x128", "expected more than 0"),

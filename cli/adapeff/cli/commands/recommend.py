@@ -11,7 +11,14 @@ from adapeff.cli.options import AllJobs, Json, SweepName, check_exclusive
 from adapeff.cli.output import ReportFormat, print_grids_as
 from adapeff.cli.report_options import price_of, read_margin
 from adapeff.service.errors import JobError, SpecError
-from adapeff.service.reporting.quantities import read_bytes, read_latency, read_price, read_rate, read_storage_price
+from adapeff.service.reporting.quantities import (
+    read_bytes,
+    read_latency,
+    read_price,
+    read_rate,
+    read_shape,
+    read_storage_price,
+)
 from adapeff.service.reporting.recommend import Life, Limits
 from adapeff.service.reporting.recommend import recommend as recommend_method
 from adapeff.service.reporting.recommend_grids import recommendation_grids
@@ -76,7 +83,7 @@ def recommend(
     check_exclusive("--min-quality", min_quality is not None, "--margin", margin is not None)
     check_exclusive("--json", as_json, f"--format {form}", form not in ("table", "json"))
     seconds, shape = read_latency("--max-latency", max_latency) if max_latency else (None, "")
-    served = read_latency("--serve-at", f"1s@{serve_at}")[1] if serve_at else shape
+    served = read_shape("--serve-at", serve_at) if serve_at else shape
     if shape and served != shape:
         raise SpecError(f"--serve-at is {served}, but --max-latency is at {shape}; give one shape")
     if requests and not served:

@@ -308,7 +308,9 @@ def _ranks(found: SeveralTasks) -> RanksPanel:
     few = ""
     if ranking.tasks < ranking.tasks_needed:
         few = f" {ranking.tasks} tasks are too few to tell any pair apart; that takes {ranking.tasks_needed}."
-    return RanksPanel(title, f"{friedman}Bars join methods that do not differ (Wilcoxon, Holm).{few}", ranking)
+    return RanksPanel(
+        title, f"{friedman}Bars join methods that are not shown to differ (Wilcoxon, Holm).{few}", ranking
+    )
 
 
 def _shown(table: Table, value: float, low: float | None, high: float | None) -> Estimate:

@@ -26,6 +26,17 @@ def read_latency(flag: str, text: str) -> tuple[float, str]:
     return _positive(flag, text, float(found[1]) * _SECONDS[found[2]]), found[3]
 
 
+def read_shape(flag: str, text: str) -> str:
+    """Batch x tokens of `8x128`.
+
+    Raises:
+        SpecError: naming the flag and what was expected.
+    """
+    if not re.fullmatch(r"\d+x\d+", text.strip()):
+        raise SpecError(f"{flag} is '{text}'; expected a shape of batch x tokens, such as 8x128")
+    return text.strip()
+
+
 def read_bytes(flag: str, text: str) -> float:
     """Bytes of `2GiB`, `500MB`.
 

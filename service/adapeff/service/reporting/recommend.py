@@ -249,17 +249,23 @@ def _latency(decision: Decision, line: Line, shape: str) -> _Measured | None:
     cell = line.row.cells[column.key] if column else None
     if cell is None or cell.summary is None:
         return None
-    values = cell.summary.values
-    return _Measured(cell.summary.mean, min(values), max(values), cell.doubt, "its training jobs, unpaired")
+    return _of_runs(cell.summary, cell.doubt, "its training jobs, unpaired")
 
 
 def _memory(line: Line) -> _Measured | None:
     for name in (PEAK_MEMORY_ALLOCATED.name, PEAK_MEMORY_PROCESS.name):
         cell = line.row.cells.get(name)
         if cell is not None and cell.summary is not None:
-            values = cell.summary.values
-            return _Measured(cell.summary.mean, min(values), max(values), "", "its training jobs")
+            return _of_runs(cell.summary, "", "its training jobs")
     return None
+
+
+def _of_runs(found: Summary, doubt: str, source: str) -> _Measured:
+    """A figure of several runs with its 95 % interval; too few for one are doubtful."""
+    if found.low is None or found.high is None:
+        few = f"{found.n} run{'s' if found.n > 1 else ''}"
+        return _Measured(found.mean, min(found.values), max(found.values), doubt or few, source)
+    return _Measured(found.mean, max(0.0, found.low), found.high, doubt, source)
 
 
 def _terms(decision: Decision, line: Line, limits: Limits, life: Life) -> Iterator[Term]:

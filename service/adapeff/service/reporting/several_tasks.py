@@ -103,7 +103,7 @@ def _grid(found: SeveralTasks) -> Grid:
         Heading("interquartile mean, %", "interquartile_mean"),
         Heading(f"P(better than {found.reference}), %", "improvement"),
         Heading("mean rank", "rank"),
-        Heading("does not differ from", "clique"),
+        Heading("not shown to differ from", "clique"),
     )
     rows = tuple(
         (
